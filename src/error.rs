@@ -1,0 +1,105 @@
+//! The one error type: few kinds, each of which tells the caller what to do.
+
+use std::{error, fmt, io, sync::Arc};
+
+/// What kind of failure an [`Error`] is.
+///
+/// "Not applied" means in no part, now or after a crash. "Unknown" means that the operation may or may not be
+/// there, block by block, until the store is reopened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An argument breaks its documented rules. Not applied.
+    Invalid,
+    /// The range reaches past the end of the volume or snapshot. Not applied.
+    OutOfRange,
+    /// No volume, snapshot or image of that name. Not applied.
+    NotFound,
+    /// The name is taken. Not applied.
+    Exists,
+    /// The volume or snapshot behind this handle was deleted. Not applied.
+    Deleted,
+    /// The store was closed. Not applied.
+    Closed,
+    /// The image is open elsewhere, in this process or another. Not applied.
+    Locked,
+    /// The store was opened for reading. Not applied.
+    ReadOnly,
+    /// No space: the image is at its limit or the host is full. Not applied; work resumes once there is space.
+    NoSpace,
+    /// An earlier write or sync failed; nothing more is written until the image is reopened. Not applied.
+    Poisoned,
+    /// Bytes of the image do not verify. Nothing wrong was returned; a retry reads them again.
+    Corrupt,
+    /// The file is shorter than what it must hold.
+    Truncated,
+    /// The image uses a format that this version does not know.
+    UnsupportedVersion,
+    /// The handle was made before a `fork` and is used in the child. Not applied.
+    WrongProcess,
+    /// The caller asked for the work to stop. Checks and copies stop part-way, harmlessly.
+    Cancelled,
+    /// The host failed to read or write. For a mutation the outcome is unknown and the store is poisoned;
+    /// a read may be retried.
+    Io,
+}
+
+/// An error: a kind to act on, a message that names the place, and the cause where there is one.
+#[derive(Clone)]
+pub struct Error {
+    kind: ErrorKind,
+    message: Box<str>,
+    source: Option<Arc<io::Error>>,
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of `kind` with its message.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error { kind, message: message.into().into_boxed_str(), source: None }
+    }
+    /// An error caused by the host; `what` names the call and the place.
+    pub fn io(what: impl fmt::Display, source: io::Error) -> Error {
+        Error::caused(ErrorKind::Io, what, source)
+    }
+    /// An error of `kind` caused by the host.
+    pub fn caused(kind: ErrorKind, what: impl fmt::Display, source: io::Error) -> Error {
+        Error { kind, message: format!("{what}: {source}").into_boxed_str(), source: Some(Arc::new(source)) }
+    }
+    pub(crate) fn corrupt(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Corrupt, message)
+    }
+    pub(crate) fn invalid(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Invalid, message)
+    }
+    /// What the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+    /// The same error with the place put in front of its message.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Error {
+        self.message = format!("{place}: {}", self.message).into_boxed_str();
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({})", self.kind, self.message)
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.source.as_ref().map(|e| e.as_ref() as _)
+    }
+}

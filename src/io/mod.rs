@@ -1,0 +1,72 @@
+//! The storage seam: everything that the engine asks of the host goes through these two traits.
+//!
+//! What is assumed of a disk, and all that is assumed:
+//! 1. A write that returned is seen by later reads through the same backend.
+//! 2. After a power loss each 512-byte sector written since the last completed sync holds its old content or that of
+//!    any one of those writes, and up to two of the 4 KiB pages being written may hold garbage; everything written
+//!    before a sync began that returned `Ok` is there. A file length changed since then may be any value it had.
+//! 3. A sync that failed says nothing about any write since the last good one, now or ever.
+
+mod disk;
+mod file;
+mod map;
+mod memory;
+#[cfg(feature = "sim")]
+pub mod sim;
+
+use std::io::{self, IoSlice};
+
+pub(crate) use disk::Disk;
+pub use file::{FileBackend, ReadPath, SystemHost};
+pub use memory::MemoryBackend;
+
+/// Which of the two open file descriptions a sync goes through. Linux reports a writeback error once per description,
+/// so a flush and a checkpoint that shared one could hide each other's failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Lane {
+    /// Group commits.
+    Flush,
+    /// Checkpoints and everything else.
+    Checkpoint,
+}
+
+/// One image's storage. Offsets and lengths are bytes. All calls may come from any thread at once.
+pub trait Backend: Send + Sync {
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Reads at `off`; may be short; `Ok(0)` only at the end.
+    fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Reads what the medium holds rather than a cache of it, where the host can; otherwise as [`Backend::read_at`].
+    /// Used by recovery only. Any alignment of `off` and `buf`.
+    fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Whether [`Backend::read_cold`] really bypasses the cache (or the cache is the medium).
+    fn has_cold_reads(&self) -> bool;
+    /// Copies `buf.len()` bytes at `off` out of a shared read-only map. `Ok(false)`: there is no map (or none there),
+    /// use [`Backend::read_at`]. Never faults on a medium that fails when the window is first touched.
+    fn read_mapped(&self, off: u64, buf: &mut [u8]) -> io::Result<bool>;
+    /// Writes at `off`; may be short.
+    fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize>;
+    /// Writes the buffers one after the other at `off`; may be short.
+    fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Sets the length.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Gives a range back to the host; it reads as zeros from then on. `Unsupported` is no failure.
+    fn punch(&self, off: u64, len: u64) -> io::Result<()>;
+    /// Makes the host promise space for a range, growing the file where it ends inside the range. Contents stay;
+    /// fresh space reads as zeros.
+    fn reserve(&self, off: u64, len: u64) -> io::Result<()>;
+    /// Starts writing a range out, on the checkpoint's description. May fail as a sync does.
+    fn push(&self, off: u64, len: u64) -> io::Result<()>;
+    /// Makes everything written before the call durable, with all that is needed to read it back (length included).
+    fn sync_data(&self, lane: Lane) -> io::Result<()>;
+    /// Called with the current process's identity checks: `false` in a forked child of the process that opened this.
+    fn same_process(&self) -> bool;
+}
+
+/// What else the engine takes from the host: time and randomness.
+pub trait Host: Send + Sync {
+    /// Seconds and nanoseconds since the Unix epoch, as nanoseconds. Goes into records only; nothing depends on it.
+    fn now(&self) -> u64;
+    /// A random number: for UUIDs, hash keys and stamps.
+    fn random(&self) -> u64;
+}

@@ -1,0 +1,65 @@
+//! Units: block numbers of two kinds and the only casts between them and bytes.
+
+use std::fmt;
+
+/// Bytes in a block: the unit of mapping, counting and checksumming.
+pub const BLOCK: usize = 4096;
+/// [`BLOCK`] as a byte count.
+pub const BLOCK_BYTES: u64 = BLOCK as u64;
+/// The longest write that is atomic across a crash, in bytes. Longer ones are cut at this border.
+pub const ATOMIC_WRITE_MAX: usize = 1 << 20;
+/// The longest extent, in blocks. It bounds what forking one leaf costs.
+pub const EXTENT_MAX: u32 = 64;
+/// The largest volume, in bytes.
+pub const VOLUME_MAX: u64 = 256 << 40;
+/// The largest image, in bytes.
+pub const IMAGE_MAX: u64 = 64 << 40;
+/// Volume sizes are a multiple of this many bytes.
+pub const SECTOR: u64 = 512;
+
+/// A physical block: a position in the image file, in blocks from its start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Block(pub u64);
+
+impl Block {
+    /// The byte offset of the block's start in the image.
+    #[inline]
+    pub fn offset(self) -> u64 {
+        self.0 * BLOCK_BYTES
+    }
+    /// The block `n` places further on.
+    #[inline]
+    pub fn plus(self, n: u64) -> Block {
+        Block(self.0 + n)
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "block {}", self.0)
+    }
+}
+
+/// A birth stamp: the generation in which a node was made (upper 40 bits) and a number drawn at random
+/// at each opening (lower 24), so that no two attempts at a checkpoint share one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// The stamp of `generation` in the opening that drew `salt` (of which 24 bits count).
+    #[inline]
+    pub fn new(generation: u64, salt: u32) -> Stamp {
+        Stamp(generation << 24 | u64::from(salt & 0xff_ffff))
+    }
+    /// The generation part.
+    #[inline]
+    pub fn generation(self) -> u64 {
+        self.0 >> 24
+    }
+}
