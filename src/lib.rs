@@ -1,4 +1,3 @@
-//! Many virtual disks in one image file, in process, with real copy-on-write snapshots.
 #![doc = include_str!("../README.md")]
 
 #[cfg(not(target_os = "linux"))]
@@ -6,10 +5,43 @@ compile_error!("snapdisk needs Linux: flock, fallocate, O_DIRECT and MADV_POPULA
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("snapdisk needs a 64-bit target");
 
+mod check;
+mod codec;
+mod commit;
 mod error;
-mod units;
 pub mod format;
 pub mod io;
+mod knobs;
+mod options;
+mod snapshot;
+mod space;
+mod stats;
+mod store;
+mod tree;
+mod units;
+mod volume;
 
+pub use check::{Finding, FindingKind, Progress, Report};
 pub use error::{Error, ErrorKind, Result};
-pub use units::{ATOMIC_WRITE_MAX, BLOCK, EXTENT_MAX, IMAGE_MAX, SECTOR, VOLUME_MAX};
+#[cfg(feature = "sim")]
+pub use knobs::{Bug, Knobs};
+pub use options::Options;
+pub use snapshot::{Snapshot, SnapshotId};
+pub use stats::{SnapshotStats, Stats, Usage, VolumeStats};
+pub use store::{DeleteSnapshots, Durability, NewOptions, Store, Update};
+pub use units::{ATOMIC_WRITE_MAX, BLOCK, Block, EXTENT_MAX, IMAGE_MAX, SECTOR, Stamp, VOLUME_MAX};
+pub use volume::{MapExtent, Volume, VolumeId};
+
+/// What the simulator needs to know of an image.
+#[cfg(feature = "sim")]
+pub mod sim_support {
+    use crate::{Options, Result, io};
+    use std::sync::Arc;
+
+    pub use crate::commit::Protected;
+
+    /// What a crash right now would need of `durable`, an image that nobody writes.
+    pub fn protected(durable: Arc<dyn io::Backend>, host: Arc<dyn io::Host>, options: &Options) -> Result<Protected> {
+        crate::commit::protected(durable, host, options.config()?)
+    }
+}

@@ -5,7 +5,7 @@ use std::fmt;
 /// Bytes in a block: the unit of mapping, counting and checksumming.
 pub const BLOCK: usize = 4096;
 /// [`BLOCK`] as a byte count.
-pub const BLOCK_BYTES: u64 = BLOCK as u64;
+pub(crate) const BLOCK_BYTES: u64 = BLOCK as u64;
 /// The longest write that is atomic across a crash, in bytes. Longer ones are cut at this border.
 pub const ATOMIC_WRITE_MAX: usize = 1 << 20;
 /// The longest extent, in blocks. It bounds what forking one leaf costs.
@@ -25,12 +25,12 @@ impl Block {
     /// The byte offset of the block's start in the image.
     #[inline]
     pub fn offset(self) -> u64 {
-        self.0 * BLOCK_BYTES
+        self.0.saturating_mul(BLOCK_BYTES)
     }
     /// The block `n` places further on.
     #[inline]
     pub fn plus(self, n: u64) -> Block {
-        Block(self.0 + n)
+        Block(self.0.saturating_add(n))
     }
 }
 

@@ -30,6 +30,7 @@ pub enum Lane {
     Checkpoint,
 }
 
+#[allow(clippy::len_without_is_empty, reason = "an empty image is none")]
 /// One image's storage. Offsets and lengths are bytes. All calls may come from any thread at once.
 pub trait Backend: Send + Sync {
     /// The length in bytes.
@@ -59,6 +60,8 @@ pub trait Backend: Send + Sync {
     fn push(&self, off: u64, len: u64) -> io::Result<()>;
     /// Makes everything written before the call durable, with all that is needed to read it back (length included).
     fn sync_data(&self, lane: Lane) -> io::Result<()>;
+    /// The store was closed: nothing is written from here on, and whoever waits for the image may have it.
+    fn release(&self) {}
     /// Called with the current process's identity checks: `false` in a forked child of the process that opened this.
     fn same_process(&self) -> bool;
 }

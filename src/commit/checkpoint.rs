@@ -1,0 +1,170 @@
+//! Checkpoints: what the log says goes home, beside the writers.
+//!
+//! A checkpoint commits the open group and freezes at that boundary; it writes nodes to free blocks and count pages to
+//! their other homes, syncs, writes the superblock, syncs. Only then is the log released, are homes current and may what was
+//! freed be used again (I5).
+
+use super::engine::{Checkpointer, Engine};
+use crate::{
+    Result,
+    format::{Page, SLOTS, Superblock},
+    io::Lane,
+    knobs::Bug,
+    tree::{DirtyNodes, Forest},
+    units::{Block, Stamp},
+};
+use std::sync::Arc;
+
+/// Bytes that are written between two requests to write them out.
+const SLICE: u64 = 4 << 20;
+
+impl Engine {
+    /// Runs one checkpoint, unless nothing changed since the last.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.check_process()?;
+        let mut checkpointer = self.checkpointer.lock();
+        self.checkpoint_with(&mut checkpointer, false)
+    }
+
+    /// A checkpoint because the log is full: one that another thread just finished will do.
+    pub(crate) fn checkpoint_for_log(&self) -> Result<()> {
+        let tail = self.state.read().log.tail;
+        let mut checkpointer = self.checkpointer.lock();
+        if self.state.read().log.tail != tail {
+            return Ok(());
+        }
+        self.checkpoint_with(&mut checkpointer, false)
+    }
+
+    /// `clean`: nothing will follow in this opening.
+    pub(crate) fn checkpoint_with(&self, checkpointer: &mut Checkpointer, clean: bool) -> Result<()> {
+        self.disk.writes_allowed()?;
+        let old = &checkpointer.superblock;
+        // The freeze: one group boundary, O(changed regions) copies of references.
+        let mut flusher = self.flusher.lock();
+        let (group, runs, nodes, mut space, mut next) = {
+            let mut state = self.state.write();
+            let idle = state.log.is_empty() && state.log.position == old.log_position;
+            if idle && state.forest.dirty.is_empty() && !state.forest.space.has_changes() && clean == old.clean {
+                drop(state);
+                drop(flusher);
+                return self.after_checkpoint(checkpointer);
+            }
+            let group = state.log.close();
+            let runs = state.staging.take();
+            let stamp = state.forest.stamp;
+            let nodes = Arc::new(std::mem::take(&mut state.forest.dirty));
+            state.forest.frozen = nodes.clone();
+            let space = state.forest.space.freeze(stamp.0);
+            let generation = state.generation;
+            state.generation += 1;
+            state.forest.stamp = Stamp::new(state.generation, self.salt);
+            state.log.records = 0;
+            state.reclaimed = false;
+            let next = Superblock {
+                sequence: old.sequence + 1,
+                epoch: self.epoch,
+                generation,
+                log_position: state.log.position,
+                log_group: state.log.group - 1,
+                catalog: state.catalog.into(),
+                doomed: state.doomed,
+                doom_sequence: state.doom_sequence,
+                next_volume: state.next_volume,
+                next_snapshot: state.next_snapshot,
+                free: space.free,
+                returned: space.returned,
+                spans: space.spans,
+                index_level: space.top,
+                clean,
+                ..old.clone()
+            };
+            (group, runs, nodes, space, next)
+        };
+        self.write_group(&mut flusher, group, &runs)?;
+        next.log_hash = flusher.previous;
+        drop(flusher);
+
+        self.write_pages(&Forest::encode(&self.uuid, &nodes))?;
+        self.write_pages(&space.encode(&self.uuid))?;
+        (next.index_stamp, next.index_home) = space.top_stamp();
+        let bugs = &self.config.knobs;
+        if bugs.has(Bug::LogResetBeforeSuperblock) {
+            let at = super::log::page_block(old.log_position, self.config.log_pages);
+            self.disk.write(at.offset(), &[&[0; crate::BLOCK]])?;
+        }
+        if bugs.has(Bug::PunchBeforeDurable) {
+            for run in self.state.read().forest.space.last_freed() {
+                self.disk.punch(run.start.offset(), u64::from(run.len) * crate::units::BLOCK_BYTES)?;
+            }
+        }
+        if !bugs.has(Bug::NoBarrierBeforeSuperblock) {
+            self.disk.sync(Lane::Checkpoint)?;
+        }
+        self.write_superblock(checkpointer, next)?;
+
+        let mut state = self.state.write();
+        state.log.tail = checkpointer.superblock.log_position;
+        state.log.used = state.log.position != state.log.tail || !state.log.is_empty();
+        state.forest.space.thawed(space);
+        self.keep_nodes(&nodes);
+        state.forest.frozen = Arc::default();
+        drop(state);
+        self.after_checkpoint(checkpointer)
+    }
+
+    /// Writes a superblock into the slot that is not the newest, syncs, and copies it over the other.
+    pub(crate) fn write_superblock(&self, checkpointer: &mut Checkpointer, next: Superblock) -> Result<()> {
+        let page = next.encode();
+        let single = self.config.knobs.has(Bug::SingleSuperblock);
+        let slot = if single { 0 } else { checkpointer.slot };
+        self.disk.write(SLOTS[slot].offset(), &[&page[..]])?;
+        self.disk.sync(Lane::Checkpoint)?;
+        if !single {
+            // Not synced: it only spares the image from one bad page, and the next superblock goes over it after a sync.
+            self.disk.write(SLOTS[1 - slot].offset(), &[&page[..]])?;
+        }
+        checkpointer.superblock = next;
+        checkpointer.slot = 1 - slot;
+        Ok(())
+    }
+
+    /// Nodes that the disk has now are worth keeping in the cache.
+    fn keep_nodes(&self, nodes: &DirtyNodes) {
+        for (&block, d) in nodes {
+            self.cache.insert(crate::tree::Child { block: Block(block), stamp: d.stamp }, d.node.clone());
+        }
+    }
+
+    /// Writes pages in order of place, each slice pushed out, so that a flush never waits behind all of them.
+    pub(crate) fn write_pages(&self, pages: &[(Block, Box<Page>)]) -> Result<()> {
+        let mut placed: Vec<(Block, &[u8])> = pages.iter().map(|(b, p)| (*b, &p[..])).collect();
+        placed.sort_unstable_by_key(|p| p.0);
+        self.write_sorted(&placed, Some(SLICE))
+    }
+
+    /// Ends quarantines and returns long runs to the host. The latter are punched a checkpoint later.
+    pub(crate) fn after_checkpoint(&self, checkpointer: &mut Checkpointer) -> Result<()> {
+        let punch_from = self.config.punch_from;
+        let durable = checkpointer.superblock.generation;
+        let _giving = self.giving.lock();
+        let ready: Vec<_> = {
+            let mut state = self.state.write();
+            checkpointer.punch.extend(state.forest.space.release(punch_from));
+            let keep = (self.config.memory / 4 / 5000).max(64) as usize;
+            state.forest.space.evict(keep);
+            let space = &state.forest.space;
+            let (ready, later): (Vec<_>, Vec<_>) =
+                checkpointer.punch.drain(..).partition(|(generation, _)| *generation <= durable);
+            checkpointer.punch = later;
+            ready.into_iter().filter(|(_, run)| space.is_returned(*run)).collect()
+        };
+        for (_, run) in ready {
+            let len = u64::from(run.len) * crate::units::BLOCK_BYTES;
+            if !self.disk.punch(run.start.offset(), len)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! Data on its way to the disk, and reads: staging, sources of a range, verified copies.
+
+use super::engine::{Engine, State};
+use crate::{
+    BLOCK, Error, Result,
+    tree::{Found, Piece, Root, read_block, read_pieces},
+    units::{BLOCK_BYTES, Block},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// A staged run: whole blocks inside a shared buffer.
+#[derive(Clone)]
+pub(crate) struct Staged {
+    pub(crate) data: Arc<[u8]>,
+    pub(crate) offset: usize,
+    pub(crate) blocks: u32,
+}
+
+impl Staged {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.data[self.offset..self.offset + self.blocks as usize * BLOCK]
+    }
+}
+
+/// Staged runs by first block.
+pub(crate) type Runs = BTreeMap<u64, Staged>;
+
+/// Data that the log names, or will name, and the disk does not have yet.
+#[derive(Clone, Default)]
+pub(crate) struct Staging {
+    open: Runs,
+    writing: Arc<Runs>,
+    pub(crate) bytes: usize,
+}
+
+impl Staging {
+    pub(crate) fn add(&mut self, start: Block, run: Staged) {
+        self.bytes += run.blocks as usize * BLOCK;
+        self.open.insert(start.0, run);
+    }
+    /// Takes what is staged for writing; it stays readable until [`Staging::written`].
+    pub(crate) fn take(&mut self) -> Arc<Runs> {
+        self.bytes = 0;
+        self.writing = Arc::new(std::mem::take(&mut self.open));
+        self.writing.clone()
+    }
+    pub(crate) fn written(&mut self) {
+        self.writing = Arc::default();
+    }
+    /// A staged block's content.
+    pub(crate) fn block(&self, block: Block) -> Option<&[u8]> {
+        self.find(block.0).map(|(run, at, _)| &run.data[at..at + BLOCK])
+    }
+    /// The staged run that holds `block`: its buffer, the block's offset in it, and how many blocks follow from there.
+    #[inline]
+    fn find(&self, block: u64) -> Option<(&Staged, usize, u32)> {
+        for runs in [&self.open, &*self.writing] {
+            if runs.is_empty() {
+                continue;
+            }
+            if let Some((&start, run)) = runs.range(..=block).next_back()
+                && block - start < u64::from(run.blocks)
+            {
+                let i = (block - start) as u32;
+                return Some((run, run.offset + i as usize * BLOCK, run.blocks - i));
+            }
+        }
+        None
+    }
+}
+
+/// Where the bytes of some blocks are.
+pub(crate) enum Source {
+    Zeros,
+    Staged(Arc<[u8]>, usize),
+    /// First block and one checksum a block.
+    Disk(Block, Vec<u32>),
+}
+
+/// A part of a read.
+pub(crate) struct Part {
+    pub(crate) logical: u64,
+    pub(crate) blocks: u64,
+    pub(crate) source: Source,
+}
+
+/// Pieces that one lookup gives at most.
+const PIECES: usize = 256;
+
+impl State {
+    /// Where the blocks `from..to` of a tree are; gives where it stopped.
+    pub(crate) fn sources(&self, root: Root, from: u64, to: u64, out: &mut Vec<Part>) -> Found<u64> {
+        let mut pieces = Vec::new();
+        let end = match read_pieces(&self.forest, root, from, to, PIECES, &mut pieces)? {
+            Ok(end) => end,
+            Err(miss) => return Ok(Err(miss)),
+        };
+        for Piece { logical, len, data } in pieces {
+            let Some((physical, sums)) = data else {
+                out.push(Part { logical, blocks: len, source: Source::Zeros });
+                continue;
+            };
+            let mut i = 0;
+            while i < len {
+                match self.staging.find(physical.0 + i) {
+                    Some((run, at, more)) => {
+                        let blocks = u64::from(more).min(len - i);
+                        let source = Source::Staged(run.data.clone(), at);
+                        out.push(Part { logical: logical + i, blocks, source });
+                        i += blocks;
+                    }
+                    None => {
+                        let rest = (i..len).take_while(|&j| j == i || self.staging.find(physical.0 + j).is_none());
+                        let blocks = rest.count() as u64;
+                        let sums = sums[i as usize..(i + blocks) as usize].to_vec();
+                        out.push(Part { logical: logical + i, blocks, source: Source::Disk(physical.plus(i), sums) });
+                        i += blocks;
+                    }
+                }
+            }
+        }
+        Ok(Ok(end))
+    }
+}
+
+/// Whose content is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub(crate) enum Target {
+    Volume(u64),
+    Snapshot(u64),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Volume(id) => write!(f, "volume {id}"),
+            Target::Snapshot(id) => write!(f, "snapshot {id}"),
+        }
+    }
+}
+
+/// First block and block after the last of a byte range that is not empty.
+pub(crate) fn blocks_of(offset: u64, len: u64) -> (u64, u64) {
+    (offset / BLOCK_BYTES, (offset + len).div_ceil(BLOCK_BYTES))
+}
+
+impl Engine {
+    /// Reads `buf.len()` bytes at `offset`.
+    pub(crate) fn read(&self, target: Target, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.check_process()?;
+        let len = buf.len() as u64;
+        let (from, to) = blocks_of(offset, len.min(u64::MAX - offset));
+        if to == from + 1 {
+            return self.read_one(target, buf, offset);
+        }
+        let mut at = from;
+        let mut first = true;
+        while at < to || first {
+            let mut parts = Vec::new();
+            let (end, pin) = self.lookup(|state| {
+                let (root, size) = state.extent_root(target)?;
+                state.check_range(target, size, offset, len)?;
+                if at == to {
+                    return Ok(Ok((to, None)));
+                }
+                parts.clear();
+                let end = state.sources(root, at, to, &mut parts)?;
+                Ok(end.map(|end| (end, Some(state.forest.space.pin()))))
+            })?;
+            first = false;
+            for part in parts {
+                self.copy_part(target, &part, buf, offset)?;
+            }
+            drop(pin);
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// A read inside one block: the common case, without a list of parts.
+    fn read_one(&self, target: Target, buf: &mut [u8], offset: u64) -> Result<()> {
+        let (block, within) = (offset / BLOCK_BYTES, (offset % BLOCK_BYTES) as usize);
+        enum One {
+            Done,
+            Disk(Block, u32, Arc<u64>),
+        }
+        let one = self.lookup(|state| {
+            let (root, size) = state.extent_root(target)?;
+            state.check_range(target, size, offset, buf.len() as u64)?;
+            let (physical, sum) = match read_block(&state.forest, root, block)? {
+                Err(miss) => return Ok(Err(miss)),
+                Ok(None) => {
+                    buf.fill(0);
+                    return Ok(Ok(One::Done));
+                }
+                Ok(Some(found)) => found,
+            };
+            Ok(Ok(match state.staging.find(physical.0) {
+                Some((run, at, _)) => {
+                    buf.copy_from_slice(&run.data[at + within..at + within + buf.len()]);
+                    One::Done
+                }
+                None => One::Disk(physical, sum, state.forest.space.pin()),
+            }))
+        })?;
+        match one {
+            One::Done => Ok(()),
+            One::Disk(physical, sum, _pin) if buf.len() == BLOCK => {
+                self.read_verified(target, block, physical, &[sum], buf)
+            }
+            One::Disk(physical, sum, _pin) => {
+                let mut whole = [0; BLOCK];
+                self.read_verified(target, block, physical, &[sum], &mut whole)?;
+                buf.copy_from_slice(&whole[within..within + buf.len()]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies the part of a source that `buf`, which starts at `offset` of the volume, covers.
+    pub(crate) fn copy_part(&self, target: Target, part: &Part, buf: &mut [u8], offset: u64) -> Result<()> {
+        let start = part.logical * BLOCK_BYTES;
+        let end = start + part.blocks * BLOCK_BYTES;
+        let (from, to) = (start.max(offset), end.min(offset + buf.len() as u64));
+        let out = &mut buf[(from - offset) as usize..(to - offset) as usize];
+        match &part.source {
+            Source::Zeros => out.fill(0),
+            Source::Staged(data, at) => {
+                let at = at + (from - start) as usize;
+                out.copy_from_slice(&data[at..at + out.len()]);
+            }
+            Source::Disk(physical, sums) => {
+                // Whole blocks go straight into the caller's buffer; an edge block is verified aside.
+                let mut at = from;
+                while at < to {
+                    let block = (at - start) / BLOCK_BYTES;
+                    let here = &mut out[(at - from) as usize..];
+                    let whole = here.len() / BLOCK;
+                    if (at - start).is_multiple_of(BLOCK_BYTES) && whole > 0 {
+                        let sums = &sums[block as usize..block as usize + whole];
+                        let here = &mut here[..whole * BLOCK];
+                        self.read_verified(target, part.logical + block, physical.plus(block), sums, here)?;
+                        at += here.len() as u64;
+                    } else {
+                        let mut edge = [0; BLOCK];
+                        let sum = &sums[block as usize..block as usize + 1];
+                        self.read_verified(target, part.logical + block, physical.plus(block), sum, &mut edge)?;
+                        let within = ((at - start) % BLOCK_BYTES) as usize;
+                        let n = (BLOCK - within).min(here.len());
+                        here[..n].copy_from_slice(&edge[within..within + n]);
+                        at += n as u64;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies whole blocks and verifies the copy (never the source, which may be a map).
+    fn read_verified(&self, target: Target, logical: u64, at: Block, sums: &[u32], buf: &mut [u8]) -> Result<()> {
+        let place = |i: u64| format!("{target}, offset {}, {}", (logical + i) * BLOCK_BYTES, at.plus(i));
+        self.disk.read(at.offset(), buf).map_err(|e| e.at(place(0)))?;
+        for (i, (block, &sum)) in buf.chunks_exact(BLOCK).zip(sums).enumerate() {
+            if crc32fast::hash(block) != sum {
+                return Err(Error::corrupt(format!("{}: checksum mismatch", place(i as u64))));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,406 @@
+//! The open image: state, locks, and the loops that look things up and find space.
+//!
+//! Order of locks: checkpointer, flusher, giving, state. Nothing syncs, grows or punches under the state's lock.
+
+use super::{
+    catalog::{Catalog, CatalogView, SnapshotRecord, VolumeRecord},
+    data::{Staging, Target},
+    log::Log,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    format::Superblock,
+    io::{Disk, Host},
+    knobs::Knobs,
+    space::{self, Giving, Run},
+    tree::{Forest, Found, NodeCache, Root},
+    units::BLOCK_BYTES,
+};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::{Arc, atomic::AtomicBool};
+
+/// What an engine is opened with.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) log_pages: u64,
+    pub(crate) memory: u64,
+    pub(crate) limit_blocks: u64,
+    /// Runs of this many blocks go back to the host.
+    pub(crate) punch_from: u32,
+    pub(crate) manual: bool,
+    pub(crate) knobs: Knobs,
+}
+
+/// Everything that changes under the state's lock.
+pub(crate) struct State {
+    pub(crate) forest: Forest,
+    pub(crate) catalog: Root,
+    pub(crate) hash_key: u64,
+    pub(crate) generation: u64,
+    pub(crate) doomed: u64,
+    pub(crate) doom_sequence: u64,
+    pub(crate) next_volume: u64,
+    pub(crate) next_snapshot: u64,
+    /// Records of volumes and snapshots in use.
+    pub(crate) heads: FxHashMap<u64, VolumeRecord>,
+    pub(crate) frozen_heads: FxHashMap<u64, SnapshotRecord>,
+    /// Deleted volumes whose snapshots are still being removed.
+    pub(crate) sweeping: FxHashSet<u64>,
+    pub(crate) log: Log,
+    pub(crate) staging: Staging,
+    pub(crate) closed: bool,
+    /// Reclaim did something that only a checkpoint makes usable.
+    pub(crate) reclaimed: bool,
+    pub(crate) knobs: Knobs,
+    /// Doomed entries that don't verify.
+    pub(crate) stuck: FxHashSet<crate::tree::Key>,
+}
+
+/// Who writes the log.
+pub(crate) struct Flusher {
+    /// Hash of the last page of the last group written.
+    pub(crate) previous: u64,
+    /// The last group whose sync returned.
+    pub(crate) acked: u64,
+}
+
+/// Who writes checkpoints.
+pub(crate) struct Checkpointer {
+    pub(crate) superblock: Superblock,
+    /// The slot that does not hold the newest superblock.
+    pub(crate) slot: usize,
+    /// Runs marked as given back, each with the generation whose checkpoint says so.
+    pub(crate) punch: Vec<(u64, Run)>,
+}
+
+/// The open image.
+pub(crate) struct Engine {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) cache: Arc<NodeCache>,
+    pub(crate) config: Config,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) hash_key: u64,
+    pub(crate) epoch: u64,
+    /// The random part of this opening's stamps.
+    pub(crate) salt: u32,
+    pub(crate) state: RwLock<State>,
+    pub(crate) flusher: Mutex<Flusher>,
+    pub(crate) checkpointer: Mutex<Checkpointer>,
+    pub(crate) giving: Mutex<()>,
+    /// Set to have the background thread look for work.
+    pub(crate) wake: Mutex<bool>,
+    pub(crate) woken: Condvar,
+    pub(crate) stopping: AtomicBool,
+}
+
+/// What handles hold: the engine and its background thread, which ends with the last handle.
+pub(crate) struct Owner {
+    engine: Arc<Engine>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Owner {
+    pub(crate) fn new(engine: Engine) -> Arc<Owner> {
+        let engine = Arc::new(engine);
+        let thread = (!engine.config.manual && engine.disk.is_writable()).then(|| {
+            let engine = engine.clone();
+            #[allow(clippy::disallowed_methods, reason = "the one background thread; manual maintenance has none")]
+            std::thread::spawn(move || engine.background())
+        });
+        Arc::new(Owner { engine, thread })
+    }
+}
+
+impl std::ops::Deref for Owner {
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.engine.stop();
+        // A forked child has the handle and not the thread.
+        if let Some(thread) = self.thread.take()
+            && self.engine.disk.same_process()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How far an attempt at an operation came.
+pub(crate) enum Attempt<T> {
+    Done(T),
+    /// It needs this many blocks more than may be taken.
+    Space(u64),
+    /// The log has no room for its record.
+    Log,
+}
+
+/// Which free blocks an operation may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Claim {
+    /// All but the reserve.
+    Ordinary,
+    /// The reserve too: the operation frees space.
+    Freeing,
+}
+
+impl State {
+    pub(crate) fn catalog(&mut self) -> Catalog<'_> {
+        Catalog { forest: &mut self.forest, root: &mut self.catalog, hash_key: self.hash_key }
+    }
+    pub(crate) fn catalog_view(&self) -> CatalogView<'_> {
+        CatalogView { forest: &self.forest, root: self.catalog, hash_key: self.hash_key }
+    }
+    /// A volume's record, kept in memory from now on.
+    pub(crate) fn head(&mut self, id: u64) -> Result<&mut VolumeRecord> {
+        if !self.heads.contains_key(&id) {
+            let record = self.catalog_view().volume(id)?.ok_or_else(|| deleted(Target::Volume(id)))?;
+            self.heads.insert(id, record);
+        }
+        Ok(self.heads.get_mut(&id).expect("just there"))
+    }
+    /// A snapshot's record, kept in memory for a while.
+    pub(crate) fn frozen_head(&mut self, id: u64) -> Result<&SnapshotRecord> {
+        if !self.frozen_heads.contains_key(&id) {
+            let record = self.catalog_view().snapshot(id)?;
+            let record = record.filter(|r| !self.sweeping.contains(&r.volume));
+            let record = record.ok_or_else(|| deleted(Target::Snapshot(id)))?;
+            if self.frozen_heads.len() >= 4096 {
+                self.frozen_heads.clear();
+            }
+            self.frozen_heads.insert(id, record);
+        }
+        Ok(&self.frozen_heads[&id])
+    }
+    /// Tree and size of a target whose record is in memory; `NotFound` asks to load it.
+    pub(crate) fn extent_root(&self, target: Target) -> Result<(Root, u64)> {
+        match target {
+            Target::Volume(id) => self.heads.get(&id).map(|r| (r.root.into(), r.size)),
+            Target::Snapshot(id) => self.frozen_heads.get(&id).map(|r| (r.root.into(), r.size)),
+        }
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, NOT_LOADED))
+    }
+    pub(crate) fn check_range(&self, target: Target, size: u64, offset: u64, len: u64) -> Result<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::OutOfRange,
+                format!("{target} has {size} bytes: {len} bytes at offset {offset} reach past the end"),
+            )),
+        }
+    }
+    /// Blocks that may be taken.
+    fn spare(&self, claim: Claim) -> u64 {
+        let all = self.forest.space.available() + self.forest.pool.len() as u64;
+        match claim {
+            Claim::Ordinary => all.saturating_sub(self.knobs.reserve.into()),
+            Claim::Freeing => all,
+        }
+    }
+    /// Makes sure that `nodes` nodes can be made and `data` blocks be taken. `Some`: that much is lacking.
+    pub(crate) fn reserve(&mut self, claim: Claim, nodes: usize, data: u64) -> Result<Option<u64>> {
+        let need = nodes as u64 + data;
+        let spare = self.spare(claim);
+        if spare < need {
+            return Ok(Some(need - spare));
+        }
+        Ok(if self.forest.fill_pool(nodes)? { None } else { Some(nodes as u64) })
+    }
+    /// Runs for `blocks` data blocks, after [`State::reserve`]. `None`: only scattered blocks are left and `any` is false.
+    pub(crate) fn allocate_data(&mut self, blocks: u64, any: bool) -> Result<Option<Vec<Run>>> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut left = blocks;
+        while left > 0 {
+            let forest = &mut self.forest;
+            match forest.space.allocate(&forest.disk, left as u32, any)? {
+                Some(run) => {
+                    left -= u64::from(run.len);
+                    runs.push(run);
+                }
+                None => {
+                    runs.into_iter().for_each(|r| forest.space.give_back(r));
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(runs))
+    }
+}
+
+const NOT_LOADED: &str = "record not in memory";
+
+pub(crate) fn deleted(target: Target) -> Error {
+    Error::new(ErrorKind::Deleted, format!("{target} was deleted"))
+}
+
+impl Engine {
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.disk.same_process() {
+            Ok(())
+        } else {
+            Err(Error::new(
+                ErrorKind::WrongProcess,
+                "the store was opened before a fork: open the image in this process",
+            ))
+        }
+    }
+
+    /// The state for reading, of a store that is open.
+    pub(crate) fn view(&self) -> Result<RwLockReadGuard<'_, State>> {
+        self.check_process()?;
+        let state = self.state.read();
+        if state.closed { Err(closed()) } else { Ok(state) }
+    }
+    /// The state for changing what is only in memory.
+    pub(crate) fn state_mut(&self) -> Result<RwLockWriteGuard<'_, State>> {
+        self.check_process()?;
+        let state = self.state.write();
+        if state.closed { Err(closed()) } else { Ok(state) }
+    }
+
+    /// Runs a lookup under the read lock; loads outside it what the lookup lacks, and asks again.
+    pub(crate) fn lookup<T>(&self, mut f: impl FnMut(&State) -> Found<T>) -> Result<T> {
+        loop {
+            let state = self.view()?;
+            let miss = match f(&state) {
+                Ok(Ok(t)) => return Ok(t),
+                Ok(Err(miss)) => miss,
+                Err(e) => return Err(e),
+            };
+            // The pin keeps the node's block from reuse while it is read.
+            let pin = state.forest.space.pin();
+            drop(state);
+            self.cache.load(&self.disk, &self.uuid, miss)?;
+            drop(pin);
+        }
+    }
+
+    /// Has a target's record in memory.
+    pub(crate) fn load_head(&self, target: Target) -> Result<()> {
+        if self.view()?.extent_root(target).is_ok() {
+            return Ok(());
+        }
+        let mut state = self.state_mut()?;
+        match target {
+            Target::Volume(id) => state.head(id).map(drop),
+            Target::Snapshot(id) => state.frozen_head(id).map(drop),
+        }
+    }
+
+    /// [`Engine::lookup`] on a target whose record may have to be loaded first.
+    pub(crate) fn with_head<T>(&self, target: Target, mut f: impl FnMut() -> Result<T>) -> Result<T> {
+        loop {
+            match f() {
+                Err(e) if e.kind() == ErrorKind::NotFound => self.load_head(target)?,
+                other => return other,
+            }
+        }
+    }
+
+    /// Runs `attempt` under the write lock until it is done, in between making room for what it lacks. What it does must be all or
+    /// nothing. `any`: scattered blocks have to do.
+    pub(crate) fn change<T>(&self, mut attempt: impl FnMut(&mut State, bool) -> Result<Attempt<T>>) -> Result<T> {
+        let (mut any, mut futile) = (false, 0);
+        loop {
+            self.check_process()?;
+            self.disk.writes_allowed()?;
+            let mut state = RwLockUpgradableReadGuard::upgrade(self.state.upgradable_read());
+            if state.closed {
+                return Err(closed());
+            }
+            let outcome = attempt(&mut state, any);
+            let wants = state.log.wants_checkpoint() || state.wants_space();
+            drop(state);
+            match outcome? {
+                Attempt::Done(t) => {
+                    if wants {
+                        self.wake();
+                    }
+                    return Ok(t);
+                }
+                Attempt::Log => self.checkpoint_for_log()?,
+                Attempt::Space(blocks) => match self.give_space(blocks) {
+                    Ok(true) => {}
+                    outcome => {
+                        // A host that is full is no reason to give up while the image itself has space to free.
+                        if let Err(e) = &outcome
+                            && e.kind() != ErrorKind::NoSpace
+                        {
+                            return outcome.map(|_| unreachable!("an error"));
+                        }
+                        if !any {
+                            any = true;
+                        } else if futile < 2 && self.free_space()? {
+                            futile += 1;
+                        } else {
+                            let end = self.state.read().forest.space.end() / BLOCK_BYTES;
+                            let full = space::no_space("no space left", end);
+                            return Err(outcome.err().unwrap_or(full));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Asks the host for space. `Ok(false)`: the image is at its limit.
+    pub(crate) fn give_space(&self, blocks: u64) -> Result<bool> {
+        let _giving = self.giving.lock();
+        let wanted = {
+            let mut state = self.state_mut()?;
+            let forest = &mut state.forest;
+            forest.space.wanted(&forest.disk, blocks)?
+        };
+        let Some(mut giving) = wanted else { return Ok(false) };
+        let geometry = self.state.read().forest.space.geometry();
+        loop {
+            let (start, end) = match giving {
+                Giving::Grow { from, to } => (geometry.start(from), geometry.start(to)),
+                Giving::Again(run) => (run.start, run.start.plus(run.len.into())),
+            };
+            match self.disk.reserve(start.offset(), end.offset() - start.offset()) {
+                Ok(()) => break,
+                // Less may still be had.
+                Err(e) if e.kind() == ErrorKind::NoSpace => match &mut giving {
+                    Giving::Grow { from, to } if *to - *from > 1 => *to = *from + (*to - *from) / 2,
+                    _ => return Err(e),
+                },
+                Err(e) => return Err(e),
+            }
+        }
+        let mut state = self.state_mut()?;
+        let forest = &mut state.forest;
+        forest.space.given(&forest.disk, giving)?;
+        Ok(true)
+    }
+
+    pub(crate) fn wake(&self) {
+        if self.config.manual {
+            return;
+        }
+        let mut wake = self.wake.lock();
+        if !*wake {
+            *wake = true;
+            self.woken.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// So much was freed and waits for a checkpoint that one is due.
+    pub(crate) fn wants_space(&self) -> bool {
+        let image = self.forest.space.end() / BLOCK_BYTES;
+        let limit = (image / 16).max(if self.knobs.fanout == usize::MAX { (64 << 20) / BLOCK_BYTES } else { 16 });
+        self.forest.space.waiting() > limit
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store was closed")
+}

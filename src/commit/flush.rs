@@ -1,0 +1,155 @@
+//! Group commit: staged data, the group's log pages, one sync.
+
+use super::{
+    data::Runs,
+    engine::{Engine, Flusher},
+    log::{Group, page_block},
+};
+use crate::{Error, ErrorKind, Result, format::Page, io::Lane, knobs::Bug, units::Block};
+use std::sync::Arc;
+
+/// Staged bytes that are written out ahead of their group.
+pub(crate) const SPILL: usize = 8 << 20;
+
+impl Engine {
+    /// Makes durable everything that returned before. Concurrent callers share one sync; without anything new there is
+    /// none.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let target = {
+            let state = self.view()?;
+            self.disk.writes_allowed()?;
+            state.log.target()
+        };
+        self.flush_to(target)
+    }
+
+    pub(crate) fn flush_to(&self, target: u64) -> Result<()> {
+        let mut flusher = self.flusher.lock();
+        if flusher.acked >= target {
+            return Ok(());
+        }
+        if self.disk.is_poisoned() {
+            return Err(lost());
+        }
+        self.commit_group(&mut flusher)
+    }
+
+    /// Closes the open group and makes it durable.
+    pub(crate) fn commit_group(&self, flusher: &mut Flusher) -> Result<()> {
+        let (group, runs) = {
+            let mut state = self.state.write();
+            (state.log.close(), state.staging.take())
+        };
+        self.write_group(flusher, group, &runs)
+    }
+
+    /// Writes a closed group with its data, syncs, and has it counted as acknowledged.
+    pub(crate) fn write_group(&self, flusher: &mut Flusher, group: Option<Group>, runs: &Arc<Runs>) -> Result<()> {
+        self.write_runs(runs)?;
+        if let Some(group) = group {
+            let (pages, hash) = group.encode(&self.uuid, self.hash_key, self.epoch, flusher.previous);
+            if self.config.knobs.has(Bug::SyncBeforeRecord) {
+                self.disk.sync(Lane::Flush)?;
+                self.write_log(group.position, &pages)?;
+            } else {
+                self.write_log(group.position, &pages)?;
+                if !self.config.knobs.has(Bug::FlushWithoutSync) {
+                    self.disk.sync(Lane::Flush)?;
+                }
+            }
+            (flusher.previous, flusher.acked) = (hash, group.number);
+        }
+        self.state.write().staging.written();
+        Ok(())
+    }
+
+    fn write_log(&self, position: u64, pages: &[Box<Page>]) -> Result<()> {
+        let ring = self.config.log_pages;
+        let placed: Vec<_> = (position..).zip(pages).map(|(p, page)| (page_block(p, ring), &page[..])).collect();
+        self.write_sorted(&placed, None)
+    }
+
+    /// Writes data out before its group closes: memory stays bounded, and the group's sync has less to do.
+    pub(crate) fn spill(&self) -> Result<()> {
+        let _flusher = self.flusher.lock();
+        let runs = {
+            let mut state = self.state.write();
+            if state.staging.bytes < SPILL {
+                return Ok(());
+            }
+            state.staging.take()
+        };
+        self.write_runs(&runs)?;
+        self.state.write().staging.written();
+        Ok(())
+    }
+
+    fn write_runs(&self, runs: &Runs) -> Result<()> {
+        let placed: Vec<_> = runs.iter().map(|(&start, run)| (Block(start), run.bytes())).collect();
+        self.write_sorted(&placed, None)
+    }
+
+    /// Writes buffers at ascending places, adjacent ones together; with `push`, has each slice of that many bytes written out.
+    pub(crate) fn write_sorted(&self, placed: &[(Block, &[u8])], push: Option<u64>) -> Result<()> {
+        let mut i = 0;
+        while i < placed.len() {
+            let start = placed[i].0;
+            let mut end = start.offset();
+            let mut bufs = Vec::new();
+            while let Some((at, buf)) = placed.get(i).filter(|p| p.0.offset() == end) {
+                if push.is_some_and(|most| at.offset() - start.offset() >= most) {
+                    break;
+                }
+                bufs.push(*buf);
+                end += buf.len() as u64;
+                i += 1;
+            }
+            self.disk.write(start.offset(), &bufs)?;
+            if push.is_some() {
+                self.disk.push(start.offset(), end - start.offset())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the empty group, without a sync: once it is on disk, damage to the last group can't pass for a torn tail.
+    pub(crate) fn mark(&self) -> Result<()> {
+        let flusher = self.flusher.lock();
+        self.disk.writes_allowed()?;
+        let group = {
+            let mut state = self.state_mut()?;
+            // Only an acknowledged group may be proved.
+            if flusher.acked + 1 != state.log.group {
+                return Ok(());
+            }
+            state.log.mark()
+        };
+        let Some(group) = group else { return Ok(()) };
+        let (pages, _) = group.encode(&self.uuid, self.hash_key, self.epoch, flusher.previous);
+        self.write_log(group.position, &pages)
+    }
+
+    /// After an operation that made the open group or its data long: writes them, so that neither grows without bound.
+    pub(crate) fn relieve(&self) -> Result<()> {
+        let (long, bytes) = {
+            let state = self.state.read();
+            (state.log.is_long(), state.staging.bytes)
+        };
+        // The operation itself has happened; a failure here poisons, and the next flush says so.
+        if long {
+            let target = self.state.read().log.target();
+            self.flush_to(target)
+        } else if bytes >= SPILL {
+            self.spill()
+        } else {
+            Ok(())
+        }
+    }
+}
+
+pub(crate) fn lost() -> Error {
+    Error::new(
+        ErrorKind::Io,
+        "a write or sync that this operation depended on failed: whether it is durable is unknown",
+    )
+}

@@ -1,0 +1,162 @@
+//! The intent log: a ring of pages, groups of records, and how they are framed.
+//!
+//! Positions count pages from the image's creation; page `p` lies at `LOG_START + p mod pages`. A group is what one sync makes
+//! durable. No byte of group g+1 is written before g's sync returned, so g+1 on disk proves g. The empty group is a
+//! placeholder that proves the last one: the next real group takes its number, page and previous hash.
+
+use crate::{
+    BLOCK,
+    format::{LOG_PAYLOAD, LOG_START, LogHeader, Page, put, seal_log},
+    units::Block,
+};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Records that trigger a checkpoint.
+pub(crate) const RECORDS_MAX: u64 = 32768;
+
+/// Where a page of the ring lies.
+pub(crate) fn page_block(position: u64, pages: u64) -> Block {
+    LOG_START.plus(position % pages)
+}
+
+/// A closed group: what is to be written.
+pub(crate) struct Group {
+    pub(crate) number: u64,
+    pub(crate) position: u64,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) data: u64,
+}
+
+impl Group {
+    /// Framed pages and the hash of the last one.
+    pub(crate) fn encode(&self, uuid: &[u8; 16], key: u64, epoch: u64, mut previous: u64) -> (Vec<Box<Page>>, u64) {
+        let count = page_count(self.bytes.len());
+        let mut chunks = self.bytes.chunks(LOG_PAYLOAD);
+        let pages = (0..count)
+            .map(|index| {
+                let payload = chunks.next().unwrap_or(&[]);
+                let mut page = Box::new([0; BLOCK]);
+                put(&mut page[..], crate::format::HEADER, payload);
+                let last = index + 1 == count;
+                let header = LogHeader {
+                    epoch,
+                    group: self.number,
+                    index: index as u32,
+                    last,
+                    len: payload.len() as u32,
+                    previous,
+                    data: if last { self.data } else { 0 },
+                };
+                previous = seal_log(&mut page, uuid, key, &header);
+                page
+            })
+            .collect();
+        (pages, previous)
+    }
+}
+
+fn page_count(bytes: usize) -> u64 {
+    bytes.div_ceil(LOG_PAYLOAD).max(1) as u64
+}
+
+/// Folds the hashes of the data that a group names, in the order of its records.
+pub(crate) struct DataHash(Box<Xxh3>);
+
+impl DataHash {
+    pub(crate) fn new(key: u64) -> DataHash {
+        DataHash(Box::new(Xxh3::with_seed(key)))
+    }
+    pub(crate) fn add(&mut self, hash: u64) {
+        self.0.update(&hash.to_le_bytes());
+    }
+    pub(crate) fn finish(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+/// The log's state in memory.
+pub(crate) struct Log {
+    pub(crate) pages: u64,
+    key: u64,
+    /// First page that recovery needs.
+    pub(crate) tail: u64,
+    /// Where the open group will start.
+    pub(crate) position: u64,
+    /// The open group.
+    pub(crate) group: u64,
+    pending: Vec<u8>,
+    data: DataHash,
+    /// Records since the last freeze.
+    pub(crate) records: u64,
+    /// The empty group stands at `position`.
+    pub(crate) marked: bool,
+    /// A group was written since the log was last empty.
+    pub(crate) used: bool,
+}
+
+impl Log {
+    pub(crate) fn new(pages: u64, key: u64, position: u64, group: u64) -> Log {
+        Log {
+            pages,
+            key,
+            tail: position,
+            position,
+            group,
+            pending: Vec::new(),
+            data: DataHash::new(key),
+            records: 0,
+            marked: false,
+            used: false,
+        }
+    }
+    pub(crate) fn used_pages(&self) -> u64 {
+        self.position - self.tail + if self.pending.is_empty() { 0 } else { page_count(self.pending.len()) }
+    }
+    /// Whether a record of `bytes` can be appended now; one page stays free.
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        page_count(self.pending.len() + bytes) + 1 + (self.position - self.tail) <= self.pages
+    }
+    pub(crate) fn append(&mut self, record: &[u8], data: impl IntoIterator<Item = u64>) {
+        self.pending.extend_from_slice(record);
+        data.into_iter().for_each(|h| self.data.add(h));
+        self.records += 1;
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+    /// The group whose sync makes everything durable that was appended so far.
+    pub(crate) fn target(&self) -> u64 {
+        if self.pending.is_empty() { self.group - 1 } else { self.group }
+    }
+    /// The open group is long enough to be written by itself.
+    pub(crate) fn is_long(&self) -> bool {
+        page_count(self.pending.len()) >= (self.pages / 8).max(1) && self.pending.len() > LOG_PAYLOAD / 2
+    }
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.records >= RECORDS_MAX || self.used_pages() * 4 >= self.pages * 3
+    }
+    /// Closes the open group if it says anything.
+    pub(crate) fn close(&mut self) -> Option<Group> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let bytes = std::mem::take(&mut self.pending);
+        let data = std::mem::replace(&mut self.data, DataHash::new(self.key)).finish();
+        let group = Group { number: self.group, position: self.position, bytes, data };
+        self.position += page_count(group.bytes.len());
+        self.group += 1;
+        self.marked = false;
+        self.used = true;
+        Some(group)
+    }
+    /// The empty group, if the last one needs a proof and there is room for it.
+    pub(crate) fn mark(&mut self) -> Option<Group> {
+        let room = self.position - self.tail < self.pages;
+        if self.marked || !self.used || !self.pending.is_empty() || !room {
+            return None;
+        }
+        self.marked = true;
+        let data = DataHash::new(self.key).finish();
+        Some(Group { number: self.group, position: self.position, bytes: Vec::new(), data })
+    }
+}

@@ -1,0 +1,267 @@
+//! Creating and opening images.
+
+use super::{
+    engine::{Checkpointer, Config, Engine, Flusher, State},
+    log::Log,
+    recover,
+};
+use crate::{
+    BLOCK, Error, ErrorKind, Result,
+    format::{LOG_START, Page, RootPointer, SLOTS, Superblock},
+    io::{Backend, Disk, Host, Lane},
+    knobs::Bug,
+    space::{Geometry, Space},
+    tree::{Forest, NodeCache},
+    units::{BLOCK_BYTES, Stamp},
+};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::sync::{Arc, atomic::AtomicBool};
+
+impl Engine {
+    fn build(disk: Disk, host: Arc<dyn Host>, mut config: Config, sb: Superblock, slot: usize, epoch: u64) -> Engine {
+        config.log_pages = sb.log_pages;
+        let disk = Arc::new(disk);
+        let cache = Arc::new(NodeCache::new(config.memory / 2));
+        let salt = host.random() as u32 & 0xff_ffff;
+        let generation = sb.generation + 1;
+        let space = Space::new(
+            Geometry::of(&sb),
+            sb.uuid,
+            sb.spans,
+            config.limit_blocks,
+            config.knobs.growth,
+            Space::entry(sb.index_stamp, sb.index_home),
+            (sb.free, sb.returned),
+            sb.generation,
+        );
+        let forest = Forest {
+            disk: disk.clone(),
+            cache: cache.clone(),
+            uuid: sb.uuid,
+            space,
+            stamp: Stamp::new(generation, salt),
+            dirty: Default::default(),
+            frozen: Default::default(),
+            pool: Vec::new(),
+            fanout: config.knobs.fanout,
+            shadowed: 0,
+            dooms: Vec::new(),
+        };
+        let state = State {
+            forest,
+            catalog: sb.catalog.into(),
+            hash_key: sb.hash_key,
+            generation,
+            doomed: sb.doomed,
+            doom_sequence: sb.doom_sequence,
+            next_volume: sb.next_volume,
+            next_snapshot: sb.next_snapshot,
+            heads: Default::default(),
+            frozen_heads: Default::default(),
+            sweeping: Default::default(),
+            log: Log::new(sb.log_pages, sb.hash_key, sb.log_position, sb.log_group + 1),
+            staging: Default::default(),
+            closed: false,
+            reclaimed: false,
+            knobs: config.knobs,
+            stuck: Default::default(),
+        };
+        Engine {
+            disk,
+            host,
+            cache,
+            uuid: sb.uuid,
+            hash_key: sb.hash_key,
+            epoch,
+            salt,
+            state: RwLock::new(state),
+            flusher: Mutex::new(Flusher { previous: sb.log_hash, acked: sb.log_group }),
+            checkpointer: Mutex::new(Checkpointer { superblock: sb, slot, punch: Vec::new() }),
+            config,
+            giving: Mutex::new(()),
+            wake: Mutex::new(false),
+            woken: Condvar::new(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes a new image on an empty backend.
+    pub(crate) fn create(backend: Arc<dyn Backend>, host: Arc<dyn Host>, config: Config) -> Result<Engine> {
+        let disk = Disk::new(backend, true, config.knobs);
+        if disk.len()? != 0 {
+            return Err(Error::new(ErrorKind::Exists, "the file is not empty"));
+        }
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&host.random().to_le_bytes());
+        uuid[8..].copy_from_slice(&host.random().to_le_bytes());
+        let sb = Superblock {
+            compatible: 0,
+            read_only_compatible: 0,
+            incompatible: 0,
+            uuid,
+            hash_key: host.random(),
+            sequence: 0,
+            epoch: 1,
+            generation: 0,
+            log_pages: config.log_pages,
+            log_position: 0,
+            log_group: 0,
+            log_hash: 0,
+            span: config.knobs.span,
+            index_fanout: config.knobs.index_fanout,
+            spans: 0,
+            index_level: 1,
+            index_home: 0,
+            index_stamp: 0,
+            catalog: RootPointer::default(),
+            free: 0,
+            returned: 0,
+            doomed: 0,
+            doom_sequence: 0,
+            next_volume: 1,
+            next_snapshot: 1,
+            delta: (0, 0),
+            clean: false,
+        };
+        // The ring is written, not only reserved: a first write into fresh space would drag the host's journal into every flush.
+        let ring = LOG_START.offset() + sb.log_pages * BLOCK_BYTES;
+        disk.reserve(0, ring)?;
+        let zeros = vec![0; 256 * BLOCK];
+        let mut at = LOG_START.offset();
+        while at < ring {
+            let n = (ring - at).min(zeros.len() as u64);
+            disk.write(at, &[&zeros[..n as usize]])?;
+            at += n;
+        }
+        let engine = Engine::build(disk, host, config, sb, 0, 1);
+        let first = u64::from(engine.config.knobs.growth.max(1));
+        if !engine.give_space(first)? {
+            return Err(Error::invalid("the largest image size leaves no room for data"));
+        }
+        engine.checkpoint()?;
+        engine.plant();
+        Ok(engine)
+    }
+
+    /// Opens an image and recovers it in memory. For writing, [`Engine::begin_epoch`] must follow.
+    pub(crate) fn open(
+        backend: Arc<dyn Backend>,
+        host: Arc<dyn Host>,
+        config: Config,
+        writable: bool,
+    ) -> Result<Engine> {
+        let disk = Disk::new(backend, writable, config.knobs);
+        if writable && !config.knobs.has(Bug::WarmRecovery) {
+            // After a killed process the cache may hold what the disk does not: nothing is read before this (I8).
+            disk.sync_at_open(Lane::Flush)?;
+        }
+        let (sb, slot) = newest_superblock(&disk)?;
+        if writable && sb.read_only_compatible != 0 {
+            return Err(Error::new(
+                ErrorKind::UnsupportedVersion,
+                format!("features {:#x}: this code can open the image for reading only", sb.read_only_compatible),
+            ));
+        }
+        let len = disk.len()?;
+        let needed = recover::needed_len(&sb);
+        if len < needed {
+            return Err(Error::new(ErrorKind::Truncated, format!("the image has {len} bytes and needs {needed}")));
+        }
+        let replay = recover::scan(&disk, &sb, &config.knobs)?;
+        let next_epoch = sb.epoch + u64::from(writable && !config.knobs.has(Bug::NoNewEpoch));
+        let engine = Engine::build(disk, host, config, sb, slot, next_epoch);
+        {
+            let mut state = engine.state.write();
+            state.forest.space.imaginary = !writable;
+            state.replay(&replay, writable, len)?;
+            state.sweeping = state.catalog_view().sweeps()?.into_iter().collect();
+            state.log.position = replay.position;
+            state.log.group = replay.group + 1;
+            let mut flusher = engine.flusher.lock();
+            (flusher.previous, flusher.acked) = (replay.hash, replay.group);
+        }
+        engine.plant();
+        Ok(engine)
+    }
+
+    /// A reader of the durable checkpoint alone, for the simulator's guard.
+    #[cfg(feature = "sim")]
+    pub(crate) fn checkpoint_view(
+        backend: Arc<dyn Backend>,
+        host: Arc<dyn Host>,
+        config: Config,
+        sb: Superblock,
+    ) -> Result<Engine> {
+        let epoch = sb.epoch;
+        let engine = Engine::build(Disk::new(backend, false, config.knobs), host, config, sb, 0, epoch);
+        engine.state.write().forest.space.imaginary = true;
+        Ok(engine)
+    }
+
+    /// The last act of a writable open: a checkpoint of what was replayed, and the new epoch before the first append.
+    pub(crate) fn begin_epoch(&self) -> Result<()> {
+        let mut checkpointer = self.checkpointer.lock();
+        if !checkpointer.superblock.clean {
+            self.checkpoint_with(&mut checkpointer, false)?;
+        }
+        let old = &checkpointer.superblock;
+        if old.epoch != self.epoch || old.clean {
+            let next = Superblock { sequence: old.sequence + 1, epoch: self.epoch, clean: false, ..old.clone() };
+            self.write_superblock(&mut checkpointer, next)?;
+        }
+        Ok(())
+    }
+
+    /// Flushes, writes a last checkpoint and leaves the image clean. Other handles answer `Closed` from now on.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.check_process()?;
+        {
+            let mut state = self.state.write();
+            if state.closed {
+                return Err(super::engine::closed());
+            }
+            state.closed = true;
+        }
+        self.stop();
+        let outcome = if self.disk.is_writable() {
+            let mut checkpointer = self.checkpointer.lock();
+            self.disk.writes_allowed().and_then(|()| self.checkpoint_with(&mut checkpointer, true))
+        } else {
+            Ok(())
+        };
+        self.disk.release();
+        outcome
+    }
+
+    /// Ends the background thread's loop.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, std::sync::atomic::Ordering::SeqCst);
+        *self.wake.lock() = true;
+        self.woken.notify_all();
+    }
+}
+
+/// The newest valid superblock and the slot that does not hold it.
+pub(crate) fn newest_superblock(disk: &Disk) -> Result<(Superblock, usize)> {
+    let mut found: Option<(Superblock, usize)> = None;
+    let mut problem: Option<Error> = None;
+    for (i, slot) in SLOTS.iter().enumerate() {
+        let mut page: Box<Page> = Box::new([0; BLOCK]);
+        disk.read_cold_padded(slot.offset(), &mut page[..])?;
+        match Superblock::decode(&page) {
+            Ok(sb) if found.as_ref().is_none_or(|(best, _)| sb.sequence > best.sequence) => found = Some((sb, 1 - i)),
+            Ok(_) => {}
+            // "No magic number" says least; whatever else was found says more.
+            Err(e) if problem.as_ref().is_none_or(|p| p.kind() == ErrorKind::Invalid) => problem = Some(e),
+            Err(_) => {}
+        }
+    }
+    match (found, problem) {
+        (Some(found), Some(p)) if p.kind() == ErrorKind::UnsupportedVersion => {
+            let _ = found;
+            Err(p)
+        }
+        (Some(found), _) => Ok(found),
+        (None, p) => Err(p.unwrap_or_else(|| Error::invalid("no snapdisk image"))),
+    }
+}

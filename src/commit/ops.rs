@@ -1,0 +1,140 @@
+//! What the log says: one logical record an operation. Applying it live and at recovery is the same code (I7).
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Physical runs of a write, in logical order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
+pub(crate) struct Placed {
+    /// First logical block.
+    pub(crate) block: u64,
+    /// Physical start and blocks.
+    pub(crate) runs: Vec<(u64, u32)>,
+    /// One CRC-32 a block.
+    pub(crate) sums: Vec<u32>,
+}
+
+impl Placed {
+    pub(crate) fn blocks(&self) -> u64 {
+        self.runs.iter().map(|r| u64::from(r.1)).sum()
+    }
+    /// Whether runs and checksums agree, and every block is one that a volume can have.
+    pub(crate) fn is_sane(&self) -> bool {
+        let end = self.block.checked_add(self.blocks());
+        self.blocks() == self.sums.len() as u64
+            && self.runs.iter().all(|r| r.1 > 0)
+            && end.is_some_and(|end| end <= crate::VOLUME_MAX / crate::units::BLOCK_BYTES)
+    }
+}
+
+/// What becomes of a volume's snapshots when it is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum DeleteMode {
+    Keep,
+    Sweep,
+}
+
+/// One operation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Op {
+    /// New content of whole blocks.
+    Write {
+        volume: u64,
+        data: Placed,
+    },
+    /// Blocks `from..to` read as zeros, but for the edge blocks, which are written.
+    Cut {
+        volume: u64,
+        from: u64,
+        to: u64,
+        edges: Vec<Placed>,
+    },
+    CreateVolume {
+        id: u64,
+        name: String,
+        size: u64,
+        created: u64,
+        tags: BTreeMap<String, String>,
+    },
+    /// Members: volume, snapshot id, name.
+    Snapshot {
+        members: Vec<(u64, u64, String)>,
+        created: u64,
+        tags: BTreeMap<String, String>,
+    },
+    /// `size`: what the volume's size becomes; a cut at its end with its edge block.
+    Rollback {
+        volume: u64,
+        snapshot: u64,
+        size: u64,
+        edge: Option<Placed>,
+    },
+    Clone {
+        snapshot: u64,
+        id: u64,
+        name: String,
+        created: u64,
+        tags: BTreeMap<String, String>,
+    },
+    DeleteVolume {
+        volume: u64,
+        mode: DeleteMode,
+    },
+    DeleteSnapshot {
+        snapshot: u64,
+    },
+    RenameVolume {
+        volume: u64,
+        name: String,
+    },
+    RenameSnapshot {
+        snapshot: u64,
+        name: String,
+    },
+    Resize {
+        volume: u64,
+        size: u64,
+        edge: Option<Placed>,
+    },
+    /// Of a volume, or of a snapshot.
+    SetTags {
+        snapshot: bool,
+        id: u64,
+        tags: BTreeMap<String, String>,
+    },
+    /// All or nothing.
+    Several(Vec<Op>),
+}
+
+impl Op {
+    /// Every placement of data that the operation names.
+    pub(crate) fn placed<'a>(&'a self, out: &mut Vec<&'a Placed>) {
+        match self {
+            Op::Write { data, .. } => out.push(data),
+            Op::Cut { edges, .. } => out.extend(edges),
+            Op::Rollback { edge, .. } | Op::Resize { edge, .. } => out.extend(edge),
+            // One level only: `Several` never holds another.
+            Op::Several(ops) => ops.iter().filter(|o| !matches!(o, Op::Several(_))).for_each(|o| o.placed(out)),
+            _ => {}
+        }
+    }
+    /// Whether it has the shape that the engine writes; anything may stand in a log.
+    pub(crate) fn is_sane(&self) -> bool {
+        let mut placed = Vec::new();
+        self.placed(&mut placed);
+        let id = |id: u64| id < 1 << 56;
+        placed.iter().all(|p| p.is_sane())
+            && match self {
+                Op::Several(ops) => ops.iter().all(|o| !matches!(o, Op::Several(_)) && o.is_sane()),
+                Op::Cut { from, to, edges, .. } => {
+                    let last = crate::VOLUME_MAX / crate::units::BLOCK_BYTES;
+                    from <= to && *to <= last && edges.iter().all(|e| e.block >= *from && e.block + e.blocks() <= *to)
+                }
+                Op::CreateVolume { id: n, size, .. } => id(*n) && *size <= crate::VOLUME_MAX,
+                Op::Resize { size, .. } | Op::Rollback { size, .. } => *size <= crate::VOLUME_MAX,
+                Op::Clone { id: n, .. } => id(*n),
+                Op::Snapshot { members, .. } => members.iter().all(|m| id(m.1)),
+                _ => true,
+            }
+    }
+}

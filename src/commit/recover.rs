@@ -1,0 +1,264 @@
+//! Recovery: which groups of the log count, and applying them.
+//!
+//! Every group below the highest one in the ring was acknowledged: it must be whole, and damage there is an error, never the end of the
+//! log. The highest counts wholly or not at all, by its hashes. Pass one takes every block that any record names,
+//! superseded or not; pass two applies the records with the code that applied them live.
+
+use super::{
+    engine::State,
+    log::{DataHash, page_block},
+    ops::Op,
+};
+use crate::{
+    BLOCK, Error, ErrorKind, IMAGE_MAX, Result,
+    codec::{self, Kind},
+    format::{HEADER, LogHeader, Page, Superblock, unseal_log},
+    io::Disk,
+    knobs::{Bug, Knobs},
+    units::{BLOCK_BYTES, Block},
+};
+
+/// What the log says after the checkpoint.
+pub(crate) struct Replay {
+    pub(crate) ops: Vec<Op>,
+    /// The last group that counts, its last page's hash, and where the next one starts.
+    pub(crate) group: u64,
+    pub(crate) hash: u64,
+    pub(crate) position: u64,
+    /// Pages of the ring that recovery needs.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "the guard of the simulator asks for it"))]
+    pub(crate) pages: Vec<Block>,
+}
+
+struct Ring {
+    pages: Vec<Option<(LogHeader, u64)>>,
+    bytes: Vec<u8>,
+}
+
+impl Ring {
+    fn read(disk: &Disk, sb: &Superblock, knobs: &Knobs) -> Result<Ring> {
+        let size = usize::try_from(sb.log_pages).unwrap_or(0) * BLOCK;
+        let mut bytes = vec![0; size];
+        let start = page_block(0, sb.log_pages).offset();
+        for (i, chunk) in bytes.chunks_mut(1 << 20).enumerate() {
+            disk.read_cold(start + (i << 20) as u64, chunk)?;
+        }
+        let pages = bytes
+            .chunks_exact(BLOCK)
+            .map(|page| {
+                let page: &Page = page.try_into().expect("a page");
+                let trust = knobs.has(Bug::PageHashUnchecked);
+                let (h, hash) = unseal_log(page, &sb.uuid, sb.hash_key, trust)?;
+                let current = h.epoch == sb.epoch || knobs.has(Bug::EpochIgnored);
+                (current && h.group > sb.log_group && h.group < 1 << 62).then_some((h, hash))
+            })
+            .collect();
+        Ok(Ring { pages, bytes })
+    }
+}
+
+/// Reads the ring and decides what counts.
+pub(crate) fn scan(disk: &Disk, sb: &Superblock, knobs: &Knobs) -> Result<Replay> {
+    let mut replay = Replay {
+        ops: Vec::new(),
+        group: sb.log_group,
+        hash: sb.log_hash,
+        position: sb.log_position,
+        pages: Vec::new(),
+    };
+    if sb.clean {
+        return Ok(replay);
+    }
+    let ring = Ring::read(disk, sb, knobs)?;
+    let Some(highest) = ring.pages.iter().flatten().map(|p| p.0.group).max() else { return Ok(replay) };
+    for group in sb.log_group + 1..=highest {
+        let at = replay.position;
+        match read_group(&ring, sb, group, replay.hash, at)? {
+            Ok(found) => {
+                let ops = decode(&found.bytes)?;
+                if group == highest && !knobs.has(Bug::DataHashUnchecked) && !landed(disk, sb, &ops, found.data, knobs)?
+                {
+                    return Ok(replay);
+                }
+                let pages = (at..at + found.pages).map(|p| page_block(p, sb.log_pages));
+                replay.pages.extend(pages);
+                // An empty group is a placeholder: the next real one takes its number and page.
+                if !found.bytes.is_empty() {
+                    replay.ops.extend(ops);
+                    (replay.group, replay.hash, replay.position) = (group, found.hash, at + found.pages);
+                }
+            }
+            Err(why) if group < highest => {
+                return Err(Error::corrupt(format!(
+                    "intent log, group {group} (acknowledged: group {highest} follows), {why}"
+                )));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(replay)
+}
+
+struct Found {
+    bytes: Vec<u8>,
+    data: u64,
+    hash: u64,
+    pages: u64,
+}
+
+/// One group's payload, or in words what is wrong with it.
+fn read_group(
+    ring: &Ring,
+    sb: &Superblock,
+    group: u64,
+    mut previous: u64,
+    start: u64,
+) -> Result<Result<Found, String>> {
+    let mut bytes = Vec::new();
+    for index in 0..sb.log_pages {
+        let at = page_block(start + index, sb.log_pages);
+        let slot = ((start + index) % sb.log_pages) as usize;
+        let Some((h, hash)) = ring.pages[slot] else {
+            return Ok(Err(format!("{at}: damaged")));
+        };
+        if h.group != group || u64::from(h.index) != index || h.previous != previous {
+            return Ok(Err(format!("{at}: page {} of group {} stands there", h.index, h.group)));
+        }
+        let o = slot * BLOCK + HEADER;
+        bytes.extend_from_slice(&ring.bytes[o..o + h.len as usize]);
+        if h.last {
+            return Ok(Ok(Found { bytes, data: h.data, hash, pages: index + 1 }));
+        }
+        previous = hash;
+    }
+    Ok(Err("it has no last page".to_owned()))
+}
+
+fn decode(mut bytes: &[u8]) -> Result<Vec<Op>> {
+    let mut ops = Vec::new();
+    while !bytes.is_empty() {
+        let (op, len): (Op, usize) = codec::decode_prefix(Kind::Log, bytes).map_err(|e| e.at("intent log"))?;
+        if !op.is_sane() {
+            return Err(Error::corrupt("intent log: a record that no engine writes"));
+        }
+        ops.push(op);
+        bytes = &bytes[len..];
+    }
+    Ok(ops)
+}
+
+/// Whether all data that a group names is on the medium.
+fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], expected: u64, knobs: &Knobs) -> Result<bool> {
+    let mut fold = DataHash::new(sb.hash_key);
+    let mut placed = Vec::new();
+    ops.iter().for_each(|op| op.placed(&mut placed));
+    let len_now = disk.len()?;
+    for p in placed {
+        let mut hash = xxhash_rust::xxh3::Xxh3::with_seed(sb.hash_key);
+        for &(start, len) in &p.runs {
+            if Block(start).plus(len.into()).offset() > IMAGE_MAX {
+                return Err(Error::corrupt(format!("intent log: a record names {}", Block(start))));
+            }
+            if Block(start).plus(len.into()).offset() > len_now {
+                // The file's growth was lost, and the data with it, zeros or not.
+                if knobs.has(Bug::RefuseShorterFile) {
+                    return Err(Error::new(ErrorKind::Truncated, "shorter than a record says"));
+                }
+                return Ok(false);
+            }
+            let mut buf = vec![0; (len as usize).min(256) * BLOCK];
+            let mut done = 0;
+            while done < len {
+                let n = (len - done).min(256);
+                let part = &mut buf[..n as usize * BLOCK];
+                disk.read_cold(Block(start).plus(done.into()).offset(), part)?;
+                hash.update(part);
+                done += n;
+            }
+        }
+        fold.add(hash.digest());
+    }
+    Ok(fold.finish() == expected)
+}
+
+impl State {
+    /// Applies what counts. `writable`: regions that records name beyond the checkpoint's are reserved again.
+    pub(crate) fn replay(&mut self, replay: &Replay, writable: bool, base_len: u64) -> Result<()> {
+        let damaged = |e: Error| match e.kind() {
+            ErrorKind::Deleted | ErrorKind::NotFound => Error::corrupt(format!("intent log: {e}")),
+            _ => e.at("intent log"),
+        };
+        let reuse = self.knobs.has(Bug::RecoveryReusesSuperseded);
+        if !reuse {
+            replay.ops.iter().try_for_each(|op| self.take_placed(op, writable, base_len)).map_err(damaged)?;
+        }
+        for op in &replay.ops {
+            if reuse {
+                self.take_placed(op, writable, base_len)?;
+            }
+            self.heads_of(op).map_err(damaged)?;
+            let nodes = self.nodes_for(op).map_err(damaged)?;
+            // The live run had these; where the host gives no more, what is there has to do.
+            while !self.forest.fill_pool(nodes)? {
+                let spans = self.forest.space.spans();
+                if self.grow(spans + (nodes as u64).div_ceil(6), writable).is_err() {
+                    break;
+                }
+            }
+            self.apply(op).map_err(damaged)?;
+        }
+        Ok(())
+    }
+
+    /// `nodes_for` wants the records of volumes in memory.
+    fn heads_of(&mut self, op: &Op) -> Result<()> {
+        match op {
+            Op::Write { volume, .. }
+            | Op::Cut { volume, .. }
+            | Op::Rollback { volume, .. }
+            | Op::Resize { volume, .. } => self.head(*volume).map(drop),
+            // Members of an update may be made by the update itself.
+            _ => Ok(()),
+        }
+    }
+
+    fn grow(&mut self, to: u64, writable: bool) -> Result<()> {
+        let forest = &mut self.forest;
+        let geometry = forest.space.geometry();
+        let end = geometry.start(to).offset();
+        if end > IMAGE_MAX {
+            return Err(Error::corrupt("intent log: a record names a block past the largest image"));
+        }
+        if writable {
+            let start = geometry.start(forest.space.spans()).offset();
+            forest.disk.reserve(start, end - start)?;
+        }
+        forest.space.grow(&forest.disk, to)
+    }
+
+    fn take_placed(&mut self, op: &Op, writable: bool, base_len: u64) -> Result<()> {
+        let mut placed = Vec::new();
+        op.placed(&mut placed);
+        for &(start, len) in placed.iter().flat_map(|p| &p.runs) {
+            let last = Block(start).plus(u64::from(len) - 1);
+            if last.plus(1).offset() > base_len {
+                return Err(Error::new(ErrorKind::Truncated, format!("acknowledged data at {last} lies past the end")));
+            }
+            let geometry = self.forest.space.geometry();
+            if let Some((region, _)) = geometry.locate(last)
+                && region >= self.forest.space.spans()
+            {
+                self.grow(region + 1, writable)?;
+            }
+            for i in 0..u64::from(len) {
+                self.forest.space.take(&self.forest.disk, Block(start).plus(i))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that the image must have for its durable checkpoint.
+pub(crate) fn needed_len(sb: &Superblock) -> u64 {
+    crate::space::Geometry::of(sb).start(sb.spans).0.saturating_mul(BLOCK_BYTES)
+}

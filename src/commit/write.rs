@@ -1,0 +1,298 @@
+//! Writes, discards, zeroing: new blocks for new content, one record a unit.
+
+use super::{
+    data::{Source, Staged, Target, blocks_of},
+    engine::{Attempt, Claim, Engine, State},
+    meta::EdgeBlock,
+    ops::{Op, Placed},
+};
+use crate::{
+    ATOMIC_WRITE_MAX, BLOCK, Result,
+    codec::{self, Kind},
+    knobs::Bug,
+    space::Run,
+    tree::read_block,
+    units::BLOCK_BYTES,
+};
+use std::{io::IoSlice, sync::Arc};
+
+/// Bytes to write, in one or several buffers.
+#[derive(Clone, Copy)]
+pub(crate) enum Bytes<'a> {
+    One(&'a [u8]),
+    Many(&'a [IoSlice<'a>]),
+}
+
+impl Bytes<'_> {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Bytes::One(b) => b.len() as u64,
+            Bytes::Many(list) => list.iter().map(|b| b.len() as u64).sum(),
+        }
+    }
+    /// Copies the bytes from `skip` on.
+    fn copy(&self, mut skip: usize, mut out: &mut [u8]) {
+        let one;
+        let list = match self {
+            Bytes::One(b) => {
+                one = [IoSlice::new(b)];
+                &one
+            }
+            Bytes::Many(list) => *list,
+        };
+        for b in list {
+            let from = &b[skip.min(b.len())..];
+            let n = from.len().min(out.len());
+            let (here, rest) = out.split_at_mut(n);
+            here.copy_from_slice(&from[..n]);
+            (out, skip) = (rest, skip.saturating_sub(b.len()));
+        }
+    }
+}
+
+impl Engine {
+    /// Hash of data that a record names: decides at recovery whether it landed.
+    pub(crate) fn data_hash(&self, data: &[u8]) -> u64 {
+        xxhash_rust::xxh3::xxh3_64_with_seed(data, self.hash_key)
+    }
+
+    /// Reads a block that is to be changed in part.
+    pub(crate) fn read_edge(&self, target: Target, block: u64) -> Result<EdgeBlock> {
+        let mut data = vec![0; BLOCK];
+        let mut parts = Vec::new();
+        let (mapped, pin) = self.with_head(target, || {
+            self.lookup(|state| {
+                let (root, _) = state.extent_root(target)?;
+                let mapped = match read_block(&state.forest, root, block)? {
+                    Ok(mapped) => mapped,
+                    Err(miss) => return Ok(Err(miss)),
+                };
+                parts.clear();
+                let end = state.sources(root, block, block + 1, &mut parts)?;
+                Ok(end.map(|_| (mapped, state.forest.space.pin())))
+            })
+        })?;
+        for part in &parts {
+            if !matches!(part.source, Source::Zeros) {
+                self.copy_part(target, part, &mut data, block * BLOCK_BYTES)?;
+            }
+        }
+        Ok(EdgeBlock { mapped, data: data.into(), _pin: pin })
+    }
+
+    /// Writes bytes at `offset`; units of up to 1 MiB, lowest first.
+    pub(crate) fn write(&self, volume: u64, bytes: Bytes<'_>, offset: u64) -> Result<()> {
+        self.check_process()?;
+        self.disk.writes_allowed()?;
+        let len = bytes.len();
+        let target = Target::Volume(volume);
+        self.with_head(target, || {
+            let state = self.view()?;
+            state.check_range(target, state.extent_root(target)?.1, offset, len)
+        })?;
+        let most = ATOMIC_WRITE_MAX as u64;
+        let mut at = 0;
+        while at < len {
+            let unit = if len <= most { len } else { (len - at).min(most - (offset + at) % most) };
+            self.write_unit(volume, bytes, at as usize, offset + at, unit as usize)?;
+            at += unit;
+        }
+        self.relieve()
+    }
+
+    fn write_unit(&self, volume: u64, bytes: Bytes<'_>, skip: usize, offset: u64, len: usize) -> Result<()> {
+        let (from, to) = blocks_of(offset, len as u64);
+        let (head, tail) = ((offset % BLOCK_BYTES) as usize, ((offset + len as u64) % BLOCK_BYTES) as usize);
+        let target = Target::Volume(volume);
+        loop {
+            // Whole blocks: edges from what is there, the rest from the caller.
+            let first =
+                if head > 0 || (tail > 0 && to == from + 1) { Some(self.read_edge(target, from)?) } else { None };
+            let last = if tail > 0 && to > from + 1 { Some(self.read_edge(target, to - 1)?) } else { None };
+            let data: Arc<[u8]> = match bytes {
+                Bytes::One(b) if first.is_none() && last.is_none() => b[skip..skip + len].into(),
+                _ => {
+                    let mut whole = vec![0; (to - from) as usize * BLOCK];
+                    if let Some(edge) = &first {
+                        whole[..BLOCK].copy_from_slice(&edge.data);
+                    }
+                    if let Some(edge) = &last {
+                        let at = whole.len() - BLOCK;
+                        whole[at..].copy_from_slice(&edge.data);
+                    }
+                    bytes.copy(skip, &mut whole[head..head + len]);
+                    whole.into()
+                }
+            };
+            let sums: Vec<u32> = data.chunks_exact(BLOCK).map(crc32fast::hash).collect();
+            let hash = self.data_hash(&data);
+            let edges = [(from, &first), (to - 1, &last)];
+            let done = self.change(|state, any| {
+                let size = state.head(volume)?.size;
+                state.check_range(target, size, offset, len as u64)?;
+                if !state.edges_hold(volume, &edges)? {
+                    return Ok(Attempt::Done(false));
+                }
+                self.log_write(state, any, volume, from, &data, &sums, hash).map(|a| match a {
+                    Attempt::Done(()) => Attempt::Done(true),
+                    Attempt::Space(n) => Attempt::Space(n),
+                    Attempt::Log => Attempt::Log,
+                })
+            })?;
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one record")]
+    fn log_write(
+        &self,
+        state: &mut State,
+        any: bool,
+        volume: u64,
+        block: u64,
+        data: &Arc<[u8]>,
+        sums: &[u32],
+        hash: u64,
+    ) -> Result<Attempt<()>> {
+        let blocks = sums.len() as u64;
+        // At worst each block is an extent of its own.
+        let extents = if any { blocks as usize } else { (blocks as usize / 8).max(8).min(blocks as usize) };
+        let bound = Op::Write { volume, data: Placed { block, runs: vec![(0, 1); extents], sums: Vec::new() } };
+        let nodes = state.nodes_for(&bound)?;
+        if let Some(lack) = state.reserve(Claim::Ordinary, nodes, blocks)? {
+            if self.config.knobs.has(Bug::NoSpaceHalfApplied) && state.forest.space.available() > 8 {
+                state.forest.pool.clear();
+            }
+            return Ok(Attempt::Space(lack));
+        }
+        state.touch(volume, block, block + blocks)?;
+        let Some(runs) = state.allocate_data(blocks, any)? else { return Ok(Attempt::Space(blocks)) };
+        let give_back =
+            |state: &mut State, runs: Vec<Run>| runs.into_iter().for_each(|r| state.forest.space.give_back(r));
+        if runs.len() > extents {
+            give_back(state, runs);
+            return Ok(Attempt::Space(blocks));
+        }
+        let placed = Placed { block, runs: runs.iter().map(|r| (r.start.0, r.len)).collect(), sums: sums.to_vec() };
+        let op = Op::Write { volume, data: placed };
+        let record = codec::encode(Kind::Log, &op)?;
+        if !state.log.fits(record.len()) {
+            give_back(state, runs);
+            self.log_room(record.len())?;
+            return Ok(Attempt::Log);
+        }
+        let mut offset = 0;
+        for run in runs {
+            state.staging.add(run.start, Staged { data: data.clone(), offset, blocks: run.len });
+            offset += run.len as usize * BLOCK;
+        }
+        state.log.append(&record, [hash]);
+        self.applied(state.apply(&op))?;
+        Ok(Attempt::Done(()))
+    }
+
+    /// Makes a range read as zeros: one unit, whatever its length.
+    pub(crate) fn cut(&self, volume: u64, offset: u64, len: u64) -> Result<()> {
+        self.check_process()?;
+        self.disk.writes_allowed()?;
+        let target = Target::Volume(volume);
+        self.with_head(target, || {
+            let state = self.view()?;
+            state.check_range(target, state.extent_root(target)?.1, offset, len)
+        })?;
+        if len == 0 {
+            return Ok(());
+        }
+        let end = offset + len;
+        let (from, to) = blocks_of(offset, len);
+        loop {
+            let size = {
+                let mut state = self.state_mut()?;
+                state.head(volume)?.size
+            };
+            // Beyond the size a block is zero anyway: a range that ends there needs no edge.
+            let (head, tail) = (offset % BLOCK_BYTES, if end == size { 0 } else { end % BLOCK_BYTES });
+            let first = if head > 0 || (tail > 0 && to == from + 1) {
+                Some(self.zeroed(target, from, offset, end)?)
+            } else {
+                None
+            };
+            let last = if tail > 0 && to > from + 1 { Some(self.zeroed(target, to - 1, offset, end)?) } else { None };
+            let edges = [(from, &first), (to - 1, &last)];
+            let kept: Vec<_> =
+                edges.iter().filter_map(|(b, e)| e.as_ref().filter(|e| e.mapped.is_some()).map(|e| (*b, e))).collect();
+            let done = self.change(|state, any| {
+                let now = state.head(volume)?.size;
+                state.check_range(target, now, offset, len)?;
+                if now != size || !state.edges_hold(volume, &edges)? {
+                    return Ok(Attempt::Done(false));
+                }
+                let blank = Placed { block: from, runs: vec![(0, 1)], sums: Vec::new() };
+                let mut op = Op::Cut { volume, from, to, edges: vec![blank; kept.len()] };
+                let nodes = state.nodes_for(&op)?;
+                if let Some(lack) = state.reserve(Claim::Freeing, nodes, kept.len() as u64)? {
+                    return Ok(Attempt::Space(lack));
+                }
+                state.touch(volume, from, to)?;
+                let Some(runs) = state.allocate_data(kept.len() as u64, any)? else {
+                    return Ok(Attempt::Space(kept.len() as u64));
+                };
+                let blocks: Vec<_> = runs.iter().flat_map(|r| (0..u64::from(r.len)).map(|i| r.start.plus(i))).collect();
+                if let Op::Cut { edges, .. } = &mut op {
+                    *edges = kept
+                        .iter()
+                        .zip(&blocks)
+                        .map(|((b, e), at)| Placed {
+                            block: *b,
+                            runs: vec![(at.0, 1)],
+                            sums: vec![crc32fast::hash(&e.data)],
+                        })
+                        .collect();
+                }
+                let record = codec::encode(Kind::Log, &op)?;
+                if !state.log.fits(record.len()) {
+                    runs.into_iter().for_each(|r| state.forest.space.give_back(r));
+                    return Ok(Attempt::Log);
+                }
+                for ((_, e), at) in kept.iter().zip(&blocks) {
+                    state.staging.add(*at, Staged { data: e.data.clone(), offset: 0, blocks: 1 });
+                }
+                if !self.config.knobs.has(Bug::TrimNotLogged) {
+                    state.log.append(&record, kept.iter().map(|(_, e)| self.data_hash(&e.data)));
+                }
+                self.applied(state.apply(&op))?;
+                Ok(Attempt::Done(true))
+            })?;
+            if done {
+                return self.relieve();
+            }
+        }
+    }
+
+    /// A block with the bytes `from..to` of the volume zeroed.
+    fn zeroed(&self, target: Target, block: u64, from: u64, to: u64) -> Result<EdgeBlock> {
+        let mut edge = self.read_edge(target, block)?;
+        let start = block * BLOCK_BYTES;
+        let mut data = edge.data.to_vec();
+        let (a, b) = (from.saturating_sub(start) as usize, (to - start).min(BLOCK_BYTES) as usize);
+        data[a..b].fill(0);
+        edge.data = data.into();
+        Ok(edge)
+    }
+}
+
+impl State {
+    /// Whether blocks that were read still are where they were.
+    fn edges_hold(&mut self, volume: u64, edges: &[(u64, &Option<EdgeBlock>)]) -> Result<bool> {
+        for (block, edge) in edges {
+            let Some(edge) = edge else { continue };
+            let root = self.head(volume)?.root.into();
+            if self.forest.now(|n| read_block(n, root, *block))? != edge.mapped {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,226 @@
+//! The engine's view of a backend: whole transfers, errors with their place, and a latch that closes for good at the
+//! first failed write or sync.
+
+use super::{Backend, Lane};
+use crate::{
+    BLOCK, Error, ErrorKind, Result,
+    format::Page,
+    knobs::{Bug, Knobs},
+    units::Block,
+};
+use rustix::io::Errno;
+use std::{
+    io::{self, IoSlice},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
+    },
+};
+
+/// Buffers in one gathered write.
+const GATHER: usize = 1024;
+
+/// A backend behind its latch.
+pub(crate) struct Disk {
+    backend: Arc<dyn Backend>,
+    poisoned: AtomicBool,
+    writable: bool,
+    knobs: Knobs,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) read_blocks: AtomicU64,
+    pub(crate) written_blocks: AtomicU64,
+}
+
+/// What a failure to get space means; anything else is the host's own trouble.
+pub(crate) fn is_no_space(e: &io::Error) -> bool {
+    matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
+        || matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
+impl Disk {
+    pub(crate) fn new(backend: Arc<dyn Backend>, writable: bool, knobs: Knobs) -> Disk {
+        Disk {
+            backend,
+            poisoned: AtomicBool::new(false),
+            writable,
+            knobs,
+            syncs: AtomicU64::new(0),
+            read_blocks: AtomicU64::new(0),
+            written_blocks: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(SeqCst)
+    }
+    /// Closes the latch: after this nothing is written, synced, punched or grown.
+    pub(crate) fn poison(&self) {
+        self.poisoned.store(true, SeqCst);
+    }
+    pub(crate) fn same_process(&self) -> bool {
+        self.backend.same_process()
+    }
+    pub(crate) fn has_cold_reads(&self) -> bool {
+        self.backend.has_cold_reads()
+    }
+    pub(crate) fn len(&self) -> Result<u64> {
+        self.backend.len().map_err(|e| Error::io("length of the image", e))
+    }
+
+    /// `Err` once poisoned or where nothing may be written. Every mutation asks here first.
+    pub(crate) fn writes_allowed(&self) -> Result<()> {
+        if !self.writable {
+            return Err(Error::new(ErrorKind::ReadOnly, "the store was opened for reading"));
+        }
+        if self.is_poisoned() {
+            return Err(Error::new(
+                ErrorKind::Poisoned,
+                "an earlier write or sync failed: close and open the image again",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Nothing is written any more; others may open the image.
+    pub(crate) fn release(&self) {
+        self.poison();
+        self.backend.release();
+    }
+
+    fn fill(&self, off: u64, buf: &mut [u8], read: impl Fn(u64, &mut [u8]) -> io::Result<usize>) -> Result<()> {
+        self.read_blocks.fetch_add(buf.len().div_ceil(BLOCK) as u64, Relaxed);
+        let mut done = 0;
+        while done < buf.len() {
+            let at = off + done as u64;
+            match read(at, &mut buf[done..]) {
+                Ok(0) => return Err(Error::new(ErrorKind::Truncated, format!("the image ends before byte {at}"))),
+                Ok(n) => done += n.min(buf.len() - done),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io(format_args!("read at byte {at}"), e)),
+            }
+        }
+        Ok(())
+    }
+    /// Fills `buf`, through the map where there is one.
+    pub(crate) fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        match self.backend.read_mapped(off, buf) {
+            Ok(true) => {
+                self.read_blocks.fetch_add(buf.len().div_ceil(BLOCK) as u64, Relaxed);
+                Ok(())
+            }
+            Ok(false) => self.read_unmapped(off, buf),
+            Err(e) => Err(Error::io(format_args!("read at byte {off}"), e)),
+        }
+    }
+    /// Fills `buf` by a system call.
+    pub(crate) fn read_unmapped(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.fill(off, buf, |o, b| self.backend.read_at(o, b))
+    }
+    /// Fills `buf` from the medium.
+    pub(crate) fn read_cold(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.fill(off, buf, |o, b| self.backend.read_cold(o, b))
+    }
+    /// Fills `buf` from the medium; what lies past the end reads as zeros.
+    pub(crate) fn read_cold_padded(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        let len = self.len()?;
+        let here = usize::try_from(len.saturating_sub(off)).unwrap_or(usize::MAX).min(buf.len());
+        buf[here..].fill(0);
+        self.read_cold(off, &mut buf[..here])
+    }
+    /// One page.
+    pub(crate) fn read_page(&self, block: Block) -> Result<Box<Page>> {
+        let mut page = Box::new([0; BLOCK]);
+        self.read_unmapped(block.offset(), &mut page[..])?;
+        Ok(page)
+    }
+
+    fn failed(&self, what: std::fmt::Arguments<'_>, e: io::Error) -> Error {
+        self.poison();
+        Error::io(what, e)
+    }
+    /// Writes all of `bufs`, one after the other from `off` on. Any failure poisons.
+    pub(crate) fn write(&self, mut off: u64, bufs: &[&[u8]]) -> Result<()> {
+        self.writes_allowed()?;
+        let (mut i, mut skip) = (0, 0);
+        while i < bufs.len() {
+            if skip == bufs[i].len() {
+                (i, skip) = (i + 1, 0);
+                continue;
+            }
+            let n = if bufs.len() - i == 1 {
+                self.backend.write_at(off, &bufs[i][skip..])
+            } else {
+                let rest = bufs[i + 1..].iter().take(GATHER - 1);
+                let slices: Vec<_> =
+                    std::iter::once(IoSlice::new(&bufs[i][skip..])).chain(rest.map(|b| IoSlice::new(b))).collect();
+                self.backend.write_vectored_at(off, &slices)
+            };
+            let mut n = match n {
+                Ok(0) => return Err(self.failed(format_args!("write at byte {off}"), io::ErrorKind::WriteZero.into())),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(self.failed(format_args!("write at byte {off}"), e)),
+            };
+            off += n as u64;
+            self.written_blocks.fetch_add(n.div_ceil(BLOCK) as u64, Relaxed);
+            while n > 0 && i < bufs.len() {
+                let step = n.min(bufs[i].len() - skip);
+                (n, skip) = (n - step, skip + step);
+                if skip == bufs[i].len() {
+                    (i, skip) = (i + 1, 0);
+                }
+            }
+        }
+        Ok(())
+    }
+    /// Makes everything written so far durable. Any failure poisons, whatever the errno; never retried.
+    pub(crate) fn sync(&self, lane: Lane) -> Result<()> {
+        self.writes_allowed()?;
+        self.sync_at_open(lane)
+    }
+    /// [`Disk::sync`] for a store that is not open yet.
+    pub(crate) fn sync_at_open(&self, lane: Lane) -> Result<()> {
+        self.syncs.fetch_add(1, Relaxed);
+        let mut result = self.backend.sync_data(lane);
+        if self.knobs.has(Bug::SyncRetried) && result.is_err() {
+            result = self.backend.sync_data(lane);
+        }
+        result.map_err(|e| self.failed(format_args!("sync"), e))
+    }
+    /// Starts writing a range out. A failure is a failed sync.
+    pub(crate) fn push(&self, off: u64, len: u64) -> Result<()> {
+        self.writes_allowed()?;
+        match self.backend.push(off, len) {
+            Err(e) if e.kind() != io::ErrorKind::Unsupported => {
+                Err(self.failed(format_args!("write-out at byte {off}"), e))
+            }
+            _ => Ok(()),
+        }
+    }
+    /// Has the host promise space. `NoSpace` where it can't; nothing was published, so nothing is poisoned.
+    pub(crate) fn reserve(&self, off: u64, len: u64) -> Result<()> {
+        self.writes_allowed()?;
+        loop {
+            return match self.backend.reserve(off, len) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if is_no_space(&e) => {
+                    Err(Error::caused(ErrorKind::NoSpace, format_args!("reserve {len} bytes at byte {off}"), e))
+                }
+                Err(e) => Err(Error::io(format_args!("reserve {len} bytes at byte {off}"), e)),
+                Ok(()) => Ok(()),
+            };
+        }
+    }
+    /// Gives space back. `Ok(false)` where the host can't.
+    pub(crate) fn punch(&self, off: u64, len: u64) -> Result<bool> {
+        self.writes_allowed()?;
+        match self.backend.punch(off, len) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(false),
+            Err(e) => Err(self.failed(format_args!("punch at byte {off}"), e)),
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! An image in a file: opening and creating it under its lock, and every system call that the engine makes of it.
+#![allow(unsafe_code, reason = "sync_file_range, which rustix has not")]
+#![allow(clippy::disallowed_methods, reason = "this is the seam that all others have to use")]
+
+use super::{
+    Backend, Host, Lane,
+    map::{ForkMark, Map},
+};
+use crate::{Error, ErrorKind, Result};
+use rustix::{
+    fs::{self, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, StatxFlags},
+    io::Errno,
+    rand::{GetRandomFlags, getrandom},
+};
+use std::{
+    fs::File,
+    hash::{BuildHasher, RandomState},
+    io::{self, IoSlice},
+    num::NonZeroU64,
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Alignment of offset, length and memory that every `O_DIRECT` read is given.
+const DIRECT: usize = 4096;
+/// Bytes that one `O_DIRECT` read asks for at most.
+const DIRECT_MAX: usize = 1 << 20;
+/// Buffers that Linux takes in one vectored call.
+const IOV_MAX: usize = 1024;
+/// How often an opening starts again because the path meant another file once the lock was held.
+const TRIES: usize = 16;
+
+/// How the data of an image is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReadPath {
+    /// [`Map`](ReadPath::Map), but [`Pread`](ReadPath::Pread) on network filesystems and FUSE, where a map need not
+    /// agree with what was written.
+    #[default]
+    Auto,
+    /// Through a shared read-only map: no system call for what is cached. The first touch of every 64 KiB is made by
+    /// a call that reports a bad medium as an error; a page that is evicted and can't be read back later, or a file
+    /// that another process truncates, kills this process with SIGBUS.
+    Map,
+    /// By `pread` alone. A bad medium or a truncated file is always an error.
+    Pread,
+}
+
+/// An image file, locked: exclusively if open for writing, else shared with other readers.
+///
+/// The lock is `flock`'s: it belongs to this opening, not to the process, and so refuses a second opening in the same
+/// process as well. It goes when the backend is dropped or its process dies.
+pub struct FileBackend {
+    /// Holds the lock. Group commits are synced through it, and reads and writes go through it.
+    file: File,
+    /// A second description of the same file, for [`Lane::Checkpoint`]; none when read only.
+    checkpoint: Option<File>,
+    /// A description that bypasses the page cache, where the host has such a thing.
+    direct: Option<File>,
+    /// `direct` refused a read after all.
+    direct_failed: AtomicBool,
+    /// The filesystem keeps nothing behind its cache.
+    cache_is_medium: bool,
+    map: Option<Map>,
+    opener: ForkMark,
+    /// Set from creation until [`FileBackend::publish`].
+    pending: Mutex<Option<Pending>>,
+}
+
+/// Where a file under construction is and where it shall be.
+struct Pending {
+    dir: OwnedFd,
+    temporary: PathBuf,
+    name: PathBuf,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Best effort: what stays behind is a stray file under a name that nothing opens.
+        let _ = fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty());
+    }
+}
+
+/// Repeats a call that a signal interrupted.
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// A failed opening. Errors here don't name the path: the caller has it.
+fn open_error(what: &str, e: io::Error) -> Error {
+    let kind = match Errno::from_io_error(&e) {
+        Some(Errno::NOENT | Errno::NOTDIR) => ErrorKind::NotFound,
+        Some(Errno::EXIST) => ErrorKind::Exists,
+        Some(Errno::NAMETOOLONG | Errno::INVAL) => ErrorKind::Invalid,
+        _ if e.kind() == io::ErrorKind::InvalidInput => ErrorKind::Invalid,
+        _ if super::disk::is_no_space(&e) => ErrorKind::NoSpace,
+        _ => ErrorKind::Io,
+    };
+    Error::caused(kind, what, e)
+}
+
+fn regular(stat: &fs::Stat) -> Result<()> {
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => return Ok(()),
+        FileType::Directory => "a directory",
+        FileType::Fifo => "a pipe",
+        FileType::Socket => "a socket",
+        FileType::BlockDevice | FileType::CharacterDevice => "a device",
+        _ => "no regular file",
+    };
+    Err(Error::invalid(format!("this is {what}; an image is a regular file")))
+}
+
+fn same_file(a: &fs::Stat, b: &fs::Stat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+}
+
+fn lock(file: &File, exclusive: bool) -> Result<()> {
+    let how = if exclusive { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
+    retry(|| fs::flock(file, how)).map_err(|e| match Errno::from_io_error(&e) {
+        Some(Errno::WOULDBLOCK) => Error::new(ErrorKind::Locked, "the image is open elsewhere"),
+        Some(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => Error::io("the filesystem can't lock the image", e),
+        _ => Error::io("lock the image", e),
+    })
+}
+
+/// A second description of the file behind `file`: opened anew, since descriptors made by `dup` share one, and with
+/// it the errors that a sync reports. `path` is where to look when `/proc` is not there.
+fn reopen(file: &File, path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let through_proc = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let opened = retry(|| fs::open(&through_proc, flags, Mode::empty()))
+        .or_else(|_| retry(|| fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty())))?;
+    if !same_file(&fs::fstat(&opened)?, &fs::fstat(file)?) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the file was replaced while it was opened"));
+    }
+    Ok(opened.into())
+}
+
+/// Filesystem types, as `statfs` numbers them.
+mod magic {
+    const NFS: u32 = 0x6969;
+    const SMB: u32 = 0x517b;
+    const SMB2: u32 = 0xfe53_4d42;
+    const CIFS: u32 = 0xff53_4d42;
+    const NCP: u32 = 0x564c;
+    const FUSE: u32 = 0x6573_5546;
+    const V9FS: u32 = 0x0102_1997;
+    const CEPH: u32 = 0x00c3_6400;
+    const CODA: u32 = 0x7375_7245;
+    const AFS: u32 = 0x5346_414f;
+    const KAFS: u32 = 0x6b41_4653;
+    const OCFS2: u32 = 0x7461_636f;
+    const GFS2: u32 = 0x0116_1970;
+    const LUSTRE: u32 = 0x0bd0_0bd0;
+    const ORANGEFS: u32 = 0x2003_0528;
+    const BEEGFS: u32 = 0x1983_0326;
+    const GPFS: u32 = 0x4750_4653;
+    const PANFS: u32 = 0xaad7_aaea;
+    const VBOXSF: u32 = 0x786f_4256;
+    /// Where others may change a file behind this machine's page cache.
+    pub(super) const SHARED: [u32; 19] = [
+        NFS, SMB, SMB2, CIFS, NCP, FUSE, V9FS, CEPH, CODA, AFS, KAFS, OCFS2, GFS2, LUSTRE, ORANGEFS, BEEGFS, GPFS,
+        PANFS, VBOXSF,
+    ];
+
+    const TMPFS: u32 = 0x0102_1994;
+    const RAMFS: u32 = 0x8584_58f6;
+    const HUGETLBFS: u32 = 0x9584_58f6;
+    /// Where the page cache is all there is.
+    pub(super) const MEMORY: [u32; 3] = [TMPFS, RAMFS, HUGETLBFS];
+
+    /// Takes `O_DIRECT` and reads from its own cache all the same.
+    pub(super) const ZFS: u32 = 0x2fc1_2fc1;
+}
+
+impl FileBackend {
+    /// Opens the image at `path` and locks it before a byte of it is read. Symbolic links are followed.
+    ///
+    /// `NotFound` if there is nothing, `Locked` if it is open elsewhere, `Invalid` if it is no regular file or, for
+    /// writing, has more than one name (a lock or a rename by one name says nothing to users of the other).
+    pub fn open(path: impl AsRef<Path>, writable: bool, read_path: ReadPath) -> Result<FileBackend> {
+        let given = path.as_ref();
+        for _ in 0..TRIES {
+            let path = given.canonicalize().map_err(|e| open_error("open the image", e))?;
+            // Looked at before it is opened: to open a device or a pipe can have effects.
+            regular(&retry(|| fs::stat(&path)).map_err(|e| open_error("open the image", e))?)?;
+            let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+            let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let file: File = match retry(|| fs::open(&path, flags, Mode::empty())) {
+                Ok(file) => file.into(),
+                // A symbolic link by now.
+                Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => continue,
+                Err(e) => return Err(open_error("open the image", e)),
+            };
+            let stat = fs::fstat(&file).map_err(|e| open_error("open the image", e.into()))?;
+            regular(&stat)?;
+            lock(&file, writable)?;
+            // The lock is worth something only if who comes next by this path meets the same file.
+            match retry(|| fs::stat(&path)) {
+                Ok(now) if same_file(&now, &stat) && now.st_nlink > 1 && writable => {
+                    return Err(Error::invalid("the file has more than one name (hard links)"));
+                }
+                Ok(now) if same_file(&now, &stat) => return FileBackend::new(file, &path, writable, read_path, None),
+                _ => {}
+            }
+        }
+        Err(Error::new(ErrorKind::Io, "the image was replaced again and again while it was opened"))
+    }
+
+    /// Makes a new, empty file that shall become the image at `path`, under a temporary name beside it. It is locked,
+    /// and nobody else can read it (mode 0600). [`FileBackend::publish`] gives it its name; dropped before that, it
+    /// leaves nothing.
+    pub fn create(path: impl AsRef<Path>, read_path: ReadPath) -> Result<FileBackend> {
+        let path = path.as_ref();
+        let Some(name) = path.file_name() else { return Err(Error::invalid("names no file")) };
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return Err(Error::invalid("names a directory"));
+        }
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = parent.canonicalize().map_err(|e| open_error("open the directory", e))?;
+        let dir_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir =
+            retry(|| fs::open(&parent, dir_flags, Mode::empty())).map_err(|e| open_error("open the directory", e))?;
+        match retry(|| fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
+            Ok(_) => return Err(Error::new(ErrorKind::Exists, "the file exists")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(open_error("look for the image", e)),
+        }
+        for _ in 0..TRIES {
+            let temporary = PathBuf::from(format!(".snapdisk-{:016x}.tmp", SystemHost.random()));
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file: File = match retry(|| fs::openat(&dir, &temporary, flags, Mode::RUSR | Mode::WUSR)) {
+                Ok(file) => file.into(),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(open_error("create the image", e)),
+            };
+            let at = parent.join(&temporary);
+            let pending = Pending { dir, temporary, name: name.into() };
+            lock(&file, true)?;
+            return FileBackend::new(file, &at, true, read_path, Some(pending));
+        }
+        Err(Error::new(ErrorKind::Io, "no temporary name is free"))
+    }
+
+    /// Gives a created file its name, durably: after a crash there is no file of that name, or this one as it is
+    /// now. `Exists` if the name was taken meanwhile. Does nothing if that was done before.
+    pub fn publish(&self) -> Result<()> {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(p) = pending.as_ref() else { return Ok(()) };
+        fs::fsync(&self.file).map_err(|e| open_error("sync a new image", e.into()))?;
+        // A rename is one step: no crash leaves the file with two names.
+        match retry(|| fs::renameat_with(&p.dir, &p.temporary, &p.dir, &p.name, RenameFlags::NOREPLACE)) {
+            Err(e) if renames_only_over(&e) => {
+                retry(|| fs::linkat(&p.dir, &p.temporary, &p.dir, &p.name, AtFlags::empty()))
+                    .map_err(|e| open_error("name a new image", e))?;
+                retry(|| fs::unlinkat(&p.dir, &p.temporary, AtFlags::empty()))
+                    .map_err(|e| open_error("take a new image's temporary name away", e))?;
+            }
+            renamed => renamed.map_err(|e| open_error("name a new image", e))?,
+        }
+        let synced = fs::fsync(&p.dir).map_err(|e| open_error("sync a new image's directory", e.into()));
+        *pending = None;
+        synced
+    }
+
+    fn new(
+        file: File,
+        path: &Path,
+        writable: bool,
+        read_path: ReadPath,
+        pending: Option<Pending>,
+    ) -> Result<FileBackend> {
+        let fs_type = retry(|| fs::fstatfs(&file)).map_err(|e| open_error("look at the filesystem", e))?.f_type as u32;
+        let cache_is_medium = magic::MEMORY.contains(&fs_type);
+        let checkpoint = match writable {
+            true => Some(reopen(&file, path, OFlags::RDWR).map_err(|e| open_error("open the image a second time", e))?),
+            false => None,
+        };
+        let direct = match cache_is_medium || fs_type == magic::ZFS || !reads_direct(&file) {
+            true => None,
+            false => reopen(&file, path, OFlags::RDONLY | OFlags::DIRECT).ok(),
+        };
+        let mapped = match read_path {
+            ReadPath::Auto => !magic::SHARED.contains(&fs_type),
+            ReadPath::Map => true,
+            ReadPath::Pread => false,
+        };
+        let backend = FileBackend {
+            file,
+            checkpoint,
+            direct,
+            direct_failed: AtomicBool::new(false),
+            cache_is_medium,
+            map: mapped.then(Map::new),
+            opener: ForkMark::new(),
+            pending: Mutex::new(pending),
+        };
+        // Some filesystems take the flag and refuse the reads. An error of the medium shows again when it matters.
+        let _ = backend.read_cold(0, &mut [0]);
+        Ok(backend)
+    }
+
+    /// One read past the cache. `Ok(None)`: there is none to be had.
+    fn read_direct(&self, off: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let Some(direct) = self.direct.as_ref().filter(|_| !self.direct_failed.load(Relaxed)) else {
+            return Ok(None);
+        };
+        let lead = (off % DIRECT as u64) as usize;
+        let whole = (lead + buf.len().min(DIRECT_MAX)).next_multiple_of(DIRECT);
+        let mut space = vec![0; whole + DIRECT];
+        let start = space.as_ptr().align_offset(DIRECT);
+        let Some(bounce) = start.checked_add(whole).and_then(|end| space.get_mut(start..end)) else { return Ok(None) };
+        match retry(|| rustix::io::pread(direct, &mut *bounce, off - lead as u64)) {
+            Ok(n) => {
+                let n = n.saturating_sub(lead).min(buf.len());
+                buf[..n].copy_from_slice(&bounce[lead..lead + n]);
+                Ok(Some(n))
+            }
+            Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::INVAL | Errno::OPNOTSUPP)) => {
+                self.direct_failed.store(true, Relaxed);
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Whether a filesystem failed a rename because it can't keep a rename from replacing what is there.
+fn renames_only_over(e: &io::Error) -> bool {
+    matches!(Errno::from_io_error(e), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
+/// `false` if the kernel says that it reads this file through its cache even where `O_DIRECT` is given.
+fn reads_direct(file: &File) -> bool {
+    match fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
+        Ok(s) => s.stx_mask & StatxFlags::DIOALIGN.bits() == 0 || s.stx_dio_offset_align != 0,
+        // An old kernel: then the reads themselves are the test.
+        Err(_) => true,
+    }
+}
+
+impl Drop for FileBackend {
+    fn drop(&mut self) {
+        self.release();
+        if !self.same_process() {
+            // The file under construction is the parent's.
+            std::mem::forget(self.pending.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        }
+    }
+}
+
+impl Backend for FileBackend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(retry(|| fs::fstat(&self.file))?.st_size as u64)
+    }
+    fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
+        retry(|| rustix::io::pread(&self.file, &mut *buf, off))
+    }
+    fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(n) = self.read_direct(off, buf)? {
+            return Ok(n);
+        }
+        if !self.cache_is_medium {
+            let from = off - off % DIRECT as u64;
+            let len = (off - from).saturating_add(buf.len() as u64).next_multiple_of(DIRECT as u64);
+            // A hint, and one that spares dirty and mapped pages: hence `has_cold_reads`.
+            let _ = fs::fadvise(&self.file, from, NonZeroU64::new(len), fs::Advice::DontNeed);
+        }
+        self.read_at(off, buf)
+    }
+    fn has_cold_reads(&self) -> bool {
+        self.cache_is_medium || (self.direct.is_some() && !self.direct_failed.load(Relaxed))
+    }
+    #[inline]
+    fn read_mapped(&self, off: u64, buf: &mut [u8]) -> io::Result<bool> {
+        Ok(self.map.as_ref().is_some_and(|map| map.read(&self.file, off, buf)))
+    }
+    fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
+        retry(|| rustix::io::pwrite(&self.file, buf, off))
+    }
+    fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bufs = &bufs[..bufs.len().min(IOV_MAX)];
+        retry(|| rustix::io::pwritev(&self.file, bufs, off))
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let set = || retry(|| fs::ftruncate(&self.file, len));
+        self.map.as_ref().map_or_else(set, |map| map.resize(len, set))
+    }
+    fn punch(&self, off: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        retry(|| fs::fallocate(&self.file, how, off, len)).map_err(unsupported)
+    }
+    fn reserve(&self, off: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let end = off.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
+        match retry(|| fs::fallocate(&self.file, FallocateFlags::empty(), off, len)).map_err(unsupported) {
+            // A host that promises nothing: the file has the room all the same.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported && self.len()? >= end => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => self.set_len(end),
+            result => result,
+        }
+    }
+    fn push(&self, off: u64, len: u64) -> io::Result<()> {
+        let Some(file) = &self.checkpoint else { return Err(Errno::BADF.into()) };
+        let (Ok(off), Ok(len)) = (i64::try_from(off), i64::try_from(len)) else { return Err(Errno::INVAL.into()) };
+        if len == 0 {
+            // To the call a length of zero means "to the end".
+            return Ok(());
+        }
+        // SAFETY: the descriptor is open for as long as `file` is borrowed; all other arguments are plain numbers, and no
+        // memory of this process is read or written by the call.
+        match unsafe { libc::sync_file_range(file.as_raw_fd(), off, len, libc::SYNC_FILE_RANGE_WRITE) } {
+            0 => Ok(()),
+            _ => Err(unsupported(io::Error::last_os_error())),
+        }
+    }
+    fn sync_data(&self, lane: Lane) -> io::Result<()> {
+        let file = match lane {
+            Lane::Flush => &self.file,
+            Lane::Checkpoint => self.checkpoint.as_ref().ok_or(Errno::BADF)?,
+        };
+        // Not even an interrupted sync is repeated: it may have consumed the error that the next would have reported.
+        Ok(fs::fdatasync(file)?)
+    }
+    fn release(&self) {
+        // A child that inherited the descriptors would keep the lock alive, were it not taken off the description.
+        if self.same_process() {
+            let _ = fs::flock(&self.file, FlockOperation::Unlock);
+        }
+    }
+    #[inline]
+    fn same_process(&self) -> bool {
+        self.opener.is_maker()
+    }
+}
+
+/// What a host says that has no such call.
+fn unsupported(e: io::Error) -> io::Error {
+    match Errno::from_io_error(&e) {
+        Some(Errno::OPNOTSUPP | Errno::NOSYS) => io::Error::new(io::ErrorKind::Unsupported, e),
+        _ => e,
+    }
+}
+
+/// The clock and the random numbers of the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SystemHost;
+
+impl Host for SystemHost {
+    fn now(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+    }
+    fn random(&self) -> u64 {
+        let mut bytes = [0; 8];
+        match retry(|| getrandom(&mut bytes, GetRandomFlags::empty())) {
+            Ok(8) => u64::from_le_bytes(bytes),
+            // No such call: std's own source, which knows other ways.
+            _ => RandomState::new().hash_one(self.now()),
+        }
+    }
+}

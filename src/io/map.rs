@@ -1,0 +1,210 @@
+//! Memory maps: that of an image, for reads of cached bytes without a system call, and a page that shows a fork.
+//!
+//! The file is mapped in fixed segments, each on its first use, reaching past the end of the file and never mapped
+//! anew, so a growing file needs no bookkeeping and no reader ever waits for a remap. Only the first [`SEGMENTS`]
+//! segments of a file are mapped; whatever lies beyond is read by system calls, as is the last, incomplete window.
+//!
+//! A page that the medium can't deliver kills a process that touches it through a map (SIGBUS). So each window is
+//! prefaulted on its first use by `MADV_POPULATE_READ`, which reports an error instead; such a window is left to
+//! `pread`, which names the error. What remains: a page that the kernel evicted and then fails to read again, and a
+//! file that somebody else truncates. Who can't live with that opens with [`ReadPath::Pread`](super::ReadPath::Pread).
+#![allow(unsafe_code, reason = "reads out of mappings")]
+
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
+use rustix::{
+    mm,
+    process::{Pid, getpid},
+};
+use std::{
+    fs::File,
+    io,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
+
+/// Bytes in a segment.
+pub(crate) const SEGMENT: u64 = 1 << 30;
+/// Segments mapped at most: they bound the address space, and the page tables that the kernel builds for it.
+pub(crate) const SEGMENTS: usize = 64;
+/// Bytes that are prefaulted at once. As much as the kernel maps around a fault that finds its page cached: a smaller
+/// window costs a system call more often, a larger one reads far more from a cold medium than was asked for. (For the
+/// same reason the map is not advised `MADV_RANDOM`: a window would then be read page by page.)
+pub(crate) const WINDOW: u64 = 64 << 10;
+
+/// The map of one file.
+pub(crate) struct Map {
+    segments: Box<[OnceLock<Option<Segment>>]>,
+    /// A length that the file has: nothing past it is touched.
+    len: AtomicU64,
+    /// Held while `len` is brought up to date and while the file is cut, so that no stale length is stored over a
+    /// smaller one.
+    resizing: Mutex<()>,
+}
+
+struct Segment {
+    map: MmapRaw,
+    /// One bit for each window that was prefaulted.
+    seen: Box<[AtomicU64]>,
+}
+
+impl Map {
+    /// A map of which nothing is mapped yet.
+    pub(crate) fn new() -> Map {
+        Map {
+            segments: (0..SEGMENTS).map(|_| OnceLock::new()).collect(),
+            len: AtomicU64::new(0),
+            resizing: Mutex::new(()),
+        }
+    }
+
+    /// Fills `buf` with the bytes of `file` at `off`; `false` where the map doesn't serve them, with `buf` then
+    /// holding anything.
+    #[inline]
+    pub(crate) fn read(&self, file: &File, off: u64, buf: &mut [u8]) -> bool {
+        let Some(windows_end) = off.checked_add(buf.len() as u64).and_then(|end| end.checked_next_multiple_of(WINDOW))
+        else {
+            return false;
+        };
+        if windows_end > SEGMENT * SEGMENTS as u64 {
+            return false;
+        }
+        if windows_end > self.len.load(Acquire) && windows_end > self.refresh(file) {
+            return false;
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            let at = off + done as u64;
+            let within = at % SEGMENT;
+            let n = (SEGMENT - within).min((buf.len() - done) as u64) as usize;
+            let index = (at / SEGMENT) as usize;
+            let Some(segment) = self.segments[index].get_or_init(|| Segment::new(file, index)) else {
+                return false;
+            };
+            if !segment.read(within as usize, &mut buf[done..done + n]) {
+                return false;
+            }
+            done += n;
+        }
+        true
+    }
+
+    /// Asks the file for its length.
+    #[cold]
+    fn refresh(&self, file: &File) -> u64 {
+        let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = file.metadata().map_or(0, |m| m.len());
+        self.len.store(len, Release);
+        len
+    }
+
+    /// Runs `resize`, which sets the file's length to `len`, such that nothing that it cuts off is touched from
+    /// before it begins on. Reads of those bytes that began earlier are the caller's to wait for.
+    pub(crate) fn resize(&self, len: u64, resize: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let _held = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.len.fetch_min(len, Release);
+        resize()
+    }
+}
+
+impl Segment {
+    /// `None` where the host can't map the file: an answer for good, so that it is asked once.
+    #[cold]
+    fn new(file: &File, index: usize) -> Option<Segment> {
+        let map =
+            MmapOptions::new().offset(index as u64 * SEGMENT).len(SEGMENT as usize).map_raw_read_only(file).ok()?;
+        Some(Segment { map, seen: (0..SEGMENT / WINDOW / 64).map(|_| AtomicU64::new(0)).collect() })
+    }
+
+    /// Copies the bytes at `at` of the segment, all of which lie in windows that the file fills.
+    #[inline]
+    fn read(&self, at: usize, buf: &mut [u8]) -> bool {
+        let (first, last) = (at / WINDOW as usize, (at + buf.len().max(1) - 1) / WINDOW as usize);
+        for window in first..=last {
+            let (word, bit) = (&self.seen[window / 64], 1 << (window % 64));
+            if word.load(Relaxed) & bit == 0 {
+                if self.map.advise_range(Advice::PopulateRead, window * WINDOW as usize, WINDOW as usize).is_err() {
+                    return false;
+                }
+                word.fetch_or(bit, Relaxed);
+            }
+        }
+        assert!(at <= self.map.len() && buf.len() <= self.map.len() - at);
+        // SAFETY:
+        // - Source: `at..at + buf.len()` lies inside the mapping (asserted), which is readable and lives as long as
+        //   `self`; it is never unmapped or remapped before.
+        // - The pages exist: `Map::read` admits only windows below a length that the file has, and each of them has
+        //   been populated. Should the medium or another process take one away again, the access raises SIGBUS, which
+        //   ends the process; it is never undefined behaviour of the copy.
+        // - Destination: `buf` is a unique borrow of `buf.len()` writable bytes, so it can't overlap the mapping, to
+        //   which no Rust reference is ever made.
+        // - Concurrent change: no Rust code stores to the mapping, it is read-only. The kernel may change its bytes
+        //   meanwhile (`pwrite`), outside the abstract machine and through no Rust object; each byte read is some
+        //   initialised `u8`, and callers verify the copy, never the mapping.
+        // - Alignment: `u8` needs none.
+        unsafe { self.map.as_ptr().add(at).copy_to_nonoverlapping(buf.as_mut_ptr(), buf.len()) };
+        true
+    }
+}
+
+/// Tells the process that made it from its forked children, without a system call where the kernel can (4.14).
+pub(crate) struct ForkMark {
+    /// One byte that is 1, in a page that a child finds zeroed.
+    page: Option<MmapRaw>,
+    maker: Pid,
+}
+
+impl ForkMark {
+    pub(crate) fn new() -> ForkMark {
+        let page = MmapMut::map_anon(1).ok().and_then(|mut page| {
+            page[0] = 1;
+            let page = MmapRaw::from(page);
+            // SAFETY: address and length are those of a private anonymous mapping that this function owns, which is
+            // what the advice asks for. It changes nothing in this process; in a child it zeroes the page, which is
+            // then read as a plain byte, of which zero is a valid value.
+            let advised = unsafe { mm::madvise(page.as_mut_ptr().cast(), page.len(), mm::Advice::LinuxWipeOnFork) };
+            advised.ok().map(|()| page)
+        });
+        ForkMark { page, maker: getpid() }
+    }
+
+    /// Whether this is the process that made the mark.
+    #[inline]
+    pub(crate) fn is_maker(&self) -> bool {
+        match &self.page {
+            // SAFETY: the pointer is that of a live mapping of at least one readable byte, to which no reference is
+            // held and which nobody writes; volatile, as a fork changes it behind the compiler's back.
+            Some(page) => unsafe { page.as_ptr().read_volatile() == 1 },
+            None => getpid() == self.maker,
+        }
+    }
+
+    /// The mark as a child sees it.
+    #[cfg(test)]
+    pub(crate) fn foreign() -> ForkMark {
+        ForkMark { page: None, maker: Pid::INIT }
+    }
+}
+
+/// What `f` returns in a forked child, which does nothing else.
+#[cfg(test)]
+pub(crate) fn in_child(f: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child runs `f` alone, which by contract takes no lock that another thread may have held at the fork,
+    // and then leaves by `_exit`, also when `f` panics: it never gets back into this function's callers.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "fork");
+    if child == 0 {
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_ok_and(|yes| yes).into();
+        // SAFETY: takes no pointer and doesn't return.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is a live `c_int` for the call to write to.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert!(libc::WIFEXITED(status));
+    libc::WEXITSTATUS(status) == 1
+}

@@ -1,0 +1,166 @@
+//! An image in memory: for tests, and for stores that need not outlive the process.
+
+use super::{Backend, Lane};
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use std::io::{self, IoSlice};
+
+/// Bytes in a chunk. A chunk that was never written takes no memory, so a huge image with little in it is small.
+const CHUNK: u64 = 64 << 10;
+
+/// A [`Backend`] whose medium is memory. Nothing of it survives a drop, and it locks out no second store: whoever
+/// shares one between stores opens them one after the other.
+#[derive(Default)]
+pub struct MemoryBackend {
+    image: RwLock<Image>,
+}
+
+#[derive(Default)]
+struct Image {
+    len: u64,
+    /// By number. Every byte at `len` or beyond is zero.
+    chunks: FxHashMap<u64, Box<[u8]>>,
+}
+
+/// The parts of `len` bytes at `off`, cut at the borders of chunks: chunk, offset in it, length, offset in the whole.
+fn parts(off: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize, usize)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = off + done as u64;
+        let (chunk, within) = (at / CHUNK, at % CHUNK);
+        let n = (len - done).min((CHUNK - within) as usize);
+        let part = (chunk, within as usize, n, done);
+        done += n;
+        (n > 0).then_some(part)
+    })
+}
+
+fn end(off: u64, len: u64) -> io::Result<u64> {
+    off.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or_else(|| io::ErrorKind::FileTooLarge.into())
+}
+
+impl Image {
+    fn read(&self, off: u64, buf: &mut [u8]) -> usize {
+        let n = usize::try_from(self.len.saturating_sub(off)).unwrap_or(usize::MAX).min(buf.len());
+        for (chunk, within, n, at) in parts(off, n) {
+            match self.chunks.get(&chunk) {
+                Some(bytes) => buf[at..at + n].copy_from_slice(&bytes[within..within + n]),
+                None => buf[at..at + n].fill(0),
+            }
+        }
+        n
+    }
+    fn write(&mut self, off: u64, buf: &[u8]) -> io::Result<()> {
+        let end = end(off, buf.len() as u64)?;
+        for (chunk, within, n, at) in parts(off, buf.len()) {
+            let bytes = self.chunks.entry(chunk).or_insert_with(|| vec![0; CHUNK as usize].into());
+            bytes[within..within + n].copy_from_slice(&buf[at..at + n]);
+        }
+        if !buf.is_empty() {
+            self.len = self.len.max(end);
+        }
+        Ok(())
+    }
+    /// Zeroes `off..end`, giving back the chunks that lie inside.
+    fn clear(&mut self, off: u64, end: u64) {
+        let end = end.min(self.len);
+        if off >= end {
+            return;
+        }
+        let (first, last) = (off / CHUNK, (end - 1) / CHUNK);
+        self.chunks.retain(|&chunk, bytes| {
+            if chunk < first || chunk > last {
+                return true;
+            }
+            let from = off.saturating_sub(chunk * CHUNK) as usize;
+            let to = (end - chunk * CHUNK).min(CHUNK) as usize;
+            bytes[from..to].fill(0);
+            from > 0 || (to < CHUNK as usize && end < self.len)
+        });
+    }
+}
+
+impl MemoryBackend {
+    /// An empty image.
+    pub fn new() -> MemoryBackend {
+        MemoryBackend::default()
+    }
+    /// An image of these bytes.
+    pub fn from_bytes(bytes: Vec<u8>) -> MemoryBackend {
+        let mut image = Image { len: bytes.len() as u64, ..Image::default() };
+        for (n, chunk) in (0..).zip(bytes.chunks(CHUNK as usize)) {
+            if chunk.iter().any(|&b| b != 0) {
+                let mut whole = vec![0; CHUNK as usize];
+                whole[..chunk.len()].copy_from_slice(chunk);
+                image.chunks.insert(n, whole.into());
+            }
+        }
+        MemoryBackend { image: RwLock::new(image) }
+    }
+    /// All bytes of the image, holes included: as many as it is long.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let image = self.image.read();
+        let mut bytes = vec![0; image.len as usize];
+        image.read(0, &mut bytes);
+        bytes
+    }
+}
+
+impl Backend for MemoryBackend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.image.read().len)
+    }
+    fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(self.image.read().read(off, buf))
+    }
+    fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_at(off, buf)
+    }
+    fn has_cold_reads(&self) -> bool {
+        true
+    }
+    fn read_mapped(&self, _off: u64, _buf: &mut [u8]) -> io::Result<bool> {
+        Ok(false)
+    }
+    fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
+        self.image.write().write(off, buf)?;
+        Ok(buf.len())
+    }
+    fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut image = self.image.write();
+        let mut done = 0;
+        for buf in bufs {
+            image.write(end(off, done as u64)?, buf)?;
+            done += buf.len();
+        }
+        Ok(done)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        end(len, 0)?;
+        let mut image = self.image.write();
+        let old = image.len;
+        image.clear(len, old);
+        image.len = len;
+        Ok(())
+    }
+    fn punch(&self, off: u64, len: u64) -> io::Result<()> {
+        let end = end(off, len)?;
+        self.image.write().clear(off, end);
+        Ok(())
+    }
+    fn reserve(&self, off: u64, len: u64) -> io::Result<()> {
+        let end = end(off, len)?;
+        let mut image = self.image.write();
+        image.len = image.len.max(end);
+        Ok(())
+    }
+    fn push(&self, _off: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn sync_data(&self, _lane: Lane) -> io::Result<()> {
+        Ok(())
+    }
+    fn same_process(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,68 @@
+//! Sizes that tests shrink, and the bugs that they plant to prove that they would be found.
+
+/// Sizes of an engine. The defaults are what images are made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Knobs {
+    /// Items in a node, at most (the page's size is the other bound). At least 4.
+    pub fanout: usize,
+    /// Blocks in a region, 16 to 1008. Taken at creation.
+    pub span: u32,
+    /// Entries in an index page, 4 to 252. Taken at creation.
+    pub index_fanout: u32,
+    /// Pages of the log, at least 8; 0: as the options say. Taken at creation.
+    pub log_pages: u32,
+    /// Free blocks that only operations that free space may take.
+    pub reserve: u32,
+    /// Regions that the image grows by at a time.
+    pub growth: u32,
+    /// The planted bug.
+    pub bug: Bug,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Knobs {
+            fanout: usize::MAX,
+            span: crate::format::SPAN_MAX,
+            index_fanout: crate::format::INDEX_FANOUT_MAX,
+            log_pages: 0,
+            reserve: 256,
+            growth: 16,
+            bug: Bug::None,
+        }
+    }
+}
+
+impl Knobs {
+    /// Whether `bug` is planted. Constant `false` without the feature `sim`.
+    #[inline]
+    pub(crate) fn has(&self, bug: Bug) -> bool {
+        cfg!(feature = "sim") && self.bug == bug
+    }
+}
+
+/// A bug to plant. Each breaks one rule that the explorer must see broken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "each name says what is done wrongly")]
+pub enum Bug {
+    #[default]
+    None,
+    FlushWithoutSync,
+    SyncBeforeRecord,
+    NoBarrierBeforeSuperblock,
+    LogResetBeforeSuperblock,
+    ReuseSameEpoch,
+    DataHashUnchecked,
+    EpochIgnored,
+    SnapshotNotLogged,
+    TrimNotLogged,
+    RefuseShorterFile,
+    PunchBeforeDurable,
+    SyncRetried,
+    SingleSuperblock,
+    NoNewEpoch,
+    NoSpaceHalfApplied,
+    RecoveryReusesSuperseded,
+    PageHashUnchecked,
+    WarmRecovery,
+}

@@ -1,0 +1,172 @@
+//! How a store is created and opened: plain data, every default stated.
+
+use crate::{
+    BLOCK, Error, ErrorKind, IMAGE_MAX, Result, Store, check,
+    commit::{Config, Engine, Owner},
+    io::{Backend, FileBackend, Host, ReadPath, SystemHost},
+    knobs::Knobs,
+    units::BLOCK_BYTES,
+};
+use std::{path::Path, sync::Arc};
+
+/// Builder of stores.
+///
+/// ```
+/// # fn main() -> snapdisk::Result<()> {
+/// let dir = tempfile::tempdir().unwrap();
+/// let store = snapdisk::Options::new().log_bytes(4 << 20).create(dir.path().join("disks.img"))?;
+/// store.close()
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    log_bytes: u64,
+    read_path: ReadPath,
+    memory: u64,
+    max_image_bytes: u64,
+    punch_from: Option<u64>,
+    untrusted: bool,
+    manual: bool,
+    knobs: Knobs,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options::new()
+    }
+}
+
+impl Options {
+    /// The defaults: 16 MiB of log, read path chosen by the filesystem, 64 MiB of memory, images up to 64 TiB, runs of 1 MiB and more
+    /// given back to the host, a background thread.
+    pub fn new() -> Options {
+        Options {
+            log_bytes: 16 << 20,
+            read_path: ReadPath::Auto,
+            memory: 64 << 20,
+            max_image_bytes: IMAGE_MAX,
+            punch_from: Some(1 << 20),
+            untrusted: false,
+            manual: false,
+            knobs: Knobs::default(),
+        }
+    }
+    /// Size of the intent log, 1 to 64 MiB, fixed at creation.
+    #[must_use]
+    pub fn log_bytes(mut self, bytes: u64) -> Self {
+        self.log_bytes = bytes;
+        self
+    }
+    /// How data is read.
+    #[must_use]
+    pub fn read_path(mut self, path: ReadPath) -> Self {
+        self.read_path = path;
+        self
+    }
+    /// Bytes for cached nodes and for what waits to be checkpointed, about. At least 1 MiB.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes.max(1 << 20);
+        self
+    }
+    /// The image file never grows past this.
+    #[must_use]
+    pub fn max_image_bytes(mut self, bytes: u64) -> Self {
+        self.max_image_bytes = bytes.min(IMAGE_MAX);
+        self
+    }
+    /// Free runs of this many bytes and more go back to the host; `None`: none do.
+    #[must_use]
+    pub fn punch_from(mut self, bytes: Option<u64>) -> Self {
+        self.punch_from = bytes;
+        self
+    }
+    /// Checks the whole image before the first write: for images from elsewhere. Any finding makes opening fail with `Corrupt`.
+    #[must_use]
+    pub fn untrusted(mut self, yes: bool) -> Self {
+        self.untrusted = yes;
+        self
+    }
+    /// No background thread: the caller runs [`Store::maintain`]. Operations still checkpoint when the log or the space runs out.
+    #[must_use]
+    pub fn manual_maintenance(mut self, yes: bool) -> Self {
+        self.manual = yes;
+        self
+    }
+    /// Sizes and planted bugs, for tests.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn knobs(mut self, knobs: Knobs) -> Self {
+        self.knobs = knobs;
+        self
+    }
+
+    pub(crate) fn config(&self) -> Result<Config> {
+        let k = &self.knobs;
+        let log_pages = if k.log_pages > 0 { u64::from(k.log_pages) } else { self.log_bytes / BLOCK_BYTES };
+        if k.log_pages == 0 && !(1 << 20..=64 << 20).contains(&self.log_bytes) {
+            return Err(Error::invalid(format!("a log of {} bytes: 1 to 64 MiB", self.log_bytes)));
+        }
+        let punch_from = match self.punch_from {
+            None => u32::MAX,
+            Some(bytes) => u32::try_from(bytes.div_ceil(BLOCK_BYTES).max(1)).unwrap_or(u32::MAX),
+        };
+        Ok(Config {
+            log_pages,
+            memory: self.memory,
+            limit_blocks: self.max_image_bytes / BLOCK as u64,
+            punch_from,
+            manual: self.manual,
+            knobs: self.knobs,
+        })
+    }
+
+    /// Makes a new image file, which appears under its name only when it is complete. `Exists` if the name is taken.
+    pub fn create(&self, path: impl AsRef<Path>) -> Result<Store> {
+        let path = path.as_ref();
+        let config = self.config()?;
+        let file = Arc::new(FileBackend::create(path, self.read_path).map_err(|e| e.at(path.display()))?);
+        let engine = Engine::create(file.clone(), Arc::new(SystemHost), config).map_err(|e| e.at(path.display()))?;
+        file.publish().map_err(|e| e.at(path.display()))?;
+        Ok(Store { engine: Owner::new(engine) })
+    }
+    /// Opens an image for writing; recovers it if it was not closed. `Locked` if anyone else has it.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
+        let path = path.as_ref();
+        let file = FileBackend::open(path, true, self.read_path).map_err(|e| e.at(path.display()))?;
+        self.open_on(Arc::new(file), Arc::new(SystemHost)).map_err(|e| e.at(path.display()))
+    }
+    /// Opens an image for reading, with any number of others that do. Writes nothing: what the log says is applied in memory. `Locked` if someone
+    /// has it for writing.
+    pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
+        let path = path.as_ref();
+        let file = FileBackend::open(path, false, self.read_path).map_err(|e| e.at(path.display()))?;
+        self.open_read_only_on(Arc::new(file), Arc::new(SystemHost)).map_err(|e| e.at(path.display()))
+    }
+    /// [`Options::create`] on any storage.
+    pub fn create_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
+        let engine = Engine::create(backend, host, self.config()?)?;
+        Ok(Store { engine: Owner::new(engine) })
+    }
+    /// [`Options::open`] on any storage.
+    pub fn open_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
+        let engine = Engine::open(backend, host, self.config()?, true)?;
+        if self.untrusted {
+            let report = check::check(&engine, &mut |_| true)?;
+            if let Some(first) = report.findings.first() {
+                let n = report.findings.len();
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("{n} findings in an untrusted image; the first: {first}"),
+                ));
+            }
+        }
+        engine.begin_epoch()?;
+        Ok(Store { engine: Owner::new(engine) })
+    }
+    /// [`Options::open_read_only`] on any storage.
+    pub fn open_read_only_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
+        let engine = Engine::open(backend, host, self.config()?, false)?;
+        Ok(Store { engine: Owner::new(engine) })
+    }
+}

@@ -1,0 +1,60 @@
+//! Fixed addresses: which region a block is in, and the two homes of every count page and index page.
+//!
+//! Region `i` is `span` blocks from `base + i * span` on. Its count page has its homes at the region's first and last
+//! block. The index page of level `l` over regions `i .. i + fanout^l` (where `i` is a multiple of that) lives in region `i`
+//! too: `l` blocks inwards from either end. So every address follows from arithmetic, and the space map allocates nothing.
+
+use crate::{
+    format::{INDEX_LEVELS, LOG_START, Superblock},
+    units::Block,
+};
+
+/// The image's shape, fixed at creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// First block of region 0.
+    pub(crate) base: u64,
+    /// Blocks in a region.
+    pub(crate) span: u32,
+    /// Entries in an index page.
+    pub(crate) fanout: u32,
+}
+
+impl Geometry {
+    pub(crate) fn of(sb: &Superblock) -> Geometry {
+        Geometry { base: LOG_START.0 + sb.log_pages, span: sb.span, fanout: sb.index_fanout }
+    }
+    /// First block of a region.
+    pub(crate) fn start(&self, region: u64) -> Block {
+        Block(self.base + region * u64::from(self.span))
+    }
+    /// Region and place in it; `None` for superblocks and log.
+    #[inline]
+    pub(crate) fn locate(&self, block: Block) -> Option<(u64, usize)> {
+        let n = block.0.checked_sub(self.base)?;
+        Some((n / u64::from(self.span), (n % u64::from(self.span)) as usize))
+    }
+    /// Regions under one page of `level`.
+    pub(crate) fn regions_under(&self, level: u8) -> u64 {
+        u64::from(self.fanout).saturating_pow(level.into())
+    }
+    /// Home `home` of page `index` of `level` (0: count pages).
+    pub(crate) fn home(&self, level: u8, index: u64, home: u8) -> Block {
+        let start = self.start(index * self.regions_under(level)).0;
+        let l = u64::from(level);
+        Block(if home == 0 { start + l } else { start + u64::from(self.span) - 1 - l })
+    }
+    /// How many homes stand at each end of a region.
+    pub(crate) fn homes(&self, region: u64) -> usize {
+        1 + (1..=INDEX_LEVELS).take_while(|&l| region.is_multiple_of(self.regions_under(l))).count()
+    }
+    /// The lowest index level that covers `regions` regions.
+    pub(crate) fn top_level(&self, regions: u64) -> u8 {
+        (1..INDEX_LEVELS).find(|&l| self.regions_under(l) >= regions).unwrap_or(INDEX_LEVELS)
+    }
+    /// Whether a place in a region is a home.
+    pub(crate) fn is_system(&self, region: u64, place: usize) -> bool {
+        let homes = self.homes(region);
+        place < homes || place >= self.span as usize - homes
+    }
+}

@@ -1,0 +1,673 @@
+//! Counts in memory, the allocator, the quarantine, and what a checkpoint takes and gives back.
+
+use super::{
+    Geometry,
+    frozen::{FrozenRegion, FrozenSpace},
+    pages::{self, Entry},
+    region::{Region, bit},
+};
+use crate::{
+    Error, ErrorKind, Result,
+    format::{COUNT_MAX, COUNT_RETURNED, COUNT_SYSTEM},
+    io::Disk,
+    units::{BLOCK_BYTES, Block},
+};
+use rustc_hash::FxHashMap;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+/// A run of blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Run {
+    pub(crate) start: Block,
+    pub(crate) len: u32,
+}
+
+/// One index page in memory: what is durable, and beside it what the allocator finds below right now.
+struct IndexPage {
+    entries: Arc<Vec<Entry>>,
+    /// (available, returned) maxima of each entry, as of now.
+    now: Vec<(u16, u16)>,
+    home: u8,
+    stamp: u64,
+}
+
+/// Space to ask the host for, outside any lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Giving {
+    /// Grow from this many regions to that many.
+    Grow { from: u64, to: u64 },
+    /// Take a run back that was given to the host.
+    Again(Run),
+}
+
+struct Quarantine {
+    generation: u64,
+    runs: Vec<Run>,
+    /// Held by every read begun in the generation.
+    pin: Arc<u64>,
+}
+
+/// The space map.
+pub(crate) struct Space {
+    geo: Geometry,
+    uuid: [u8; 16],
+    spans: u64,
+    spans_max: u64,
+    growth: u32,
+    regions: FxHashMap<u64, Region>,
+    index: FxHashMap<(u8, u64), IndexPage>,
+    top: u8,
+    top_entry: Entry,
+    /// Blocks allocatable now, loaded or not.
+    available: u64,
+    /// Blocks of count zero, loaded or not.
+    free: u64,
+    returned: u64,
+    cursor: Option<u64>,
+    generation: u64,
+    durable: u64,
+    changed: Vec<u64>,
+    pin: Arc<u64>,
+    freed: Vec<Run>,
+    waiting: u64,
+    quarantine: VecDeque<Quarantine>,
+    /// Planted bug: reuse without waiting.
+    pub(crate) reuse_at_once: bool,
+    /// A read-only replay may take blocks past the end: they are never written.
+    pub(crate) imaginary: bool,
+}
+
+impl Space {
+    /// The map as a superblock describes it; `spans` 0 with no entry for a new image.
+    #[allow(clippy::too_many_arguments, reason = "one caller, at open")]
+    pub(crate) fn new(
+        geo: Geometry,
+        uuid: [u8; 16],
+        spans: u64,
+        limit_blocks: u64,
+        growth: u32,
+        top_entry: Entry,
+        totals: (u64, u64),
+        durable: u64,
+    ) -> Space {
+        Space {
+            geo,
+            uuid,
+            spans,
+            spans_max: (limit_blocks.saturating_sub(geo.base) / u64::from(geo.span))
+                .min(geo.regions_under(crate::format::INDEX_LEVELS))
+                .max(spans),
+            growth,
+            regions: FxHashMap::default(),
+            index: FxHashMap::default(),
+            top: geo.top_level(spans),
+            top_entry,
+            available: totals.0,
+            free: totals.0,
+            returned: totals.1,
+            cursor: None,
+            generation: durable + 1,
+            durable,
+            changed: Vec::new(),
+            pin: Arc::new(durable + 1),
+            freed: Vec::new(),
+            waiting: 0,
+            quarantine: VecDeque::new(),
+            reuse_at_once: false,
+            imaginary: false,
+        }
+    }
+    pub(crate) fn entry(stamp: u64, home: u8) -> Entry {
+        Entry { stamp, home, ..Entry::default() }
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geo
+    }
+    pub(crate) fn spans(&self) -> u64 {
+        self.spans
+    }
+    /// Blocks allocatable now.
+    pub(crate) fn available(&self) -> u64 {
+        self.available
+    }
+    pub(crate) fn free(&self) -> u64 {
+        self.free
+    }
+    pub(crate) fn returned(&self) -> u64 {
+        self.returned
+    }
+    /// Blocks freed and not yet allocatable.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting
+    }
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+    /// A read holds this from before its lookup to after its copy.
+    pub(crate) fn pin(&self) -> Arc<u64> {
+        self.pin.clone()
+    }
+    /// Bytes of image up to the last region's end.
+    pub(crate) fn end(&self) -> u64 {
+        self.geo.start(self.spans).offset()
+    }
+
+    // ---- loading
+
+    fn load_index(&mut self, disk: &Disk, level: u8, index: u64) -> Result<&mut IndexPage> {
+        if !self.index.contains_key(&(level, index)) {
+            let entry = if level == self.top {
+                self.top_entry
+            } else {
+                let fanout = u64::from(self.geo.fanout);
+                self.load_index(disk, level + 1, index / fanout)?.entries[(index % fanout) as usize]
+            };
+            let entries = if entry.stamp == 0 {
+                vec![Entry::default(); self.geo.fanout as usize]
+            } else {
+                let at = self.geo.home(level, index, entry.home);
+                let page = disk.read_page(at)?;
+                pages::decode_index(&page, &self.uuid, at, entry.stamp, level, &self.geo)?
+            };
+            let now = entries.iter().map(|e| (e.free, e.returned)).collect();
+            let page = IndexPage { entries: Arc::new(entries), now, home: entry.home, stamp: entry.stamp };
+            self.index.insert((level, index), page);
+        }
+        Ok(self.index.get_mut(&(level, index)).expect("just loaded"))
+    }
+
+    fn load(&mut self, disk: &Disk, region: u64) -> Result<()> {
+        if self.regions.contains_key(&region) {
+            return Ok(());
+        }
+        if region >= self.spans {
+            return Err(Error::corrupt(format!("region {region} of {}", self.spans)));
+        }
+        let fanout = u64::from(self.geo.fanout);
+        let entry = self.load_index(disk, 1, region / fanout)?.entries[(region % fanout) as usize];
+        if entry.stamp == 0 {
+            return Err(Error::corrupt(format!("region {region}: no count page")));
+        }
+        let at = self.geo.home(0, region, entry.home);
+        let page = disk.read_page(at)?;
+        let counts = pages::decode_counts(&page, &self.uuid, at, entry.stamp, &self.geo)?;
+        let system = counts.iter().enumerate().all(|(i, &n)| (n == COUNT_SYSTEM) == self.geo.is_system(region, i));
+        if !system {
+            return Err(Error::corrupt(format!("{at}: the homes of region {region} are not marked")));
+        }
+        self.regions.insert(region, Region::new(counts, entry.home, entry.stamp, 0));
+        Ok(())
+    }
+
+    /// Reads the counts of `block`'s region into memory, so that changing them can't fail.
+    pub(crate) fn touch(&mut self, disk: &Disk, block: Block) -> Result<()> {
+        let (region, _) = self.locate(block)?;
+        self.load(disk, region)
+    }
+    /// [`Space::touch`] for a run.
+    pub(crate) fn touch_run(&mut self, disk: &Disk, start: Block, len: u32) -> Result<()> {
+        let (first, _) = self.locate(start)?;
+        let (last, _) = self.locate(start.plus(u64::from(len.max(1)) - 1))?;
+        (first..=last).try_for_each(|r| self.load(disk, r))
+    }
+
+    /// Region and place of a block that data or a node may occupy.
+    fn locate(&self, block: Block) -> Result<(u64, usize)> {
+        match self.geo.locate(block) {
+            Some((r, p)) if r < self.spans && !self.geo.is_system(r, p) => Ok((r, p)),
+            _ => Err(Error::corrupt(format!("{block} can't hold data or a node"))),
+        }
+    }
+    // ---- counts
+
+    /// The count of `block`, 0 for one given back to the host.
+    #[inline]
+    pub(crate) fn count(&mut self, disk: &Disk, block: Block) -> Result<u32> {
+        let (region, place) = self.locate(block)?;
+        self.load(disk, region)?;
+        Ok(match self.regions[&region].counts[place] {
+            COUNT_RETURNED => 0,
+            n => n,
+        })
+    }
+
+    /// All counts of a region as they are now, for the checker.
+    pub(crate) fn counts(&mut self, disk: &Disk, region: u64) -> Result<Arc<Vec<u32>>> {
+        self.load(disk, region)?;
+        Ok(self.regions[&region].counts.clone())
+    }
+
+    fn region_mut(&mut self, region: u64) -> &mut Region {
+        let generation = self.generation;
+        let r = self.regions.get_mut(&region).expect("loaded");
+        if r.changed != generation {
+            r.changed = generation;
+            self.changed.push(region);
+        }
+        r
+    }
+
+    /// One more parent.
+    pub(crate) fn incref(&mut self, disk: &Disk, block: Block) -> Result<()> {
+        let n = self.count(disk, block)?;
+        if n == 0 || n >= COUNT_MAX {
+            return Err(Error::corrupt(format!("{block} has {n} parents and can't get one more")));
+        }
+        let (region, place) = self.locate(block)?;
+        Arc::make_mut(&mut self.region_mut(region).counts)[place] = n + 1;
+        Ok(())
+    }
+    /// One parent less; a block without parents goes into quarantine. Gives what is left.
+    pub(crate) fn decref(&mut self, disk: &Disk, block: Block) -> Result<u32> {
+        let n = self.count(disk, block)?;
+        if n == 0 {
+            return Err(Error::corrupt(format!("{block} is free and loses a parent")));
+        }
+        let (region, place) = self.locate(block)?;
+        let r = self.region_mut(region);
+        Arc::make_mut(&mut r.counts)[place] = n - 1;
+        if n == 1 {
+            r.held += 1;
+            self.free += 1;
+            self.quarantine_block(block);
+        }
+        Ok(n - 1)
+    }
+    fn quarantine_block(&mut self, block: Block) {
+        if self.reuse_at_once {
+            self.give_back(Run { start: block, len: 1 });
+            return;
+        }
+        self.waiting += 1;
+        match self.freed.last_mut() {
+            Some(run) if run.start.plus(run.len.into()) == block => run.len += 1,
+            _ => self.freed.push(Run { start: block, len: 1 }),
+        }
+    }
+    /// The first parent of an allocated block.
+    pub(crate) fn first_parent(&mut self, disk: &Disk, block: Block) -> Result<()> {
+        let (region, place) = self.locate(block)?;
+        self.load(disk, region)?;
+        let r = self.region_mut(region);
+        if r.counts[place] != 0 || bit(&r.available, place) || r.held == 0 {
+            return Err(Error::corrupt(format!("{block} is used without having been allocated")));
+        }
+        r.held -= 1;
+        Arc::make_mut(&mut r.counts)[place] = 1;
+        self.free -= 1;
+        Ok(())
+    }
+
+    // ---- allocation
+
+    /// Takes up to `want` adjacent blocks, of count zero, out of what is available. `None`: nothing that it may take is
+    /// left (`any`: however scattered; otherwise regions that are nearly full are left alone).
+    pub(crate) fn allocate(&mut self, disk: &Disk, want: u32, any: bool) -> Result<Option<Run>> {
+        loop {
+            let region = match self.cursor {
+                Some(r) => r,
+                None => match self.find_region(disk, any)? {
+                    Some(r) => {
+                        self.cursor = Some(r);
+                        r
+                    }
+                    None => return Ok(None),
+                },
+            };
+            self.load(disk, region)?;
+            let start = self.geo.start(region);
+            let r = self.regions.get_mut(&region).expect("loaded");
+            if let Some((place, len)) = r.first_run(want) {
+                for i in place..place + len {
+                    r.set_available(i, false);
+                }
+                r.held += len as u32;
+                self.available -= len as u64;
+                return Ok(Some(Run { start: start.plus(place as u64), len: len as u32 }));
+            }
+            self.cursor = None;
+            self.note(region);
+        }
+    }
+
+    /// The region with most blocks available.
+    fn find_region(&mut self, disk: &Disk, any: bool) -> Result<Option<u64>> {
+        let floor = if any { 1 } else { (self.geo.span / 16).max(1) as u16 };
+        let fanout = u64::from(self.geo.fanout);
+        let (mut level, mut index) = (self.top, 0);
+        loop {
+            let page = self.load_index(disk, level, index)?;
+            let Some((i, best)) = page.now.iter().map(|n| n.0).enumerate().max_by_key(|&(i, n)| (n, usize::MAX - i))
+            else {
+                return Ok(None);
+            };
+            if best < floor {
+                return Ok(None);
+            }
+            index = index * fanout + i as u64;
+            level -= 1;
+            if level == 0 {
+                self.load(disk, index)?;
+                if self.regions[&index].free < floor {
+                    self.note(index);
+                    (level, index) = (self.top, 0);
+                    continue;
+                }
+                return Ok(Some(index));
+            }
+        }
+    }
+
+    /// Tells the index pages what a loaded region has now.
+    fn note(&mut self, region: u64) {
+        let Some(r) = self.regions.get(&region) else { return };
+        let mut value = (r.free, r.returned);
+        let fanout = u64::from(self.geo.fanout);
+        let mut index = region;
+        for level in 1..=self.top {
+            let place = (index % fanout) as usize;
+            index /= fanout;
+            let Some(page) = self.index.get_mut(&(level, index)) else { return };
+            if page.now[place] == value {
+                return;
+            }
+            page.now[place] = value;
+            value = page.now.iter().fold((0, 0), |m, n| (m.0.max(n.0), m.1.max(n.1)));
+        }
+    }
+
+    /// Returns blocks that were allocated and never written or named.
+    pub(crate) fn give_back(&mut self, run: Run) {
+        for i in 0..u64::from(run.len) {
+            if let Ok((region, place)) = self.locate(run.start.plus(i))
+                && let Some(r) = self.regions.get_mut(&region)
+                && r.counts[place] == 0
+                && !bit(&r.available, place)
+            {
+                r.set_available(place, true);
+                r.held -= 1;
+                self.available += 1;
+                self.note(region);
+            }
+        }
+    }
+    /// Takes one particular free block, as recovery does with those that the log names. Already taken is fine.
+    pub(crate) fn take(&mut self, disk: &Disk, block: Block) -> Result<()> {
+        let (region, place) = self.locate(block)?;
+        self.load(disk, region)?;
+        let r = self.region_mut(region);
+        match r.counts[place] {
+            COUNT_RETURNED => {
+                Arc::make_mut(&mut r.counts)[place] = 0;
+                r.returned -= 1;
+                r.held += 1;
+                self.returned -= 1;
+                self.free += 1;
+            }
+            0 if bit(&r.available, place) => {
+                r.set_available(place, false);
+                r.held += 1;
+                self.available -= 1;
+            }
+            0 => {}
+            n => return Err(Error::corrupt(format!("the log allocates {block}, which has {n} parents"))),
+        }
+        self.note(region);
+        Ok(())
+    }
+
+    // ---- the host's space
+
+    /// What to ask the host for so that more becomes available.
+    pub(crate) fn wanted(&mut self, disk: &Disk, blocks: u64) -> Result<Option<Giving>> {
+        if self.returned > 0 && !self.imaginary {
+            let fanout = u64::from(self.geo.fanout);
+            let (mut level, mut index) = (self.top, 0);
+            while level > 0 {
+                let page = self.load_index(disk, level, index)?;
+                let best = page.now.iter().map(|n| n.1).enumerate().max_by_key(|&(i, n)| (n, usize::MAX - i));
+                match best {
+                    Some((i, n)) if n > 0 => index = index * fanout + i as u64,
+                    _ => break,
+                }
+                level -= 1;
+            }
+            if level == 0 {
+                self.load(disk, index)?;
+                let counts = &self.regions[&index].counts;
+                if let Some(first) = counts.iter().position(|&n| n == COUNT_RETURNED) {
+                    let len = counts[first..].iter().take_while(|&&n| n == COUNT_RETURNED).count() as u32;
+                    return Ok(Some(Giving::Again(Run { start: self.geo.start(index).plus(first as u64), len })));
+                }
+                self.note(index);
+            }
+        }
+        if self.spans >= self.spans_max && !self.imaginary {
+            return Ok(None);
+        }
+        let usable = u64::from(self.geo.span) - 10;
+        let step = u64::from(self.growth).max(blocks.div_ceil(usable)).max(1);
+        let to = (self.spans + step).min(if self.imaginary { u64::MAX } else { self.spans_max });
+        Ok(Some(Giving::Grow { from: self.spans, to }))
+    }
+
+    /// The host has given what [`Space::wanted`] named (nothing happens if that is no longer what is wanted).
+    pub(crate) fn given(&mut self, disk: &Disk, giving: Giving) -> Result<()> {
+        match giving {
+            Giving::Grow { from, to } if from == self.spans => self.grow(disk, to),
+            Giving::Grow { .. } => Ok(()),
+            Giving::Again(run) => {
+                for i in 0..u64::from(run.len) {
+                    let (region, place) = self.locate(run.start.plus(i))?;
+                    self.load(disk, region)?;
+                    let r = self.region_mut(region);
+                    if r.counts[place] == COUNT_RETURNED {
+                        Arc::make_mut(&mut r.counts)[place] = 0;
+                        r.returned -= 1;
+                        r.set_available(place, true);
+                        self.returned -= 1;
+                        self.free += 1;
+                        self.available += 1;
+                    }
+                    self.note(region);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds fresh regions.
+    pub(crate) fn grow(&mut self, disk: &Disk, to: u64) -> Result<()> {
+        let top = self.geo.top_level(to);
+        self.load_index(disk, self.top, 0)?;
+        while self.top < top {
+            // The old top becomes the first entry of a new one. The new one was never written.
+            let old = &self.index[&(self.top, 0)];
+            let mut entries = vec![Entry::default(); self.geo.fanout as usize];
+            let max = old.now.iter().fold((0, 0), |m, n| (m.0.max(n.0), m.1.max(n.1)));
+            entries[0] = Entry { stamp: old.stamp, home: old.home, free: max.0, returned: max.1 };
+            let now = entries.iter().map(|e| (e.free, e.returned)).collect();
+            self.top += 1;
+            self.top_entry = Entry::default();
+            self.index.insert((self.top, 0), IndexPage { entries: Arc::new(entries), now, home: 0, stamp: 0 });
+        }
+        for region in self.spans..to {
+            let span = self.geo.span as usize;
+            let counts: Vec<u32> =
+                (0..span).map(|i| if self.geo.is_system(region, i) { COUNT_SYSTEM } else { 0 }).collect();
+            self.spans = region + 1;
+            let fanout = u64::from(self.geo.fanout);
+            // Pages above a fresh region may be fresh as well: an entry of stamp 0 reads as no entries.
+            self.load_index(disk, 1, region / fanout)?;
+            let r = Region::new(counts, 1, 0, 0);
+            self.available += u64::from(r.free);
+            self.free += u64::from(r.free);
+            self.regions.insert(region, r);
+            self.region_mut(region);
+            self.note(region);
+        }
+        Ok(())
+    }
+
+    // ---- checkpoints
+
+    /// Ends the generation: what changed in it, and from now on counts as frozen.
+    pub(crate) fn freeze(&mut self, stamp: u64) -> FrozenSpace {
+        let fanout = u64::from(self.geo.fanout);
+        let mut index = BTreeMap::new();
+        let mut regions = Vec::with_capacity(self.changed.len());
+        self.changed.sort_unstable();
+        for &region in &self.changed {
+            let r = &self.regions[&region];
+            regions.push(FrozenRegion { index: region, counts: r.counts.clone(), home: 1 - r.home });
+            let mut i = region;
+            for level in 1..=self.top {
+                i /= fanout;
+                let page = &self.index[&(level, i)];
+                index.entry((level, i)).or_insert_with(|| (page.entries.clone(), 1 - page.home));
+            }
+        }
+        self.changed.clear();
+        let runs = std::mem::take(&mut self.freed);
+        self.quarantine.push_back(Quarantine { generation: self.generation, runs, pin: self.pin.clone() });
+        let frozen = FrozenSpace {
+            geo: self.geo,
+            regions,
+            index,
+            top: self.top,
+            spans: self.spans,
+            free: self.free,
+            returned: self.returned,
+            generation: self.generation,
+            stamp,
+            written: Vec::new(),
+            top_entry: self.top_entry,
+        };
+        self.generation += 1;
+        self.pin = Arc::new(self.generation);
+        frozen
+    }
+
+    /// The checkpoint is durable: its homes are current (I5).
+    pub(crate) fn thawed(&mut self, frozen: FrozenSpace) {
+        for r in &frozen.regions {
+            if let Some(region) = self.regions.get_mut(&r.index) {
+                (region.home, region.stamp) = (r.home, frozen.stamp);
+            }
+        }
+        for (level, index, entries) in frozen.written {
+            if let Some(page) = self.index.get_mut(&(level, index)) {
+                (page.entries, page.home, page.stamp) = (entries, 1 - page.home, frozen.stamp);
+            }
+        }
+        if frozen.top == self.top {
+            self.top_entry = frozen.top_entry;
+        } else if let Some(page) = self.index.get_mut(&(frozen.top + 1, 0)) {
+            Arc::make_mut(&mut page.entries)[0] = frozen.top_entry;
+        }
+        self.durable = frozen.generation;
+    }
+
+    /// Ends quarantines whose checkpoint is durable and whose readers have gone; gives the runs that were long enough to be
+    /// returned to the host (they are marked so now, and may be punched once the next checkpoint is durable).
+    pub(crate) fn release(&mut self, punch_from: u32) -> Vec<(u64, Run)> {
+        let mut punch = Vec::new();
+        while let Some(q) = self.quarantine.front_mut() {
+            if q.generation > self.durable || Arc::get_mut(&mut q.pin).is_none() {
+                break;
+            }
+            let q = self.quarantine.pop_front().expect("front");
+            let mut touched: Vec<u64> = Vec::new();
+            for run in &q.runs {
+                self.waiting -= u64::from(run.len);
+                for i in 0..u64::from(run.len) {
+                    let Ok((region, place)) = self.locate(run.start.plus(i)) else { continue };
+                    let Some(r) = self.regions.get_mut(&region) else { continue };
+                    r.set_available(place, true);
+                    r.held -= 1;
+                    self.available += 1;
+                    if touched.last() != Some(&region) {
+                        touched.push(region);
+                    }
+                }
+            }
+            touched.sort_unstable();
+            touched.dedup();
+            for region in touched {
+                if punch_from != u32::MAX {
+                    self.return_runs(region, punch_from, &mut punch);
+                }
+                self.note(region);
+            }
+        }
+        punch
+    }
+
+    /// Marks available runs of `from` blocks and more as given back.
+    fn return_runs(&mut self, region: u64, from: u32, out: &mut Vec<(u64, Run)>) {
+        if self.cursor == Some(region) {
+            return;
+        }
+        let (generation, start) = (self.generation, self.geo.start(region));
+        let span = self.geo.span as usize;
+        let mut place = 0;
+        while place < span {
+            let r = &self.regions[&region];
+            let len = (place..span).take_while(|&i| bit(&r.available, i)).count();
+            if len >= from as usize {
+                let r = self.region_mut(region);
+                for i in place..place + len {
+                    r.set_available(i, false);
+                    Arc::make_mut(&mut r.counts)[i] = COUNT_RETURNED;
+                }
+                r.returned += len as u16;
+                self.available -= len as u64;
+                self.free -= len as u64;
+                self.returned += len as u64;
+                out.push((generation, Run { start: start.plus(place as u64), len: len as u32 }));
+            }
+            place += len.max(1);
+        }
+    }
+    /// Whether every block of `run` is still given back: it may be punched.
+    pub(crate) fn is_returned(&self, run: Run) -> bool {
+        (0..u64::from(run.len)).all(|i| {
+            self.locate(run.start.plus(i)).is_ok_and(|(region, place)| {
+                self.regions.get(&region).is_some_and(|r| r.counts[place] == COUNT_RETURNED)
+            })
+        })
+    }
+
+    /// What was freed in the generation frozen last.
+    #[allow(dead_code, reason = "a planted bug's")]
+    pub(crate) fn last_freed(&self) -> Vec<Run> {
+        self.quarantine.back().map_or_else(Vec::new, |q| q.runs.clone())
+    }
+
+    /// Where the current count pages and index pages are; of those in memory.
+    #[cfg(feature = "sim")]
+    pub(crate) fn current_homes(&self) -> Vec<Block> {
+        let regions = self.regions.iter().filter(|r| r.1.stamp != 0).map(|(&i, r)| self.geo.home(0, i, r.home));
+        let index = self.index.iter().filter(|p| p.1.stamp != 0).map(|(&(l, i), p)| self.geo.home(l, i, p.home));
+        regions.chain(index).collect()
+    }
+
+    /// Forgets regions that the disk has just so, down to `keep` of them.
+    pub(crate) fn evict(&mut self, keep: usize) {
+        if self.regions.len() > keep {
+            let (durable, cursor) = (self.durable, self.cursor);
+            self.regions.retain(|&i, r| {
+                r.held > 0 || r.changed > durable || cursor == Some(i) || r.returned > 0 || r.stamp == 0
+            });
+        }
+    }
+}
+
+/// No space, in words.
+pub(crate) fn no_space(what: &str, image: u64) -> Error {
+    Error::new(ErrorKind::NoSpace, format!("{what}: the image ({} MiB) is at its limit", (image * BLOCK_BYTES) >> 20))
+}

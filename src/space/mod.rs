@@ -1,0 +1,19 @@
+//! The space map: the reference count of every block, and who may allocate what.
+//!
+//! Counts are a flat array by physical block in pages with two fixed homes each ([`Geometry`]); a checkpoint writes a page
+//! into the home that is not current. The map is derived: the trees say the same. Nothing here knows a tree.
+//!
+//! The one rule of reuse (I1): a block whose count drops to zero goes into the quarantine of its generation, and is
+//! allocatable only after the checkpoint that freezes that generation is durable and the reads begun before its freeze
+//! have ended. `available` bits say what may be allocated now.
+
+mod frozen;
+mod geometry;
+mod map;
+mod pages;
+mod region;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use geometry::Geometry;
+pub(crate) use map::{Giving, Run, Space, no_space};

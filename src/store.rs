@@ -1,0 +1,329 @@
+//! The open image as a caller holds it.
+
+use crate::{
+    Error, ErrorKind, Progress, Report, Result, Snapshot, SnapshotId, Volume, VolumeId, check,
+    commit::{DeleteMode, Owner, SnapshotRecord, Wish},
+    stats::{self, Stats},
+};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// When a new snapshot or clone is durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// When the call returns.
+    #[default]
+    Immediate,
+    /// With the next flush of the store.
+    Deferred,
+}
+
+/// What a new volume, snapshot or clone gets besides its name, in the same record.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NewOptions {
+    /// Free-form tags; together up to 32 KiB.
+    pub tags: BTreeMap<String, String>,
+    /// When it is durable.
+    pub durability: Durability,
+}
+
+/// What becomes of the snapshots of a volume that is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DeleteSnapshots {
+    /// A volume that has any is not deleted: `Invalid`.
+    #[default]
+    Refuse,
+    /// They stay, listed and clonable.
+    Keep,
+    /// They go too.
+    Delete,
+}
+
+/// A handle to the open image. Cheap to clone; may be used from any thread at once.
+///
+/// Dropping the last handle (of volumes and snapshots too) without [`Store::close`] is a crash: what was flushed is safe, the rest is lost.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) engine: Arc<Owner>,
+}
+
+pub(crate) fn same_store(a: &Arc<Owner>, b: &Arc<Owner>) -> Result<()> {
+    if Arc::ptr_eq(a, b) { Ok(()) } else { Err(Error::invalid("a handle of another store")) }
+}
+
+pub(crate) fn snapshot_handle(engine: &Arc<Owner>, id: u64, r: &SnapshotRecord) -> Snapshot {
+    Snapshot {
+        engine: engine.clone(),
+        id: SnapshotId(id),
+        volume: VolumeId(r.volume),
+        created: r.created,
+        size: r.size,
+    }
+}
+
+pub(crate) fn open_snapshot(engine: &Arc<Owner>, id: u64) -> Result<Snapshot> {
+    let record = engine.state_mut()?.frozen_head(id)?.clone();
+    Ok(snapshot_handle(engine, id, &record))
+}
+
+fn draw_snapshots(engine: &Owner, count: usize) -> Result<u64> {
+    let mut state = engine.state_mut()?;
+    let first = state.next_snapshot;
+    state.next_snapshot += count as u64;
+    Ok(first)
+}
+
+fn draw_volume(engine: &Owner) -> Result<u64> {
+    let mut state = engine.state_mut()?;
+    state.next_volume += 1;
+    Ok(state.next_volume - 1)
+}
+
+fn members(engine: &Arc<Owner>, list: &[(&Volume, &str)]) -> Result<Vec<(u64, u64, String)>> {
+    list.iter().try_for_each(|(v, _)| same_store(engine, &v.engine))?;
+    let first = draw_snapshots(engine, list.len())?;
+    Ok((first..).zip(list).map(|(id, (v, name))| (v.id.0, id, (*name).to_owned())).collect())
+}
+
+pub(crate) fn snapshot(engine: &Arc<Owner>, list: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
+    engine.disk.writes_allowed()?;
+    let members = members(engine, list)?;
+    let ids: Vec<u64> = members.iter().map(|m| m.1).collect();
+    engine.commit(&[Wish::Snapshot { members, tags: o.tags }], o.durability == Durability::Immediate)?;
+    ids.into_iter().map(|id| open_snapshot(engine, id)).collect()
+}
+
+impl DeleteSnapshots {
+    fn mode(self) -> Option<DeleteMode> {
+        match self {
+            DeleteSnapshots::Refuse => None,
+            DeleteSnapshots::Keep => Some(DeleteMode::Keep),
+            DeleteSnapshots::Delete => Some(DeleteMode::Sweep),
+        }
+    }
+}
+
+impl Store {
+    fn volume_handle(&self, id: u64) -> Volume {
+        Volume { engine: self.engine.clone(), id: VolumeId(id) }
+    }
+    fn one(&self, wish: Wish) -> Result<()> {
+        self.engine.commit(&[wish], true)
+    }
+
+    /// Makes a volume of `bytes` (a multiple of 512 up to 256 TiB) that reads as zeros. `Exists` if the name is taken.
+    pub fn create_volume(&self, name: &str, bytes: u64) -> Result<Volume> {
+        self.create_volume_with(name, bytes, NewOptions::default())
+    }
+    /// [`Store::create_volume`] with tags.
+    pub fn create_volume_with(&self, name: &str, bytes: u64, o: NewOptions) -> Result<Volume> {
+        self.engine.disk.writes_allowed()?;
+        let id = draw_volume(&self.engine)?;
+        let wish = Wish::CreateVolume { id, name: name.to_owned(), size: bytes, tags: o.tags };
+        self.engine.commit(&[wish], o.durability == Durability::Immediate)?;
+        Ok(self.volume_handle(id))
+    }
+    /// The volume of that name.
+    pub fn volume(&self, name: &str) -> Result<Volume> {
+        let id = self.engine.view()?.catalog_view().volume_named(name)?;
+        let id = id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no volume {name:?}")))?;
+        Ok(self.volume_handle(id))
+    }
+    /// The volume with that id; `Deleted` if there is none.
+    pub fn volume_by_id(&self, id: VolumeId) -> Result<Volume> {
+        self.engine.state_mut()?.head(id.0)?;
+        Ok(self.volume_handle(id.0))
+    }
+    /// All volumes, by name.
+    pub fn volumes(&self) -> Result<Vec<Volume>> {
+        let mut list = self.engine.view()?.catalog_view().volumes()?;
+        list.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+        Ok(list.into_iter().map(|(id, _)| self.volume_handle(id)).collect())
+    }
+    /// Takes a snapshot of a volume. Durable when it returns; O(1).
+    pub fn snapshot(&self, volume: &Volume, name: &str) -> Result<Snapshot> {
+        self.snapshot_with(volume, name, NewOptions::default())
+    }
+    /// [`Store::snapshot`] with tags, or durable later.
+    pub fn snapshot_with(&self, volume: &Volume, name: &str, o: NewOptions) -> Result<Snapshot> {
+        snapshot(&self.engine, &[(volume, name)], o).map(|mut made| made.remove(0))
+    }
+    /// Takes snapshots of several volumes at one point in time, all or none. `Invalid` for an empty list or a volume that stands twice.
+    pub fn snapshot_group(&self, members: &[(&Volume, &str)]) -> Result<Vec<Snapshot>> {
+        self.snapshot_group_with(members, NewOptions::default())
+    }
+    /// [`Store::snapshot_group`] with tags for each member, or durable later.
+    pub fn snapshot_group_with(&self, members: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
+        snapshot(&self.engine, members, o)
+    }
+    /// All snapshots, oldest first; those of deleted volumes that were kept as well.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let state = self.engine.view()?;
+        let list = state.catalog_view().snapshots()?;
+        let live = list.into_iter().filter(|(_, r)| !state.sweeping.contains(&r.volume));
+        Ok(live.map(|(id, r)| snapshot_handle(&self.engine, id, &r)).collect())
+    }
+    /// The snapshot with that id; `Deleted` if there is none.
+    pub fn snapshot_by_id(&self, id: SnapshotId) -> Result<Snapshot> {
+        open_snapshot(&self.engine, id.0)
+    }
+    /// Makes a volume that starts as the snapshot is. Durable when it returns; O(1).
+    pub fn clone_volume(&self, snapshot: &Snapshot, name: &str) -> Result<Volume> {
+        self.clone_volume_with(snapshot, name, NewOptions::default())
+    }
+    /// [`Store::clone_volume`] with tags, or durable later.
+    pub fn clone_volume_with(&self, snapshot: &Snapshot, name: &str, o: NewOptions) -> Result<Volume> {
+        same_store(&self.engine, &snapshot.engine)?;
+        self.engine.disk.writes_allowed()?;
+        let id = draw_volume(&self.engine)?;
+        let wish = Wish::Clone { snapshot: snapshot.id.0, id, name: name.to_owned(), tags: o.tags };
+        self.engine.commit(&[wish], o.durability == Durability::Immediate)?;
+        Ok(self.volume_handle(id))
+    }
+    /// Deletes a volume. Its handles answer `Deleted` from then on; its space comes back in the background.
+    pub fn delete_volume(&self, volume: &Volume, snapshots: DeleteSnapshots) -> Result<()> {
+        same_store(&self.engine, &volume.engine)?;
+        self.one(Wish::DeleteVolume { volume: volume.id.0, mode: snapshots.mode() })
+    }
+    /// Deletes a snapshot, whatever was made from it. What nothing else shares comes back in the background.
+    pub fn delete_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
+        same_store(&self.engine, &snapshot.engine)?;
+        self.one(Wish::DeleteSnapshot { snapshot: snapshot.id.0 })
+    }
+    /// Renames a volume.
+    pub fn rename(&self, volume: &Volume, name: &str) -> Result<()> {
+        same_store(&self.engine, &volume.engine)?;
+        self.one(Wish::RenameVolume { volume: volume.id.0, name: name.to_owned() })
+    }
+    /// Renames a snapshot.
+    pub fn rename_snapshot(&self, snapshot: &Snapshot, name: &str) -> Result<()> {
+        same_store(&self.engine, &snapshot.engine)?;
+        self.one(Wish::RenameSnapshot { snapshot: snapshot.id.0, name: name.to_owned() })
+    }
+    /// Several operations as one record: all of them happen, or none, also after a crash. They are checked and done, in order,
+    /// when `f` returns `Ok`; handles that it got are good from then on.
+    pub fn update<T>(&self, f: impl FnOnce(&mut Update<'_>) -> Result<T>) -> Result<T> {
+        self.engine.disk.writes_allowed()?;
+        let mut update = Update { store: self, wishes: Vec::new() };
+        let out = f(&mut update)?;
+        self.engine.commit(&update.wishes, true)?;
+        Ok(out)
+    }
+    /// Checks everything: checksums, counts, order. Writes nothing. Reads all data once for each tree that refers to it.
+    pub fn check(&self) -> Result<Report> {
+        self.check_with(&mut |_| true)
+    }
+    /// [`Store::check`] that tells how far it is, and stops with `Cancelled` when told `false`.
+    pub fn check_with(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Report> {
+        check::check(&self.engine, progress)
+    }
+    /// Figures. Walks all trees (not the data) for the bytes of each volume and snapshot.
+    pub fn stats(&self) -> Result<Stats> {
+        stats::stats(&self.engine)
+    }
+    /// One bounded step of background work: a checkpoint that is due, then up to `budget` nodes of reclaim. `true`: there is more. With
+    /// manual maintenance nothing else does it.
+    pub fn maintain(&self, budget: usize) -> Result<bool> {
+        self.engine.disk.writes_allowed()?;
+        self.engine.maintain(budget)
+    }
+    /// Writes what the log says to its home and releases the log.
+    pub fn checkpoint(&self) -> Result<()> {
+        drop(self.engine.view()?);
+        self.engine.checkpoint()
+    }
+    /// Waits until everything deleted is reclaimed and its space is free.
+    pub fn wait_reclaimed(&self) -> Result<()> {
+        drop(self.engine.view()?);
+        self.engine.wait_reclaimed()
+    }
+    /// Makes durable every operation that returned before this call.
+    pub fn flush(&self) -> Result<()> {
+        self.engine.flush()
+    }
+    /// Writes, without a sync, the empty group that proves the last flush, as the background thread does when idle.
+    pub fn mark(&self) -> Result<()> {
+        self.engine.mark()
+    }
+    /// Flushes, writes a last checkpoint and closes: every other handle answers `Closed` from then on. Errors show here, not when dropped.
+    pub fn close(self) -> Result<()> {
+        self.engine.close()
+    }
+    /// Whether it was opened for reading.
+    pub fn is_read_only(&self) -> bool {
+        !self.engine.disk.is_writable()
+    }
+    /// Whether recovery could read past the host's cache. Where not (some network and FUSE filesystems), a store that is opened after a failed
+    /// sync may take data for durable that is not.
+    pub fn has_cold_reads(&self) -> bool {
+        self.engine.disk.has_cold_reads()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("read_only", &self.is_read_only()).finish_non_exhaustive()
+    }
+}
+
+/// Operations that become one record: see [`Store::update`].
+pub struct Update<'a> {
+    store: &'a Store,
+    wishes: Vec<Wish>,
+}
+
+impl Update<'_> {
+    fn wish(&mut self, wish: Wish) {
+        self.wishes.push(wish);
+    }
+    /// As [`Store::create_volume_with`].
+    pub fn create_volume(&mut self, name: &str, bytes: u64, tags: BTreeMap<String, String>) -> Result<Volume> {
+        let id = draw_volume(&self.store.engine)?;
+        self.wish(Wish::CreateVolume { id, name: name.to_owned(), size: bytes, tags });
+        Ok(self.store.volume_handle(id))
+    }
+    /// As [`Store::snapshot_with`]; gives the new snapshot's id.
+    pub fn snapshot(&mut self, volume: &Volume, name: &str, tags: BTreeMap<String, String>) -> Result<SnapshotId> {
+        let members = members(&self.store.engine, &[(volume, name)])?;
+        let id = members[0].1;
+        self.wish(Wish::Snapshot { members, tags });
+        Ok(SnapshotId(id))
+    }
+    /// As [`Volume::rollback`].
+    pub fn rollback(&mut self, volume: &Volume, snapshot: SnapshotId) {
+        self.wish(Wish::Rollback { volume: volume.id.0, snapshot: snapshot.0, keep_size: false });
+    }
+    /// As [`Store::clone_volume_with`].
+    pub fn clone_volume(&mut self, snapshot: SnapshotId, name: &str, tags: BTreeMap<String, String>) -> Result<Volume> {
+        let id = draw_volume(&self.store.engine)?;
+        self.wish(Wish::Clone { snapshot: snapshot.0, id, name: name.to_owned(), tags });
+        Ok(self.store.volume_handle(id))
+    }
+    /// As [`Store::delete_volume`].
+    pub fn delete_volume(&mut self, volume: &Volume, snapshots: DeleteSnapshots) {
+        self.wish(Wish::DeleteVolume { volume: volume.id.0, mode: snapshots.mode() });
+    }
+    /// As [`Store::delete_snapshot`].
+    pub fn delete_snapshot(&mut self, snapshot: SnapshotId) {
+        self.wish(Wish::DeleteSnapshot { snapshot: snapshot.0 });
+    }
+    /// As [`Store::rename`].
+    pub fn rename(&mut self, volume: &Volume, name: &str) {
+        self.wish(Wish::RenameVolume { volume: volume.id.0, name: name.to_owned() });
+    }
+    /// As [`Store::rename_snapshot`].
+    pub fn rename_snapshot(&mut self, snapshot: SnapshotId, name: &str) {
+        self.wish(Wish::RenameSnapshot { snapshot: snapshot.0, name: name.to_owned() });
+    }
+    /// As [`Volume::resize`].
+    pub fn resize(&mut self, volume: &Volume, bytes: u64) {
+        self.wish(Wish::Resize { volume: volume.id.0, size: bytes });
+    }
+    /// Replaces a volume's tags.
+    pub fn set_volume_tags(&mut self, volume: &Volume, tags: BTreeMap<String, String>) {
+        self.wish(Wish::SetTags { snapshot: false, id: volume.id.0, tags });
+    }
+    /// Replaces a snapshot's tags.
+    pub fn set_snapshot_tags(&mut self, snapshot: SnapshotId, tags: BTreeMap<String, String>) {
+        self.wish(Wish::SetTags { snapshot: true, id: snapshot.0, tags });
+    }
+}

@@ -1,0 +1,21 @@
+//! Copy-on-write B-trees of reference-counted nodes: one codec for extents, one for the catalog's records.
+//!
+//! A tree knows roots, nodes and blocks, and no volume. The only ways to a writable node are *allocate* and *shadow*
+//! ([`Forest`]); everything else reads. Counts follow one rule (I3): a node's count is the number of nodes and root pointers that refer to
+//! it, a data block's the number of leaves. Shadowing a node that only its parent refers to replaces it; forking a
+//! shared one gives each of its children one more parent (Rodeh, "B-trees, shadowing, and clones", 2008).
+
+mod edit;
+mod forest;
+mod node;
+mod read;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use edit::{Doomed, Fresh};
+pub(crate) use forest::{DirtyNodes, Forest, NodeCache};
+pub(crate) use node::{Child, Key, Node, Record, Root, Shape};
+pub(crate) use read::{
+    Found, Miss, Piece, block as read_block, pieces as read_pieces, record as read_record, records as read_records,
+    step as read_step,
+};

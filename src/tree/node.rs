@@ -1,0 +1,330 @@
+//! Nodes in memory and on disk.
+//!
+//! Payload, after the page header of `format`:
+//! * extent leaf: per extent logical block (8), physical block (6), length (1), zero (1); after the last one the CRC-32s of all
+//!   blocks in order (4 each);
+//! * record leaf: per record key (16), length (2), value;
+//! * inner node: per child its first key (8 in extent trees, 16 in the catalog), block (8), birth stamp (8).
+
+use crate::{
+    BLOCK, EXTENT_MAX, Error, Result, VOLUME_MAX,
+    format::{self, HEADER, PAGE_PAYLOAD, Page, PageHeader, PageKind, RootPointer, get, get16, get64, put},
+    units::{BLOCK_BYTES, Block, Stamp},
+};
+
+/// A key: logical block in extent trees, packed catalog key in the catalog.
+pub(crate) type Key = u128;
+/// Keys of extent trees stay below this.
+pub(crate) const EXTENT_KEYS: Key = (VOLUME_MAX / BLOCK_BYTES) as Key;
+
+/// Which codec a tree uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Shape {
+    Extents,
+    Records,
+}
+
+impl Shape {
+    /// One more than the largest key.
+    pub(crate) fn end(self) -> Key {
+        match self {
+            Shape::Extents => EXTENT_KEYS,
+            Shape::Records => Key::MAX,
+        }
+    }
+    fn inner_bytes(self) -> usize {
+        match self {
+            Shape::Extents => 24,
+            Shape::Records => 32,
+        }
+    }
+}
+
+/// A reference to a node: where it is and the stamp that only the meant content carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Child {
+    pub(crate) block: Block,
+    pub(crate) stamp: Stamp,
+}
+
+/// A tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Root {
+    /// The root node; `None` for the empty tree.
+    pub(crate) node: Option<Child>,
+    /// Its level, 0 for a leaf.
+    pub(crate) level: u8,
+}
+
+impl From<RootPointer> for Root {
+    fn from(p: RootPointer) -> Root {
+        let node = (p.block != 0).then_some(Child { block: Block(p.block), stamp: Stamp(p.stamp) });
+        Root { node, level: p.level }
+    }
+}
+impl From<Root> for RootPointer {
+    fn from(r: Root) -> RootPointer {
+        match r.node {
+            None => RootPointer::default(),
+            Some(c) => RootPointer { block: c.block.0, stamp: c.stamp.0, level: r.level },
+        }
+    }
+}
+
+/// A child in an inner node with its first key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: Key,
+    pub(crate) child: Child,
+}
+
+/// A run of blocks that lie side by side in the volume and in the image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    pub(crate) logical: u64,
+    pub(crate) physical: Block,
+    /// 1 to [`EXTENT_MAX`] blocks.
+    pub(crate) len: u32,
+    /// Where its checksums start in the leaf's.
+    pub(crate) sums_at: u32,
+}
+
+impl Extent {
+    pub(crate) fn end(&self) -> u64 {
+        self.logical + u64::from(self.len)
+    }
+}
+
+/// A leaf of extents, in order, with the checksums of all their blocks in the same order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct ExtentLeaf {
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) sums: Vec<u32>,
+}
+
+impl ExtentLeaf {
+    /// Index of the first extent that ends after `logical`.
+    #[inline]
+    pub(crate) fn from(&self, logical: u64) -> usize {
+        self.extents.partition_point(|e| e.end() <= logical)
+    }
+    pub(crate) fn sums_of(&self, e: &Extent) -> &[u32] {
+        &self.sums[e.sums_at as usize..(e.sums_at + e.len) as usize]
+    }
+    /// Appends an extent with its checksums, joined to the last one where both sides continue it.
+    pub(crate) fn push(&mut self, logical: u64, physical: Block, sums: &[u32]) {
+        if sums.is_empty() {
+            return;
+        }
+        let len = sums.len() as u32;
+        if let Some(last) = self.extents.last_mut()
+            && last.end() == logical
+            && last.physical.plus(last.len.into()) == physical
+            && last.len + len <= EXTENT_MAX
+        {
+            last.len += len;
+        } else {
+            self.extents.push(Extent { logical, physical, len, sums_at: self.sums.len() as u32 });
+        }
+        self.sums.extend_from_slice(sums);
+    }
+}
+
+/// A record of the catalog.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Record {
+    pub(crate) key: Key,
+    pub(crate) value: Box<[u8]>,
+}
+
+/// A node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Node {
+    Inner { level: u8, entries: Vec<Entry> },
+    Extents(ExtentLeaf),
+    Records(Vec<Record>),
+}
+
+/// Bytes and items that one item of a leaf takes.
+pub(crate) const EXTENT_BYTES: usize = 16;
+pub(crate) const RECORD_BYTES: usize = 18;
+/// The longest value of a record: four fit a leaf.
+pub(crate) const VALUE_MAX: usize = PAGE_PAYLOAD / 4 - RECORD_BYTES;
+
+impl Node {
+    pub(crate) fn level(&self) -> u8 {
+        match self {
+            Node::Inner { level, .. } => *level,
+            _ => 0,
+        }
+    }
+    pub(crate) fn items(&self) -> usize {
+        match self {
+            Node::Inner { entries, .. } => entries.len(),
+            Node::Extents(leaf) => leaf.extents.len(),
+            Node::Records(records) => records.len(),
+        }
+    }
+    /// Payload bytes on disk.
+    pub(crate) fn bytes(&self, shape: Shape) -> usize {
+        match self {
+            Node::Inner { entries, .. } => entries.len() * shape.inner_bytes(),
+            Node::Extents(leaf) => leaf.extents.len() * EXTENT_BYTES + leaf.sums.len() * 4,
+            Node::Records(records) => records.iter().map(|r| RECORD_BYTES + r.value.len()).sum(),
+        }
+    }
+    pub(crate) fn fits(&self, shape: Shape, fanout: usize) -> bool {
+        self.items() <= fanout && self.bytes(shape) <= PAGE_PAYLOAD
+    }
+
+    pub(crate) fn encode(&self, shape: Shape, uuid: &[u8; 16], at: Child) -> Box<Page> {
+        let mut page = Box::new([0; BLOCK]);
+        let mut o = HEADER;
+        let mut add = |bytes: &[u8]| {
+            put(&mut page[..], o, bytes);
+            o += bytes.len();
+        };
+        let kind = match (self, shape) {
+            (Node::Inner { entries, .. }, _) => {
+                for e in entries {
+                    match shape {
+                        Shape::Extents => add(&(e.key as u64).to_le_bytes()),
+                        Shape::Records => add(&e.key.to_le_bytes()),
+                    }
+                    add(&e.child.block.0.to_le_bytes());
+                    add(&e.child.stamp.0.to_le_bytes());
+                }
+                if shape == Shape::Extents { PageKind::ExtentInner } else { PageKind::RecordInner }
+            }
+            (Node::Extents(leaf), _) => {
+                for e in &leaf.extents {
+                    add(&e.logical.to_le_bytes());
+                    add(&e.physical.0.to_le_bytes()[..6]);
+                    add(&[e.len as u8, 0]);
+                }
+                leaf.sums.iter().for_each(|s| add(&s.to_le_bytes()));
+                PageKind::ExtentLeaf
+            }
+            (Node::Records(records), _) => {
+                for r in records {
+                    add(&r.key.to_le_bytes());
+                    add(&(r.value.len() as u16).to_le_bytes());
+                    add(&r.value);
+                }
+                PageKind::RecordLeaf
+            }
+        };
+        let header = PageHeader { kind: kind as u8, level: self.level(), items: self.items() as u16 };
+        format::seal(&mut page, uuid, at.block, at.stamp, header);
+        page
+    }
+
+    /// Checks a page in every respect that does not need another page, and gives its node. Its keys lie in `lo..hi`.
+    pub(crate) fn decode(
+        page: &Page,
+        shape: Shape,
+        uuid: &[u8; 16],
+        at: Child,
+        level: u8,
+        (lo, hi): (Key, Key),
+    ) -> Result<Node> {
+        let h = format::unseal(page, uuid, at.block, at.stamp)?;
+        let bad = |why: &str| Error::corrupt(format!("{}: {why}", at.block));
+        let kind = match (shape, level) {
+            (Shape::Extents, 0) => PageKind::ExtentLeaf,
+            (Shape::Extents, _) => PageKind::ExtentInner,
+            (Shape::Records, 0) => PageKind::RecordLeaf,
+            (Shape::Records, _) => PageKind::RecordInner,
+        };
+        if h.kind != kind as u8 || h.level != level {
+            return Err(bad("a node of another kind or level"));
+        }
+        let items = usize::from(h.items);
+        if items == 0 {
+            return Err(bad("an empty node"));
+        }
+        let payload = &page[HEADER..];
+        match kind {
+            PageKind::ExtentLeaf => {
+                if items * EXTENT_BYTES > PAGE_PAYLOAD {
+                    return Err(bad("too many extents"));
+                }
+                let mut leaf = ExtentLeaf { extents: Vec::with_capacity(items), sums: Vec::new() };
+                let mut next = lo as u64;
+                let mut sums = 0;
+                for i in 0..items {
+                    let o = i * EXTENT_BYTES;
+                    let mut physical = [0; 8];
+                    physical[..6].copy_from_slice(&get::<6>(payload, o + 8));
+                    let e = Extent {
+                        logical: get64(payload, o),
+                        physical: Block(u64::from_le_bytes(physical)),
+                        len: payload[o + 14].into(),
+                        sums_at: sums,
+                    };
+                    let end = e.logical.checked_add(e.len.into());
+                    if e.logical < next || e.len == 0 || e.len > EXTENT_MAX || end.is_none_or(|n| Key::from(n) > hi) {
+                        return Err(bad("an extent is out of order or bounds"));
+                    }
+                    next = e.end();
+                    sums += e.len;
+                    leaf.extents.push(e);
+                }
+                let at = items * EXTENT_BYTES;
+                if at + 4 * sums as usize > PAGE_PAYLOAD {
+                    return Err(bad("more checksums than fit"));
+                }
+                leaf.sums = (0..sums as usize).map(|i| format::get32(payload, at + 4 * i)).collect();
+                Ok(Node::Extents(leaf))
+            }
+            PageKind::RecordLeaf => {
+                let mut records: Vec<Record> = Vec::with_capacity(items.min(PAGE_PAYLOAD / RECORD_BYTES));
+                let mut o = 0;
+                for _ in 0..items {
+                    if o + RECORD_BYTES > PAGE_PAYLOAD {
+                        return Err(bad("records past the end"));
+                    }
+                    let key = Key::from_le_bytes(get(payload, o));
+                    let len = usize::from(get16(payload, o + 16));
+                    o += RECORD_BYTES;
+                    let Some(value) = payload.get(o..o + len) else { return Err(bad("a record past the end")) };
+                    let ordered = records.last().is_none_or(|r| r.key < key);
+                    if !ordered || key < lo || key >= hi || len > VALUE_MAX {
+                        return Err(bad("a record is out of order or bounds"));
+                    }
+                    records.push(Record { key, value: value.into() });
+                    o += len;
+                }
+                Ok(Node::Records(records))
+            }
+            _ => {
+                let width = shape.inner_bytes();
+                if items * width > PAGE_PAYLOAD {
+                    return Err(bad("too many children"));
+                }
+                let mut entries: Vec<Entry> = Vec::with_capacity(items);
+                for i in 0..items {
+                    let o = i * width;
+                    let key = match shape {
+                        Shape::Extents => Key::from(get64(payload, o)),
+                        Shape::Records => Key::from_le_bytes(get(payload, o)),
+                    };
+                    let block = Block(get64(payload, o + width - 16));
+                    let stamp = Stamp(get64(payload, o + width - 8));
+                    let ordered = entries.last().map_or(key >= lo, |e| e.key < key);
+                    if !ordered || key >= hi {
+                        return Err(bad("a key is out of order or bounds"));
+                    }
+                    entries.push(Entry { key, child: Child { block, stamp } });
+                }
+                Ok(Node::Inner { level, entries })
+            }
+        }
+    }
+}
+
+/// Index of the child whose keys include `key`.
+#[inline]
+pub(crate) fn child_of(entries: &[Entry], key: Key) -> usize {
+    entries.partition_point(|e| e.key <= key).saturating_sub(1)
+}

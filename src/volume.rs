@@ -1,0 +1,211 @@
+//! Volumes: a writable virtual disk, byte-addressed.
+
+use crate::{
+    Error, ErrorKind, Result, Snapshot, SnapshotId,
+    commit::{Bytes, Engine, Owner, Target, Wish},
+    units::BLOCK_BYTES,
+};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{IoSlice, IoSliceMut},
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// Names a volume for ever: ids are not used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VolumeId(pub u64);
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A part of a volume or snapshot: data, or a hole that reads as zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapExtent {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Data or hole.
+    pub data: bool,
+}
+
+/// A handle to a volume. Cheap to clone; all methods take `&self` and may be called from any thread at once.
+///
+/// Offsets and lengths are bytes at any alignment; whole 4 KiB blocks are the fast path. A range past the end is `OutOfRange` and touches
+/// nothing. A write of up to [`crate::ATOMIC_WRITE_MAX`] bytes appears whole or not at all after a crash; a longer one is cut at
+/// 1 MiB borders, lowest first. What returned is durable after the next `flush` of any handle.
+#[derive(Clone)]
+pub struct Volume {
+    pub(crate) engine: Arc<Owner>,
+    pub(crate) id: VolumeId,
+}
+
+pub(crate) fn time(nanos: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
+}
+
+pub(crate) fn extents(engine: &Engine, target: Target, range: Range<u64>) -> Result<Vec<MapExtent>> {
+    let len = range.end.checked_sub(range.start).ok_or_else(|| Error::invalid("a range that ends before it starts"))?;
+    let (mut at, to) = (range.start / BLOCK_BYTES, range.end.div_ceil(BLOCK_BYTES));
+    let mut out: Vec<MapExtent> = Vec::new();
+    let mut first = true;
+    while at < to || first {
+        let mut pieces = Vec::new();
+        at = engine.with_head(target, || {
+            engine.lookup(|state| {
+                let (root, size) = state.extent_root(target)?;
+                state.check_range(target, size, range.start, len)?;
+                pieces.clear();
+                crate::tree::read_pieces(&state.forest, root, at, to, 1024, &mut pieces)
+            })
+        })?;
+        first = false;
+        for p in pieces {
+            let start = (p.logical * BLOCK_BYTES).max(range.start);
+            let end = ((p.logical + p.len) * BLOCK_BYTES).min(range.end);
+            let data = p.data.is_some();
+            match out.last_mut() {
+                Some(last) if last.data == data && last.offset + last.len == start => last.len += end - start,
+                _ => out.push(MapExtent { offset: start, len: end - start, data }),
+            }
+        }
+    }
+    Ok(out)
+}
+
+impl Volume {
+    fn target(&self) -> Target {
+        Target::Volume(self.id.0)
+    }
+    fn record(&self) -> Result<crate::commit::VolumeRecord> {
+        self.engine.state_mut()?.head(self.id.0).cloned()
+    }
+    /// Its id.
+    pub fn id(&self) -> VolumeId {
+        self.id
+    }
+    /// Its name.
+    pub fn name(&self) -> Result<String> {
+        Ok(self.record()?.name)
+    }
+    /// Bytes.
+    pub fn size(&self) -> Result<u64> {
+        let target = self.target();
+        self.engine.with_head(target, || Ok(self.engine.view()?.extent_root(target)?.1))
+    }
+    /// Its tags.
+    pub fn tags(&self) -> Result<BTreeMap<String, String>> {
+        if !self.record()?.tagged {
+            return Ok(BTreeMap::new());
+        }
+        self.engine.view()?.catalog_view().tags(false, self.id.0)
+    }
+    /// Replaces its tags. Durable when it returns.
+    pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {
+        self.engine.commit(&[Wish::SetTags { snapshot: false, id: self.id.0, tags }], true)
+    }
+    /// When it was made, by the host's clock.
+    pub fn created(&self) -> Result<SystemTime> {
+        Ok(time(self.record()?.created))
+    }
+    /// The snapshot that its content was last taken as, cloned from or rolled back to; `None` if there is none or it is gone.
+    pub fn parent(&self) -> Result<Option<SnapshotId>> {
+        let parent = self.record()?.parent;
+        let mut state = self.engine.state_mut()?;
+        Ok(parent.filter(|&p| state.frozen_head(p).is_ok()).map(SnapshotId))
+    }
+
+    /// Fills `buf` from `offset`. `Corrupt` where a block does not verify: never other bytes.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let target = self.target();
+        self.engine.with_head(target, || self.engine.read(target, buf, offset))
+    }
+    /// [`Volume::read_at`] into several buffers, one after the other. The whole range is checked first.
+    pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
+        let len = bufs.iter().map(|b| b.len() as u64).sum();
+        let size = self.size()?;
+        self.engine.view()?.check_range(self.target(), size, offset, len)?;
+        let mut at = offset;
+        for buf in bufs {
+            self.read_at(buf, at)?;
+            at += buf.len() as u64;
+        }
+        Ok(())
+    }
+    /// Writes `buf` at `offset`. `NoSpace`: nothing of it was applied (of a write longer than 1 MiB, the units before may be).
+    pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.engine.write(self.id.0, Bytes::One(buf), offset)
+    }
+    /// [`Volume::write_at`], durable when it returns.
+    pub fn write_fua_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.write_at(buf, offset)?;
+        self.flush()
+    }
+    /// [`Volume::write_at`] from several buffers, as one write.
+    pub fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
+        self.engine.write(self.id.0, Bytes::Many(bufs), offset)
+    }
+    /// Makes a range read as zeros and gives its space back. One unit, whatever its length; a few nodes of work.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.engine.cut(self.id.0, offset, len)
+    }
+    /// The same as [`Volume::discard`]: zeros need no space here.
+    pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.engine.cut(self.id.0, offset, len)
+    }
+    /// Which parts of a byte range hold data, in order and without gaps. Whole blocks count as data.
+    pub fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
+        extents(&self.engine, self.target(), range)
+    }
+    /// Makes durable every operation of the store that returned before this call. Without anything new it costs nothing.
+    pub fn flush(&self) -> Result<()> {
+        self.engine.flush()
+    }
+    /// Grows or shrinks to `bytes`, a multiple of 512. What is cut off is gone; what is added reads as zeros. Durable when it returns.
+    pub fn resize(&self, bytes: u64) -> Result<()> {
+        self.engine.commit(&[Wish::Resize { volume: self.id.0, size: bytes }], true)
+    }
+    /// Takes a snapshot. Durable when it returns; O(1).
+    pub fn snapshot(&self, name: &str) -> Result<Snapshot> {
+        crate::store::snapshot(&self.engine, &[(self, name)], crate::NewOptions::default())
+            .map(|mut made| made.remove(0))
+    }
+    /// An existing snapshot of this volume.
+    pub fn snapshot_named(&self, name: &str) -> Result<Snapshot> {
+        let id = self.engine.view()?.catalog_view().snapshot_named(self.id.0, name)?;
+        let id =
+            id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("volume {} has no snapshot {name:?}", self.id)))?;
+        crate::store::open_snapshot(&self.engine, id)
+    }
+    /// Its snapshots, oldest first.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        self.record()?;
+        let list = self.engine.view()?.catalog_view().snapshots_of(self.id.0, usize::MAX)?;
+        Ok(list.into_iter().map(|(id, r)| crate::store::snapshot_handle(&self.engine, id, &r)).collect())
+    }
+    /// Makes the volume what `snapshot`, one of its own, is: contents and size. No snapshot is lost, older or newer. Durable when it
+    /// returns; O(1).
+    pub fn rollback(&self, snapshot: &Snapshot) -> Result<()> {
+        self.rollback_to(snapshot, false)
+    }
+    /// [`Volume::rollback`] to the contents only: the size stays.
+    pub fn rollback_keep_size(&self, snapshot: &Snapshot) -> Result<()> {
+        self.rollback_to(snapshot, true)
+    }
+    fn rollback_to(&self, snapshot: &Snapshot, keep_size: bool) -> Result<()> {
+        crate::store::same_store(&self.engine, &snapshot.engine)?;
+        self.engine.commit(&[Wish::Rollback { volume: self.id.0, snapshot: snapshot.id.0, keep_size }], true)
+    }
+}
+
+impl fmt::Debug for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Volume").field("id", &self.id.0).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,185 @@
+//! The whole engine against flat arrays: random operations on a memory backend, reopened now and then.
+
+use snapdisk::{Durability, Knobs, NewOptions, Options, Store, Volume, io::MemoryBackend};
+use std::{collections::BTreeMap, sync::Arc};
+
+struct Counter(std::sync::atomic::AtomicU64);
+impl snapdisk::io::Host for Counter {
+    fn now(&self) -> u64 {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst)
+    }
+    fn random(&self) -> u64 {
+        self.now().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+struct Rng(u64);
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n.max(1)
+    }
+}
+
+fn compare(store: &Store, model: &BTreeMap<String, Vec<u8>>, frozen: &BTreeMap<(u64, String), Vec<u8>>) {
+    for (name, want) in model {
+        let v = store.volume(name).unwrap();
+        let mut got = vec![1; want.len()];
+        v.read_at(&mut got, 0).unwrap();
+        assert!(got == *want, "volume {name} differs");
+    }
+    for s in store.snapshots().unwrap() {
+        let want = &frozen[&(s.volume().0, s.name().unwrap())];
+        let mut got = vec![1; want.len()];
+        s.read_at(&mut got, 0).unwrap();
+        assert!(got == *want, "snapshot differs");
+    }
+    assert_eq!(store.snapshots().unwrap().len(), frozen.len());
+    let report = store.check().unwrap();
+    assert!(report.is_clean(), "{:#?}", &report.findings[..report.findings.len().min(5)]);
+}
+
+fn run(seed: u64, fanout: usize, span: u32) {
+    let mut r = Rng(seed * 2 + 1);
+    let knobs = Knobs { fanout, span, index_fanout: 4, log_pages: 16, reserve: 64, growth: 4, ..Knobs::default() };
+    let options = Options::new().manual_maintenance(true).knobs(knobs).punch_from(Some(16 << 10));
+    let backend = Arc::new(MemoryBackend::new());
+    let host = Arc::new(Counter(seed.into()));
+    let mut store = options.create_on(backend.clone(), host.clone()).unwrap();
+    let mut model: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut frozen: BTreeMap<(u64, String), Vec<u8>> = BTreeMap::new();
+    let mut next = 0;
+    for step in 0..400 {
+        let names: Vec<String> = model.keys().cloned().collect();
+        let pick = |r: &mut Rng| names[r.below(names.len() as u64) as usize].clone();
+        let op = if names.is_empty() { 0 } else { r.below(20) };
+        let volume = |s: &Store, n: &str| -> Volume { s.volume(n).unwrap() };
+        match op {
+            0 if model.len() < 4 => {
+                next += 1;
+                let size = r.below(400) * 512;
+                store.create_volume(&format!("v{next}"), size).unwrap();
+                model.insert(format!("v{next}"), vec![0; size as usize]);
+            }
+            1..=8 => {
+                let n = pick(&mut r);
+                let m = model.get_mut(&n).unwrap();
+                let at = r.below(m.len() as u64 + 1) as usize;
+                let len = r.below((m.len() - at) as u64 + 1).min(1 + r.below(40_000)) as usize;
+                let (at, len) = if r.below(2) == 0 { (at / 4096 * 4096, len / 4096 * 4096) } else { (at, len) };
+                let data: Vec<u8> = (0..len).map(|i| (step * 7 + i as u64 / 100) as u8).collect();
+                volume(&store, &n).write_at(&data, at as u64).unwrap();
+                m[at..at + len].copy_from_slice(&data);
+            }
+            9..=10 => {
+                let n = pick(&mut r);
+                let m = model.get_mut(&n).unwrap();
+                let at = r.below(m.len() as u64 + 1) as usize;
+                let len = r.below((m.len() - at) as u64 + 1) as usize;
+                volume(&store, &n).discard(at as u64, len as u64).unwrap();
+                m[at..at + len].fill(0);
+            }
+            11 | 12 => {
+                let n = pick(&mut r);
+                next += 1;
+                let name = format!("s{next}");
+                let o = NewOptions {
+                    durability: if r.below(2) == 0 { Durability::Deferred } else { Durability::Immediate },
+                    ..Default::default()
+                };
+                let v = volume(&store, &n);
+                store.snapshot_with(&v, &name, o).unwrap();
+                frozen.insert((v.id().0, name), model[&n].clone());
+            }
+            13 => {
+                let n = pick(&mut r);
+                let v = volume(&store, &n);
+                let list = v.snapshots().unwrap();
+                if !list.is_empty() {
+                    let s = &list[r.below(list.len() as u64) as usize];
+                    let want = frozen[&(v.id().0, s.name().unwrap())].clone();
+                    if r.below(3) == 0 {
+                        v.rollback_keep_size(s).unwrap();
+                        let mut keep = want;
+                        keep.resize(model[&n].len(), 0);
+                        model.insert(n, keep);
+                    } else {
+                        v.rollback(s).unwrap();
+                        model.insert(n, want);
+                    }
+                }
+            }
+            14 => {
+                let list = store.snapshots().unwrap();
+                if !list.is_empty() && list.len() > 3 {
+                    let s = &list[r.below(list.len() as u64) as usize];
+                    frozen.remove(&(s.volume().0, s.name().unwrap()));
+                    store.delete_snapshot(s).unwrap();
+                }
+            }
+            15 => {
+                let list = store.snapshots().unwrap();
+                if !list.is_empty() && model.len() < 5 {
+                    let s = &list[r.below(list.len() as u64) as usize];
+                    next += 1;
+                    store.clone_volume(s, &format!("c{next}")).unwrap();
+                    model.insert(format!("c{next}"), frozen[&(s.volume().0, s.name().unwrap())].clone());
+                }
+            }
+            16 => {
+                let n = pick(&mut r);
+                let size = r.below(400) * 512;
+                volume(&store, &n).resize(size).unwrap();
+                model.get_mut(&n).unwrap().resize(size as usize, 0);
+            }
+            17 => {
+                if r.below(3) == 0 {
+                    let n = pick(&mut r);
+                    let v = volume(&store, &n);
+                    let id = v.id().0;
+                    if r.below(2) == 0 {
+                        store.delete_volume(&v, snapdisk::DeleteSnapshots::Delete).unwrap();
+                        frozen.retain(|k, _| k.0 != id);
+                    } else {
+                        store.delete_volume(&v, snapdisk::DeleteSnapshots::Keep).unwrap();
+                    }
+                    model.remove(&n);
+                } else {
+                    store.maintain(8).unwrap();
+                }
+            }
+            18 => store.flush().unwrap(),
+            _ => match r.below(4) {
+                0 => store.checkpoint().unwrap(),
+                1 => {
+                    store.close().unwrap();
+                    store = options.open_on(backend.clone(), host.clone()).unwrap();
+                }
+                2 => {
+                    store.flush().unwrap();
+                    drop(store);
+                    store = options.open_on(backend.clone(), host.clone()).unwrap();
+                }
+                _ => compare(&store, &model, &frozen),
+            },
+        }
+        if step % 16 == 0 {
+            compare(&store, &model, &frozen);
+        }
+    }
+    store.wait_reclaimed().unwrap();
+    compare(&store, &model, &frozen);
+    store.close().unwrap();
+    let store = options.open_read_only_on(backend, host).unwrap();
+    compare(&store, &model, &frozen);
+}
+
+#[test]
+fn random_operations_match_flat_arrays() {
+    for seed in 1..=60 {
+        println!("seed {seed}");
+        run(seed, if seed % 2 == 0 { 4 } else { usize::MAX }, if seed % 3 == 0 { 1008 } else { 32 });
+    }
+}

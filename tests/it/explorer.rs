@@ -1,0 +1,204 @@
+//! The crash explorer: a workload, a crash anywhere, recovery, more work, a second crash; and the contract after each.
+//!
+//! What a crash may leave is the simulator's business ([`snapdisk::io::sim`]). What must come out is this:
+//! 1. the image opens; 2. everything reads without an error; 3. the whole store is one of the states of the model
+//!    between the newest acknowledged and the newest issued; 4. the checker is content; 5. in one of eight states more
+//!    operations follow and a second crash; 6. so it goes for crashes inside recovery, for a process that dies before
+//!    the power fails, for a failed sync; 7. the live view is the model's after every operation.
+//!
+//! A violation is told with one line that repeats it (`SNAPDISK_CASE='…'`). `SNAPDISK_STATES` sets how many different
+//! states [`random`] has to try, `SNAPDISK_SEED` where it starts.
+
+pub(crate) mod case;
+pub(crate) mod search;
+
+use std::{cell::RefCell, time::Instant};
+
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner},
+};
+use snapdisk::{Bug, io::sim::Caps};
+
+use crate::model::Op;
+use case::{Case, cases};
+use search::{Search, Tally, sequences};
+
+pub(crate) fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.replace('_', "").parse().ok()).unwrap_or(usual)
+}
+
+fn plain(seed: u64, ops: Vec<Op>) -> Case {
+    Case {
+        seed,
+        size: 0,
+        fault: None,
+        later: None,
+        ops,
+        more: vec![Op::Write { v: 0, b: 0, n: 1, t: 3 }, Op::Flush {}],
+    }
+}
+
+pub(crate) fn runner(seed: u64, batch: u32, persist: bool) -> TestRunner {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let kept: Option<Box<dyn proptest::test_runner::FailurePersistence>> = match persist {
+        true => Some(Box::new(FileFailurePersistence::Direct("tests/it/explorer/regressions.txt"))),
+        false => None,
+    };
+    let config = Config { cases: batch, failure_persistence: kept, max_shrink_iters: 4000, ..Config::default() };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+/// Random cases until there are `target` unique states; the first violation comes shrunk.
+fn search_randomly(search: Search, seed: u64, target: u64) -> Result<Search, String> {
+    let cell = RefCell::new(search);
+    let shrinking = RefCell::new(None::<String>);
+    let mut batch = 0;
+    while cell.borrow().tally.unique < target {
+        let result = runner(seed << 32 | batch, 64, batch == 0).run(&cases(), |case| {
+            let mut search = cell.borrow_mut();
+            let result = match shrinking.borrow().is_some() {
+                // What has been seen must be seen again.
+                true => search.afresh().run(&case),
+                false if search.tally.unique >= target => Ok(()),
+                false => search.run(&case),
+            };
+            result.map_err(|e| {
+                *shrinking.borrow_mut() = Some(e.clone());
+                TestCaseError::fail(e)
+            })
+        });
+        match result {
+            Ok(()) => batch += 1,
+            Err(TestError::Fail(_, case)) => {
+                let what = cell.borrow().afresh().run(&case).err().or(shrinking.take()).unwrap_or_default();
+                return Err(what);
+            }
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+    Ok(cell.into_inner())
+}
+
+#[test]
+fn random() {
+    let target = number("SNAPDISK_STATES", 100_000);
+    let seed = number("SNAPDISK_SEED", 1);
+    let began = Instant::now();
+    let mut search = Search::new(Bug::None);
+    search.guard = true;
+    let search = search_randomly(search, seed, target).unwrap_or_else(|e| panic!("{e}"));
+    println!("explorer: seed {seed}, {}, {:.0} states/s", search.tally, rate(&search.tally, began));
+    assert!(search.tally.unique >= target);
+    for (kind, n) in search.tally.kinds() {
+        assert!(n > 0, "no state of the kind {kind}");
+    }
+}
+
+fn rate(tally: &Tally, began: Instant) -> f64 {
+    tally.unique as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Every sequence of up to three operations, and of two, a crash, and two more.
+#[test]
+fn exhaustive() {
+    let began = Instant::now();
+    let mut search = Search::new(Bug::None);
+    search.caps = [Caps::FULL, Caps::FEW];
+    search.guard = true;
+    search.deep = 64;
+    for len in 1..=number("SNAPDISK_LENGTH", 3) as u32 {
+        for mut ops in sequences(len) {
+            ops.push(Op::Flush {});
+            search.run(&plain(0, ops)).unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+    let seconds: Vec<Vec<Op>> = sequences(2).collect();
+    for ops in sequences(2) {
+        search.pairs(&plain(0, ops), &seconds).unwrap_or_else(|e| panic!("{e}"));
+    }
+    println!("exhaustive: {}, {:.0} states/s", search.tally, rate(&search.tally, began));
+}
+
+/// Repeats the case in `SNAPDISK_CASE`.
+#[test]
+fn replay() {
+    let Ok(text) = std::env::var("SNAPDISK_CASE") else { return };
+    let case = Case::parse(&text).expect("a case");
+    let mut search = Search::new(Bug::None);
+    (search.guard, search.verbose) = (true, true);
+    let result = search.run(&case);
+    println!("{}", search.tally);
+    result.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Planted bugs that this search must find; the flips find the others.
+const MUTANTS: [Bug; 17] = [
+    Bug::FlushWithoutSync,
+    Bug::SyncBeforeRecord,
+    Bug::NoBarrierBeforeSuperblock,
+    Bug::LogResetBeforeSuperblock,
+    Bug::ReuseSameEpoch,
+    Bug::DataHashUnchecked,
+    Bug::EpochIgnored,
+    Bug::SnapshotNotLogged,
+    Bug::TrimNotLogged,
+    Bug::RefuseShorterFile,
+    Bug::PunchBeforeDurable,
+    Bug::SyncRetried,
+    Bug::SingleSuperblock,
+    Bug::NoNewEpoch,
+    Bug::NoSpaceHalfApplied,
+    Bug::RecoveryReusesSuperseded,
+    Bug::WarmRecovery,
+];
+
+/// Unique states until the search finds a planted bug, and what it says; `Err` if it does not within 100,000.
+fn hunt(bug: Bug, seed: u64) -> Result<(u64, String), u64> {
+    const LIMIT: u64 = 100_000;
+    let mut search = Search::new(bug);
+    search.limit = LIMIT;
+    for len in 1..=2 {
+        for mut ops in sequences(len) {
+            ops.push(Op::Flush {});
+            if let Err(e) = search.run(&plain(0, ops)) {
+                return Ok((search.tally.unique, e));
+            }
+        }
+    }
+    let mut runner = runner(seed, 1, false);
+    while search.tally.unique < LIMIT {
+        let case = cases().new_tree(&mut runner).expect("a case").current();
+        if let Err(e) = search.run(&case) {
+            return Ok((search.tally.unique, e));
+        }
+    }
+    Err(search.tally.unique)
+}
+
+/// The search without the guard finds every planted bug within 100,000 states.
+#[test]
+fn mutants() {
+    let only = std::env::var("SNAPDISK_MUTANT").ok();
+    let mut alive = Vec::new();
+    for bug in MUTANTS {
+        let name = format!("{bug:?}");
+        if only.as_ref().is_some_and(|o| *o != name) {
+            continue;
+        }
+        match hunt(bug, number("SNAPDISK_SEED", 1)) {
+            Ok((states, how)) => {
+                println!("mutant {name}: {states} states: {}", how.lines().next().unwrap_or_default());
+                if only.is_some() {
+                    println!("{how}");
+                }
+            }
+            Err(states) => {
+                println!("mutant {name}: ALIVE after {states} states");
+                alive.push(name);
+            }
+        }
+    }
+    assert!(alive.is_empty(), "not found: {alive:?}");
+}

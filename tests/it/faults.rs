@@ -1,0 +1,225 @@
+//! Failing calls: what each operation answers, what the store is good for afterwards, what a crash then leaves.
+
+use std::sync::Arc;
+
+use snapdisk::{
+    Bug, ErrorKind, Knobs, Options, Store, Volume,
+    io::sim::{Call, EINTR, EIO, ENOSPC, Fault, How, ReadOnlyGuard, SimBackend, SimHost, Violations},
+};
+
+use crate::{
+    explorer::{
+        case::{Case, SIZES, size, start},
+        search::Search,
+    },
+    model::{Op, op::workload},
+};
+
+fn open_size(n: u8) -> (Options, Arc<SimBackend>, Store) {
+    let (options, ..) = size(n, Bug::None);
+    let disk = Arc::new(SimBackend::of(start(n).0));
+    let store = options.open_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+    (options, disk, store)
+}
+
+fn open() -> (Options, Arc<SimBackend>, Store, Volume) {
+    let (options, disk, store) = open_size(2);
+    let volume = store.volumes().unwrap().remove(0);
+    (options, disk, store, volume)
+}
+
+fn fault(call: Call, nth: u64, how: How, sticky: bool) -> Fault {
+    Fault { call, nth, how, sticky }
+}
+
+fn again(options: &Options, disk: &SimBackend) -> Store {
+    let disk = Arc::new(SimBackend::reborn(disk.live(), disk.medium().abandoned()));
+    options.open_on(disk, Arc::new(SimHost::new(4))).unwrap()
+}
+
+fn block(v: &Volume, n: u64) -> u8 {
+    let mut buf = [0; 4096];
+    v.read_at(&mut buf, n * 4096).unwrap();
+    assert!(buf.iter().all(|&b| b == buf[0]));
+    buf[0]
+}
+
+/// C9.
+#[test]
+fn a_failed_sync_is_final() {
+    for (code, call) in [(EIO, Call::Sync), (ENOSPC, Call::Sync)] {
+        let (options, disk, store, v) = open();
+        v.write_at(&[1; 4096], 0).unwrap();
+        store.flush().unwrap();
+        v.write_at(&[2; 4096], 4096).unwrap();
+        disk.set_faults(vec![fault(call, 0, How::Errno(code), false)]);
+        assert_eq!(store.flush().unwrap_err().kind(), ErrorKind::Io, "whatever the errno");
+        let after = disk.counts().mutating();
+        assert_eq!(store.flush().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(v.write_at(&[3; 4096], 0).unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(v.discard(0, 4096).unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(v.snapshot("s").err().unwrap().kind(), ErrorKind::Poisoned);
+        assert_eq!(store.checkpoint().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert!(store.maintain(100).is_err() || !store.maintain(100).unwrap());
+        assert_eq!(block(&v, 0), 1, "reads go on");
+        let _ = store.close();
+        assert_eq!(disk.counts().mutating(), after, "nothing is written or synced, by closing neither");
+        let next = again(&options, &disk);
+        assert_eq!(block(&next.volumes().unwrap()[0], 0), 1);
+        assert!(next.check().unwrap().is_clean());
+    }
+}
+
+/// C10.
+#[test]
+fn a_full_host_is_no_disaster() {
+    let knobs = Knobs { log_pages: 64, growth: 1, ..Knobs::default() };
+    let options = Options::new().manual_maintenance(true).punch_from(None).knobs(knobs);
+    let disk = Arc::new(SimBackend::new());
+    let store = options.create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+    let v = store.create_volume("v", 16 * 4096).unwrap();
+    v.write_at(&[1; 8 * 4096], 0).unwrap();
+    let s = v.snapshot("s").unwrap();
+    disk.set_full(true);
+    let mut n = 2;
+    let refused = loop {
+        assert!(n < 200, "space never ends");
+        match v.write_at(&vec![n; 16 * 4096], 0) {
+            Ok(()) => n += 1,
+            Err(e) => break e,
+        }
+        if let Err(e) = v.snapshot(&format!("s{n}")) {
+            break e;
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::NoSpace);
+    let now = block(&v, 0);
+    store.flush().unwrap();
+    v.discard(4096, 4096).unwrap();
+    store.delete_snapshot(&s).unwrap();
+    store.checkpoint().unwrap();
+    assert_eq!((block(&v, 0), block(&v, 1)), (now, 0));
+    disk.set_full(false);
+    v.write_at(&[99; 4096], 0).unwrap();
+    store.flush().unwrap();
+    assert!(store.check().unwrap().is_clean());
+    let next = again(&options, &disk);
+    assert_eq!(block(&next.volumes().unwrap()[0], 0), 99);
+    assert!(next.check().unwrap().is_clean());
+}
+
+/// C11.
+#[test]
+fn short_and_interrupted_calls_are_continued() {
+    let (_, disk, store, v) = open();
+    let mut faults: Vec<Fault> = (0..40).map(|n| fault(Call::Write, n, How::Short, false)).collect();
+    faults.extend((40..44).map(|n| fault(Call::Write, n, How::Errno(EINTR), false)));
+    faults.extend((0..400).step_by(2).map(|n| fault(Call::Read, n, How::Short, false)));
+    disk.set_faults(faults);
+    for n in 1..12 {
+        v.write_at(&[n; 3 * 4096], u64::from(n) * 4096).unwrap();
+        store.flush().unwrap();
+        assert_eq!(block(&v, u64::from(n)), n);
+    }
+    assert!(disk.counts().faults_hit > 20);
+    // A write that never writes anything is an error, not a loop.
+    disk.set_faults(vec![fault(Call::Write, 0, How::Nothing, true)]);
+    let failed = v.write_at(&[1; 4096], 0).and_then(|()| store.flush());
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::Io);
+}
+
+/// A failed read is the caller's to repeat.
+#[test]
+fn a_failed_read_may_be_repeated() {
+    let (options, disk, store, v) = open();
+    v.write_at(&[1; 4096], 0).unwrap();
+    store.close().unwrap();
+    let disk = Arc::new(SimBackend::of(disk.live()));
+    let store = options.open_on(disk.clone(), Arc::new(SimHost::new(5))).unwrap();
+    let v = store.volumes().unwrap().remove(0);
+    disk.set_faults(vec![fault(Call::Read, 0, How::Errno(EIO), false)]);
+    let mut buf = [0; 4096];
+    assert_eq!(v.read_at(&mut buf, 0).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(block(&v, 0), 1);
+    v.write_at(&[2; 4096], 0).unwrap();
+    store.flush().unwrap();
+}
+
+/// G5: the number of syncs.
+#[test]
+fn syncs_are_counted() {
+    let (_, disk, store, v) = open();
+    let syncs = |f: &dyn Fn()| {
+        let before = disk.counts().of(Call::Sync);
+        f();
+        disk.counts().of(Call::Sync) - before
+    };
+    assert_eq!(syncs(&|| v.write_at(&[1; 4096], 0).unwrap()), 0);
+    assert_eq!(syncs(&|| store.flush().unwrap()), 1);
+    assert_eq!(syncs(&|| store.flush().unwrap()), 0, "an empty flush");
+    assert_eq!(syncs(&|| drop(v.snapshot("s").unwrap())), 1);
+    assert_eq!(syncs(&|| v.write_fua_at(&[2; 4096], 0).unwrap()), 1);
+    assert_eq!(syncs(&|| store.mark().unwrap()), 0);
+    assert_eq!(syncs(&|| store.checkpoint().unwrap()), 2, "a checkpoint with nothing to flush");
+    v.write_at(&[3; 4096], 0).unwrap();
+    assert_eq!(syncs(&|| store.checkpoint().unwrap()), 3, "a checkpoint that flushes first");
+}
+
+/// G7, C22.
+#[test]
+fn a_read_only_opening_changes_nothing() {
+    let (options, disk, store, v) = open();
+    v.write_at(&[1; 4096], 0).unwrap();
+    store.flush().unwrap();
+    v.snapshot("s").unwrap();
+    drop((store, v));
+    let disk = Arc::new(SimBackend::reborn(disk.live(), disk.medium().abandoned()));
+    let seen = Violations::default();
+    disk.set_guard(Some(Box::new(ReadOnlyGuard(seen.clone()))));
+    let store = options.open_read_only_on(disk.clone(), Arc::new(SimHost::new(6))).unwrap();
+    let v = store.volumes().unwrap().remove(0);
+    assert_eq!(block(&v, 0), 1);
+    assert_eq!(store.snapshots().unwrap().len(), 1);
+    assert!(store.check().unwrap().is_clean());
+    assert_eq!(v.write_at(&[1; 4096], 0).unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(store.checkpoint().unwrap_err().kind(), ErrorKind::ReadOnly);
+    store.close().unwrap();
+    assert_eq!(seen.take(), Vec::<String>::new());
+    assert_eq!(disk.counts().mutating(), 0);
+}
+
+/// The N-th call of each kind fails, for every N, in many workloads; then every crash.
+#[test]
+fn every_call_fails_once() {
+    use proptest::strategy::{Strategy, ValueTree};
+    let workloads = crate::explorer::number("SNAPDISK_SWEEP", 16);
+    let mut runner = crate::explorer::runner(77, 1, false);
+    let mut search = Search::new(Bug::None);
+    search.sweep();
+    let mut runs = 0;
+    for w in 0..workloads {
+        let ops = workload(24).new_tree(&mut runner).expect("a workload").current();
+        let plain = Case { seed: w, size: w as u8 % SIZES, fault: None, later: None, ops, more: vec![Op::Flush {}] };
+        let counts = search.counts(&plain).unwrap_or_else(|e| panic!("{e}\n  {plain}"));
+        for (call, how, sticky) in KINDS {
+            for nth in 0..counts.of(call).min(80) {
+                let case = Case { fault: Some(fault(call, nth, how, sticky)), ..plain.clone() };
+                search.run(&case).unwrap_or_else(|e| panic!("{e}"));
+                runs += 1;
+            }
+        }
+    }
+    println!("fault sweep: {runs} runs of {workloads} workloads, {}", search.tally);
+}
+
+const KINDS: [(Call, How, bool); 9] = [
+    (Call::Sync, How::Errno(EIO), false),
+    (Call::Sync, How::Errno(ENOSPC), false),
+    (Call::Write, How::Errno(EIO), false),
+    (Call::Write, How::Errno(ENOSPC), true),
+    (Call::Write, How::Short, false),
+    (Call::Reserve, How::Errno(ENOSPC), false),
+    (Call::Reserve, How::Errno(ENOSPC), true),
+    (Call::Push, How::Errno(EIO), false),
+    (Call::Read, How::Errno(EIO), false),
+];

@@ -1,0 +1,296 @@
+//! Rot: every byte of a small image flipped, every sector zeroed, aged or swapped, the file cut and lengthened.
+//!
+//! The image has a hot log whose last group is proven, so there is one state that it may show. Each damage must end
+//! in a refused opening, in reads that are right or fail, or in nothing at all: never in other bytes, an older state
+//! or a panic.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use snapdisk::{
+    Bug, ErrorKind, Knobs, Options, Store,
+    io::sim::{Image, Rng, SECT, SimBackend, SimHost},
+};
+
+use crate::{explorer::search::quietly, model::fill};
+
+struct Target {
+    options: Options,
+    image: Image,
+    /// The same disk earlier, at several moments.
+    past: Vec<Image>,
+    /// Volumes and snapshots with their contents.
+    contents: Vec<(String, Vec<u8>)>,
+    /// Pages that an opening and reading of everything reads.
+    read: BTreeSet<u64>,
+}
+
+fn options(bug: Bug) -> Options {
+    let knobs = Knobs { fanout: 4, index_fanout: 4, span: 24, log_pages: 8, reserve: 4, growth: 1, bug };
+    Options::new().manual_maintenance(true).punch_from(None).knobs(knobs)
+}
+
+/// A small image: two volumes, a snapshot, blocks in the trees and blocks in the log.
+fn target() -> &'static Target {
+    static MADE: OnceLock<Target> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let options = options(Bug::None);
+        let disk = Arc::new(SimBackend::new());
+        let store = options.create_on(disk.clone(), Arc::new(SimHost::new(9))).unwrap();
+        let mut past = Vec::new();
+        let mut tag = 0;
+        let mut write = |v: &snapdisk::Volume, block: u64| {
+            tag += 1;
+            let mut data = [0; 4096];
+            fill(tag, &mut data);
+            v.write_at(&data, block * 4096).unwrap();
+        };
+        let a = store.create_volume("a", 5 * 4096).unwrap();
+        write(&a, 0);
+        write(&a, 2);
+        store.checkpoint().unwrap();
+        past.push(disk.live());
+        a.snapshot("s").unwrap();
+        write(&a, 2);
+        let b = store.create_volume("b", 3 * 4096).unwrap();
+        write(&b, 1);
+        store.checkpoint().unwrap();
+        past.push(disk.live());
+        write(&a, 1);
+        store.flush().unwrap();
+        past.push(disk.live());
+        b.write_at(&[7; 100], 4096 + 50).unwrap();
+        store.flush().unwrap();
+        past.push(disk.live());
+        a.discard(0, 4096).unwrap();
+        write(&a, 4);
+        store.flush().unwrap();
+        store.mark().unwrap();
+        let contents = contents(&store).into_iter().map(|(name, bytes)| (name, bytes.unwrap())).collect();
+        let image = disk.live();
+        assert!(image.len() <= 128 << 12, "a small image: {} blocks", image.len() >> 12);
+        let disk = Arc::new(SimBackend::of(image.clone()));
+        disk.start_read_log();
+        let again = options.open_on(disk.clone(), Arc::new(SimHost::new(10))).unwrap();
+        let _ = self::contents(&again);
+        assert!(again.check().unwrap().is_clean());
+        Target { options, image, past, contents, read: disk.take_read_log() }
+    })
+}
+
+type Contents = Vec<(String, Result<Vec<u8>, snapdisk::Error>)>;
+
+fn contents(store: &Store) -> Contents {
+    let mut out = Vec::new();
+    match store.volumes() {
+        Err(e) => out.push(("volumes".to_owned(), Err(e))),
+        Ok(all) => {
+            for v in all {
+                let mut buf = vec![0; v.size().unwrap_or(0) as usize];
+                let read = v.read_at(&mut buf, 0).map(|()| buf);
+                out.push((v.name().unwrap_or_default(), read));
+            }
+        }
+    }
+    match store.snapshots() {
+        Err(e) => out.push(("snapshots".to_owned(), Err(e))),
+        Ok(all) => {
+            for s in all {
+                let mut buf = vec![0; s.size() as usize];
+                let read = s.read_at(&mut buf, 0).map(|()| buf);
+                out.push((s.name().unwrap_or_default(), read));
+            }
+        }
+    }
+    out
+}
+
+/// What came of a damaged image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Refused,
+    SomeReadsFail,
+    Harmless,
+}
+
+/// Opens a damaged image and reads everything. `Err`: it lied.
+fn judge(target: &Target, options: &Options, image: Image, read_only: bool) -> Result<Outcome, String> {
+    let disk = Arc::new(SimBackend::of(image));
+    let host = Arc::new(SimHost::new(11));
+    let store = match read_only {
+        true => options.open_read_only_on(disk, host),
+        false => options.open_on(disk, host),
+    };
+    let store = match store {
+        Ok(s) => s,
+        Err(e) => return told(&e).map(|()| Outcome::Refused),
+    };
+    let seen = contents(&store);
+    let mut outcome = Outcome::Harmless;
+    for (name, read) in &seen {
+        match read {
+            Err(e) => {
+                told(e)?;
+                outcome = Outcome::SomeReadsFail;
+            }
+            Ok(bytes) => match target.contents.iter().find(|c| c.0 == *name) {
+                None => return Err(format!("{name} should not be there")),
+                Some(c) if c.1 != *bytes => {
+                    let at = bytes.iter().zip(&c.1).position(|(a, b)| a != b);
+                    return Err(format!("{name}: wrong bytes at {at:?}"));
+                }
+                Some(_) => {}
+            },
+        }
+    }
+    let listed = |list: &str| !seen.iter().any(|s| s.0 == list && s.1.is_err());
+    if listed("volumes") && listed("snapshots") && seen.len() != target.contents.len() {
+        return Err(format!("{} objects instead of {}", seen.len(), target.contents.len()));
+    }
+    Ok(outcome)
+}
+
+fn told(e: &snapdisk::Error) -> Result<(), String> {
+    match e.kind() {
+        ErrorKind::Corrupt | ErrorKind::Truncated | ErrorKind::UnsupportedVersion | ErrorKind::Invalid => Ok(()),
+        _ => Err(format!("an error that does not tell what is wrong: {e:?}")),
+    }
+}
+
+/// Judges every damage of a list on two threads; says how they ended.
+fn judge_all(
+    what: &str,
+    bug: Bug,
+    damages: &(dyn Fn(u64) -> Option<(String, Image)> + Sync),
+    count: u64,
+) -> Result<[u64; 3], String> {
+    let target = target();
+    let options = &options(bug);
+    let (next, lie) = (AtomicU64::new(0), Mutex::new(None::<String>));
+    let tally = [const { AtomicU64::new(0) }; 3];
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                loop {
+                    let from = next.fetch_add(256, Relaxed);
+                    if from >= count || lie.lock().unwrap().is_some() {
+                        return;
+                    }
+                    for i in from..count.min(from + 256) {
+                        let Some((damage, image)) = damages(i) else {
+                            tally[Outcome::Harmless as usize].fetch_add(1, Relaxed);
+                            continue;
+                        };
+                        match quietly(|| judge(target, options, image, i % 3 == 1)) {
+                            Ok(o) => _ = tally[o as usize].fetch_add(1, Relaxed),
+                            Err(e) => return *lie.lock().unwrap() = Some(format!("{damage}: {e}")),
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let tally = tally.map(|t| t.into_inner());
+    match lie.into_inner().unwrap() {
+        Some(e) => Err(e),
+        None => {
+            println!("{what}: {} refused, {} with failing reads, {} harmless", tally[0], tally[1], tally[2]);
+            Ok(tally)
+        }
+    }
+}
+
+const PATTERNS: [u8; 3] = [0xff, 0x01, 0x80];
+
+fn flips(bug: Bug) -> Result<[u64; 3], String> {
+    let target = target();
+    // A page that nothing reads cannot change what is read.
+    let all = std::env::var_os("SNAPDISK_FULL").is_some();
+    let flip = |i: u64| {
+        let (at, pattern) = (i / 3, PATTERNS[i as usize % 3]);
+        if !all && !target.read.contains(&(at >> 12)) {
+            return None;
+        }
+        let mut image = target.image.clone();
+        let old = image.page(at >> 12)[at as usize & 4095];
+        image.write(at, &[old ^ pattern]);
+        Some((format!("byte {at} (block {}, {:#x}) ^ {pattern:#x}", at >> 12, at & 4095), image))
+    };
+    judge_all("flips", bug, &flip, target.image.len() * 3)
+}
+
+#[test]
+fn every_byte_flipped() {
+    let [refused, failing, _] = flips(Bug::None).unwrap_or_else(|e| panic!("{e}"));
+    assert!(refused > 10_000 && failing > 10_000, "rot is seen");
+}
+
+#[test]
+fn flips_find_an_unchecked_page_hash() {
+    let lie = flips(Bug::PageHashUnchecked).expect_err("the planted bug must show");
+    println!("mutant PageHashUnchecked: {lie}");
+}
+
+#[test]
+fn every_sector_zeroed_aged_or_swapped() {
+    let target = target();
+    let sectors = target.image.len() / SECT as u64;
+    let kinds = 1 + target.past.len() as u64 + 6;
+    let damage = |i: u64| {
+        let (s, kind) = (i / kinds, i % kinds);
+        let mut image = target.image.clone();
+        let at = s * SECT as u64;
+        let what = match kind {
+            0 => {
+                image.zero(at, SECT as u64);
+                "zeroed".to_owned()
+            }
+            k if k <= target.past.len() as u64 => {
+                image.write(at, target.past[k as usize - 1].sector(s));
+                format!("as it was, {k}")
+            }
+            k => {
+                // A neighbour, the same place in another page, any other.
+                let mut rng = Rng::new(i);
+                let other = match k % 3 {
+                    0 => s ^ 1,
+                    1 => (s + 8 * (1 + rng.below(sectors / 8 - 1))) % sectors,
+                    _ => rng.below(sectors),
+                };
+                let (a, b) = (image.sector(s).to_vec(), image.sector(other).to_vec());
+                image.write(at, &b);
+                image.write(other * SECT as u64, &a);
+                format!("swapped with {other}")
+            }
+        };
+        (image.to_bytes() != target.image.to_bytes()).then(|| (format!("sector {s} {what}"), image))
+    };
+    judge_all("sectors", Bug::None, &damage, sectors * kinds).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn cut_and_lengthened() {
+    let target = target();
+    let sectors = target.image.len() / SECT as u64;
+    let damage = |i: u64| {
+        let mut image = target.image.clone();
+        if i < sectors {
+            image.cut(i * SECT as u64);
+            return Some((format!("cut to {} bytes", i * SECT as u64), image));
+        }
+        let more = (i - sectors + 1) * 1536;
+        let mut rng = Rng::new(i);
+        let noise: Vec<u8> = (0..more).map(|_| rng.number() as u8).collect();
+        image.set_len(target.image.len() + more);
+        image.write(target.image.len(), &noise);
+        Some((format!("{more} bytes of noise behind the end"), image))
+    };
+    let [refused, _, harmless] =
+        judge_all("lengths", Bug::None, &damage, sectors + 100).unwrap_or_else(|e| panic!("{e}"));
+    assert!(refused > sectors / 2 && harmless >= 100);
+}

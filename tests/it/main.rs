@@ -1,0 +1,10 @@
+//! Integration tests, one binary.
+
+#![allow(clippy::disallowed_methods, reason = "tests print how long they took, and run threads")]
+
+mod basic;
+mod explorer;
+mod faults;
+mod flips;
+mod model;
+mod tidy;

@@ -1,0 +1,164 @@
+//! The operations of a workload, as values, as text, and as proptest draws them.
+//!
+//! Every operation is total: whatever there is at that moment, it means something (volumes and snapshots are picked
+//! modulo how many are live, ranges are clipped). So any operation can be taken out of a case and the rest still runs.
+
+use proptest::prelude::*;
+
+macro_rules! ops {
+    ($($(#[$doc:meta])* $name:ident $text:literal ($($arg:ident),*);)*) => {
+        /// One step of a workload.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(crate) enum Op { $($(#[$doc])* $name { $($arg: u8),* },)* }
+
+        /// How many kinds of operation there are.
+        pub(crate) const KINDS: usize = [$($text),*].len();
+
+        impl Op {
+            /// Short text that [`Op::parse`] reads.
+            pub(crate) fn text(&self) -> String {
+                match *self {
+                    $(Op::$name { $($arg),* } => {
+                        let args: Vec<String> = vec![$($arg.to_string()),*];
+                        format!("{}{}", $text, args.join("."))
+                    })*
+                }
+            }
+
+            /// The operation of a text.
+            pub(crate) fn parse(text: &str) -> Option<Op> {
+                let split = text.find(|c: char| c.is_ascii_digit()).unwrap_or(text.len());
+                let mut args = text[split..].split('.').filter(|s| !s.is_empty()).map(|s| s.parse::<u8>());
+                match &text[..split] {
+                    $($text => Some(Op::$name { $($arg: args.next()?.ok()?),* }),)*
+                    _ => None,
+                }
+            }
+
+            /// Its kind, as a number below [`KINDS`].
+            pub(crate) fn kind(&self) -> usize {
+                let mut i = 0;
+                $(if matches!(self, Op::$name { .. }) { return i; } i += 1;)*
+                i
+            }
+        }
+    };
+}
+
+ops! {
+    /// Whole blocks. Tag 0 is zeros, 1 and 2 are always the same content, the others are unique.
+    Write "W" (v, b, n, t);
+    /// Group commit.
+    Flush "F" ();
+    /// Discard of blocks.
+    Trim "T" (v, b, n);
+    /// Snapshot.
+    Snap "S" (v);
+    /// Delete a snapshot.
+    DelSnap "D" (k);
+    /// Checkpoint.
+    Checkpoint "C" ();
+    /// Some steps of background work.
+    Maintain "M" (n);
+    /// The empty group that proves the last flush.
+    Mark "A" ();
+    /// Bytes at any alignment.
+    Bytes "B" (v, at, n, t);
+    /// Zeros over blocks.
+    Zero "Z" (v, b, n);
+    /// Discard at any alignment.
+    Cut "X" (v, at, n);
+    /// A write that is durable when it returns.
+    Fua "U" (v, b, t);
+    /// Clone of a snapshot.
+    Clone "K" (k);
+    /// Rollback, size included.
+    Rollback "R" (v, k);
+    /// Rollback of the contents only.
+    RollbackKeep "Q" (v, k);
+    /// Resize.
+    Resize "L" (v, n);
+    /// A new volume.
+    CreateVol "N" (n);
+    /// Delete a volume; `how`: refuse, keep or delete its snapshots.
+    DelVol "V" (v, how);
+    /// One snapshot of each of several volumes.
+    SnapGroup "G" (v, n);
+    /// A snapshot that becomes durable with the next flush.
+    SnapDeferred "E" (v);
+    /// Rename a volume.
+    Rename "I" (v);
+    /// Rename a snapshot.
+    RenameSnap "J" (k);
+    /// Several metadata operations as one.
+    Update "Y" (v, n);
+    /// Close and open.
+    Reopen "O" ();
+    /// The process dies and the next one opens the image.
+    Die "P" ();
+    /// The checker.
+    Check "H" ();
+}
+
+/// Texts of a list.
+pub(crate) fn texts(ops: &[Op]) -> String {
+    ops.iter().map(Op::text).collect::<Vec<_>>().join(",")
+}
+
+/// The list of its text.
+pub(crate) fn parse_all(text: &str) -> Option<Vec<Op>> {
+    text.split(',').filter(|s| !s.is_empty()).map(Op::parse).collect()
+}
+
+fn tag() -> impl Strategy<Value = u8> {
+    // A quarter from {0, A, B}: identical content has to meet stale records.
+    prop_oneof![3 => Just(3u8), 1 => 0u8..3]
+}
+
+/// One operation, simple kinds first, since that is the way in which cases shrink.
+pub(crate) fn op() -> impl Strategy<Value = Op> {
+    let small = 0u8..4;
+    prop_oneof![
+        10 => (small.clone(), 0u8..24, 0u8..6, tag()).prop_map(|(v, b, n, t)| Op::Write { v, b, n, t }),
+        6 => Just(Op::Flush {}),
+        3 => (small.clone(), 0u8..24, 0u8..8).prop_map(|(v, b, n)| Op::Trim { v, b, n }),
+        4 => small.clone().prop_map(|v| Op::Snap { v }),
+        3 => (0u8..8).prop_map(|k| Op::DelSnap { k }),
+        4 => Just(Op::Checkpoint {}),
+        4 => (0u8..8).prop_map(|n| Op::Maintain { n }),
+        2 => Just(Op::Mark {}),
+        4 => (small.clone(), any::<u8>(), any::<u8>(), tag()).prop_map(|(v, at, n, t)| Op::Bytes { v, at, n, t }),
+        2 => (small.clone(), 0u8..24, 0u8..8).prop_map(|(v, b, n)| Op::Zero { v, b, n }),
+        1 => (small.clone(), any::<u8>(), any::<u8>()).prop_map(|(v, at, n)| Op::Cut { v, at, n }),
+        1 => (small.clone(), 0u8..24, tag()).prop_map(|(v, b, t)| Op::Fua { v, b, t }),
+        2 => (0u8..8).prop_map(|k| Op::Clone { k }),
+        2 => (small.clone(), 0u8..8).prop_map(|(v, k)| Op::Rollback { v, k }),
+        1 => (small.clone(), 0u8..8).prop_map(|(v, k)| Op::RollbackKeep { v, k }),
+        2 => (small.clone(), any::<u8>()).prop_map(|(v, n)| Op::Resize { v, n }),
+        2 => any::<u8>().prop_map(|n| Op::CreateVol { n }),
+        1 => (small.clone(), 0u8..3).prop_map(|(v, how)| Op::DelVol { v, how }),
+        1 => (small.clone(), 1u8..4).prop_map(|(v, n)| Op::SnapGroup { v, n }),
+        1 => small.clone().prop_map(|v| Op::SnapDeferred { v }),
+        1 => small.clone().prop_map(|v| Op::Rename { v }),
+        1 => (0u8..8).prop_map(|k| Op::RenameSnap { k }),
+        1 => (small, any::<u8>()).prop_map(|(v, n)| Op::Update { v, n }),
+        1 => Just(Op::Reopen {}),
+        1 => Just(Op::Die {}),
+        1 => Just(Op::Check {}),
+    ]
+}
+
+/// A workload of up to `max` operations in which a random third of the kinds does not occur.
+pub(crate) fn workload(max: usize) -> impl Strategy<Value = Vec<Op>> {
+    (prop::collection::vec(op(), 1..max), any::<u64>().no_shrink()).prop_map(|(ops, swarm)| {
+        let off = |kind: usize| snapdisk::io::sim::Rng::new(swarm ^ kind as u64).one_in(3);
+        ops.into_iter().filter(|op| !off(op.kind())).collect()
+    })
+}
+
+#[test]
+fn texts_are_read_back() {
+    let ops =
+        [Op::Write { v: 1, b: 2, n: 3, t: 4 }, Op::Flush {}, Op::Bytes { v: 0, at: 255, n: 9, t: 3 }, Op::Check {}];
+    assert_eq!(parse_all(&texts(&ops)).unwrap(), ops);
+}

@@ -1,0 +1,607 @@
+//! A store and its model side by side on a simulated disk.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use snapdisk::{
+    BLOCK, DeleteSnapshots, Durability, Error, ErrorKind, NewOptions, Options, Store,
+    io::sim::{Ev, SimBackend, SimHost},
+};
+
+use super::{BLOCKS_MAX, Model, Object, Op, Seen, fill, observe};
+
+/// Volumes at most.
+const VOLUMES: usize = 4;
+/// Snapshots at most.
+const SNAPSHOTS: usize = 6;
+
+/// What the harness is doing, for [`Ev::Phase`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Phase {
+    /// Something else.
+    Work,
+    /// An opening, and so recovery.
+    Open,
+    /// A checkpoint that was asked for, or a close.
+    Checkpoint,
+    /// Background steps while something is being reclaimed, and what follows until the next acknowledgement.
+    Reclaim,
+}
+
+impl Phase {
+    /// The phase of a mark.
+    pub(crate) fn of(n: u32) -> Phase {
+        [Phase::Work, Phase::Open, Phase::Checkpoint, Phase::Reclaim][n as usize % 4]
+    }
+}
+
+/// Every state that the store has had, in commit order, and which of them is sure to survive.
+#[derive(Clone, Default)]
+pub(crate) struct History {
+    /// Hash and state.
+    pub(crate) states: Vec<(u64, Model)>,
+    /// The newest acknowledged as durable.
+    pub(crate) acked: usize,
+    /// The newest that an image may show before anything is done to it.
+    pub(crate) base: usize,
+}
+
+impl History {
+    /// A history that starts with one durable state.
+    pub(crate) fn of(model: Model) -> History {
+        History { states: vec![(model.hash(), model)], acked: 0, base: 0 }
+    }
+
+    /// The newest state.
+    pub(crate) fn last(&self) -> &Model {
+        &self.states.last().expect("never empty").1
+    }
+
+    /// The newest of the states from `acked` to `issued` that a store shows.
+    pub(crate) fn find(&self, acked: usize, issued: usize, hash: u64) -> Option<usize> {
+        let issued = issued.min(self.states.len() - 1);
+        (acked..=issued).rev().find(|&j| self.states[j].0 == hash)
+    }
+
+    /// The part that a crash between these bounds leaves possible.
+    pub(crate) fn cut(&self, acked: usize, issued: usize) -> History {
+        let issued = issued.min(self.states.len() - 1);
+        History { states: self.states[acked..=issued].to_vec(), acked: 0, base: issued - acked }
+    }
+}
+
+/// How to open.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    /// With manual maintenance and the knobs of the case.
+    pub(crate) options: Options,
+    /// Of the host's random numbers and the disk's.
+    pub(crate) seed: u64,
+    /// Whether running out of space is no surprise.
+    pub(crate) tight: bool,
+}
+
+/// A running store beside its model.
+pub(crate) struct Run {
+    /// The disk under it.
+    pub(crate) disk: Arc<SimBackend>,
+    /// `None` while it could not be opened because of a planned fault.
+    pub(crate) store: Option<Store>,
+    /// What it must contain.
+    pub(crate) history: History,
+    /// An operation failed in a way that leaves its outcome open; nothing more is run.
+    pub(crate) unknown: bool,
+    setup: Setup,
+    serial: u32,
+    openings: u64,
+}
+
+/// What an operation is expected to do.
+struct Step {
+    expect: Result<(), ErrorKind>,
+    next: Option<Model>,
+    durable: bool,
+}
+
+fn ok(next: Model) -> Step {
+    Step { expect: Ok(()), next: Some(next), durable: false }
+}
+
+fn durable(next: Model) -> Step {
+    Step { durable: true, ..ok(next) }
+}
+
+fn refused(kind: ErrorKind) -> Step {
+    Step { expect: Err(kind), next: None, durable: false }
+}
+
+impl Run {
+    /// Opens what is on `disk`, which must be one of the states of `history`; the state it turns out to be becomes the
+    /// newest, and durable. `serial` keeps names and tags apart between runs on one image.
+    pub(crate) fn open(disk: Arc<SimBackend>, history: History, setup: &Setup, serial: u32) -> Result<Run, String> {
+        let setup = setup.clone();
+        let mut run = Run { disk, store: None, history, unknown: false, setup, serial, openings: 0 };
+        run.reopen(true)?;
+        Ok(run)
+    }
+
+    fn hits(&self) -> u64 {
+        self.disk.counts().faults_hit
+    }
+
+    fn faulty(&self) -> bool {
+        self.hits() > 0
+    }
+
+    fn reopen(&mut self, crashed: bool) -> Result<(), String> {
+        self.disk.mark(Ev::Phase(Phase::Open as u32));
+        self.disk.mark(Ev::Issued(self.history.states.len() as u32));
+        self.openings += 1;
+        let host = Arc::new(SimHost::new(self.setup.seed ^ self.openings << 32 ^ u64::from(self.serial)));
+        let store = match self.setup.options.open_on(self.disk.clone(), host) {
+            Ok(s) => s,
+            Err(e) if self.faulty() && matches!(e.kind(), ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Poisoned) => {
+                self.unknown = true;
+                return Ok(());
+            }
+            Err(e) => return Err(format!("open failed: {e:?}")),
+        };
+        let last = self.history.states.len() - 1;
+        let from = if crashed { self.history.acked } else { last };
+        let (seen, model) = self.settle(&store, from, last)?;
+        let mut model = model;
+        model.learn(&seen)?;
+        self.history.states.push((model.hash(), model));
+        self.store = Some(store);
+        self.ack();
+        self.disk.mark(Ev::Phase(Phase::Work as u32));
+        Ok(())
+    }
+
+    /// Which of the states `from..=to` the store shows.
+    fn settle(&self, store: &Store, from: usize, to: usize) -> Result<(Seen, Model), String> {
+        let hits = self.hits();
+        let seen = match observe(store) {
+            // A failed read changes nothing: it may be tried again.
+            Err((_, e)) if self.hits() > hits && e.kind() == ErrorKind::Io => {
+                self.disk.set_faults(Vec::new());
+                observe(store)
+            }
+            other => other,
+        };
+        let seen = seen.map_err(|(what, e)| format!("{what}: {e:?}"))?;
+        match self.history.find(from, to, seen.hash) {
+            Some(j) => Ok((seen, self.history.states[j].1.clone())),
+            None => Err(explain(&self.history, from, to, &seen)),
+        }
+    }
+
+    fn ack(&mut self) {
+        self.history.acked = self.history.states.len() - 1;
+        self.disk.mark(Ev::Acked(self.history.acked as u32));
+    }
+
+    fn fresh(&mut self) -> u32 {
+        self.serial += 1;
+        self.serial
+    }
+
+    fn tag(&mut self, t: u8) -> u64 {
+        match t {
+            0..=2 => u64::from(t),
+            _ => self.setup.seed << 20 | u64::from(self.fresh()),
+        }
+    }
+
+    /// Runs one operation on both and compares. An error is a violation.
+    pub(crate) fn step(&mut self, op: &Op) -> Result<(), String> {
+        if self.unknown || self.store.is_none() {
+            return Ok(());
+        }
+        match op {
+            Op::Reopen {} => return self.close_and_open(),
+            Op::Die {} => return self.die(),
+            _ => {}
+        }
+        let store = self.store.clone().expect("open");
+        let phase = match op {
+            Op::Checkpoint {} => Phase::Checkpoint,
+            Op::Maintain { .. } if store.stats().is_ok_and(|s| s.reclaim_entries > 0) => Phase::Reclaim,
+            _ => Phase::Work,
+        };
+        if phase != Phase::Work {
+            self.disk.mark(Ev::Phase(phase as u32));
+        }
+        self.disk.mark(Ev::Issued(self.history.states.len() as u32));
+        let hits = self.hits();
+        let (step, result) = self.apply(&store, op);
+        let struck = self.hits() > hits;
+        let before = self.history.last().clone();
+        let place = |e: &dyn std::fmt::Debug| format!("{}: {e:?}", op.text());
+        match (&step.expect, result) {
+            (Ok(()), Ok(())) => {
+                let next = step.next.unwrap_or(before);
+                self.history.states.push((next.hash(), next));
+                if step.durable {
+                    self.ack();
+                }
+            }
+            (Err(kind), Err(e)) if e.kind() == *kind => self.history.states.push((before.hash(), before)),
+            (_, Err(e)) => match e.kind() {
+                ErrorKind::NoSpace if self.setup.tight || self.faulty() => {
+                    self.history.states.push((before.hash(), before));
+                }
+                // Poisoned before it began, by a fault in background work or in an earlier operation.
+                ErrorKind::Poisoned if self.faulty() => {
+                    self.history.states.push((before.hash(), before));
+                    self.unknown = true;
+                }
+                ErrorKind::Io if struck => {
+                    let next = step.next.unwrap_or(before);
+                    self.history.states.push((next.hash(), next));
+                    self.unknown = true;
+                }
+                _ => return Err(place(&e)),
+            },
+            (Err(kind), Ok(())) => return Err(place(kind) + " expected, got Ok"),
+        }
+        if phase == Phase::Checkpoint {
+            self.disk.mark(Ev::Phase(Phase::Work as u32));
+        }
+        if self.unknown {
+            return self.after_failure(&store);
+        }
+        let last = self.history.states.len() - 1;
+        let (seen, mut model) = self.settle(&store, last, last).map_err(|e| format!("after {}: {e}", op.text()))?;
+        model.learn(&seen)?;
+        self.history.states[last].1 = model;
+        Ok(())
+    }
+
+    /// Does all background work there is.
+    pub(crate) fn settle_down(&mut self) -> Result<(), String> {
+        for _ in 0..200 {
+            let (false, Some(store)) = (self.unknown, &self.store) else { return Ok(()) };
+            let more = store.maintain(16).map_err(|e| format!("maintain: {e:?}"))?;
+            if !more {
+                return self.check();
+            }
+        }
+        Err("background work never ends".to_owned())
+    }
+
+    /// After an outcome left open: reads give the state before or after, or say that they can't; nothing is written.
+    fn after_failure(&mut self, store: &Store) -> Result<(), String> {
+        let last = self.history.states.len() - 1;
+        match observe(store) {
+            Ok(seen) => match self.history.find(last.saturating_sub(1), last, seen.hash) {
+                Some(_) => {}
+                None => {
+                    return Err(
+                        "after a failure: ".to_owned() + &explain(&self.history, last.saturating_sub(1), last, &seen)
+                    );
+                }
+            },
+            Err((_, e)) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Corrupt) => {}
+            Err((what, e)) => return Err(format!("after a failure: {what}: {e:?}")),
+        }
+        Ok(())
+    }
+
+    fn close_and_open(&mut self) -> Result<(), String> {
+        self.disk.mark(Ev::Phase(Phase::Checkpoint as u32));
+        let last = self.history.last().clone();
+        self.disk.mark(Ev::Issued(self.history.states.len() as u32));
+        self.history.states.push((last.hash(), last));
+        match self.store.take().expect("open").close() {
+            Ok(()) => {
+                self.ack();
+                self.reopen(false)
+            }
+            Err(_) if self.faulty() => {
+                self.unknown = true;
+                Ok(())
+            }
+            Err(e) => Err(format!("close: {e:?}")),
+        }
+    }
+
+    fn die(&mut self) -> Result<(), String> {
+        self.store = None;
+        self.reopen(true)
+    }
+
+    /// The checker must be content.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let hits = self.hits();
+        let mut report = store.check();
+        if self.hits() > hits {
+            // What could not be read is a finding or an error; reading it again is not.
+            self.disk.set_faults(Vec::new());
+            report = store.check();
+        }
+        let report = report.map_err(|e| format!("check: {e:?}"))?;
+        if report.is_clean() {
+            return Ok(());
+        }
+        let all: Vec<String> =
+            report.findings.iter().take(6).map(|f| format!("{:?} {} {}", f.kind, f.place, f.what)).collect();
+        Err(format!("check: leaked {}, {}", report.leaked, all.join("; ")))
+    }
+
+    fn apply(&mut self, store: &Store, op: &Op) -> (Step, Result<(), Error>) {
+        let mut next = self.history.last().clone();
+        match *op {
+            Op::Write { .. }
+            | Op::Bytes { .. }
+            | Op::Fua { .. }
+            | Op::Trim { .. }
+            | Op::Zero { .. }
+            | Op::Cut { .. } => self.change(store, op, next),
+            Op::Flush {} => (durable(next), store.flush()),
+            Op::Checkpoint {} => (durable(next), store.checkpoint()),
+            Op::Mark {} => (ok(next), store.mark()),
+            Op::Maintain { n } => {
+                let budget = 1 + usize::from(n % 4) * 3;
+                let steps = 1 + n / 4 * 8;
+                (ok(next), (0..steps).try_for_each(|_| store.maintain(budget).map(drop)))
+            }
+            Op::Check {} => {
+                if let Err(e) = self.check() {
+                    return (ok(next), Err(Error::new(ErrorKind::Corrupt, e)));
+                }
+                (ok(next), Ok(()))
+            }
+            Op::Snap { v } | Op::SnapDeferred { v } => {
+                let Some(name) = self.room(&next, v) else { return (ok(next), Ok(())) };
+                let snap = format!("s{}", self.fresh());
+                freeze(&mut next, &name, &snap);
+                let result = store.volume(&name).and_then(|v| match op {
+                    Op::Snap { .. } => store.snapshot(&v, &snap).map(drop),
+                    _ => {
+                        let deferred = NewOptions { durability: Durability::Deferred, ..NewOptions::default() };
+                        store.snapshot_with(&v, &snap, deferred).map(drop)
+                    }
+                });
+                (if matches!(op, Op::Snap { .. }) { durable(next) } else { ok(next) }, result)
+            }
+            Op::SnapGroup { v, n } => {
+                let count = next.volumes.len().min(usize::from(n)).min(SNAPSHOTS.saturating_sub(next.snapshots.len()));
+                let names: Vec<String> = next.volumes.keys().cycle().skip(v.into()).take(count).cloned().collect();
+                if names.is_empty() {
+                    return (ok(next), Ok(()));
+                }
+                let snaps: Vec<String> = names.iter().map(|_| format!("s{}", self.fresh())).collect();
+                let volumes: Result<Vec<_>, Error> = names.iter().map(|n| store.volume(n)).collect();
+                let result = volumes.and_then(|vs| {
+                    let members: Vec<_> = vs.iter().zip(&snaps).map(|(v, s)| (v, s.as_str())).collect();
+                    store.snapshot_group(&members).map(drop)
+                });
+                for (v, s) in names.iter().zip(&snaps) {
+                    freeze(&mut next, v, s);
+                }
+                (durable(next), result)
+            }
+            Op::DelSnap { k } => {
+                let Some((name, snap)) = find_snapshot(store, &next, k) else { return (ok(next), Ok(())) };
+                next.snapshots.remove(&name);
+                (durable(next), snap.and_then(|s| store.delete_snapshot(&s)))
+            }
+            Op::RenameSnap { k } => {
+                let Some((name, snap)) = find_snapshot(store, &next, k) else { return (ok(next), Ok(())) };
+                let to = format!("s{}", self.fresh());
+                let object = next.snapshots.remove(&name).expect("picked");
+                next.snapshots.insert(to.clone(), object);
+                (durable(next), snap.and_then(|s| store.rename_snapshot(&s, &to)))
+            }
+            Op::Clone { k } => {
+                let Some((name, snap)) = find_snapshot(store, &next, k) else { return (ok(next), Ok(())) };
+                if next.volumes.len() >= VOLUMES {
+                    return (ok(next), Ok(()));
+                }
+                let to = format!("v{}", self.fresh());
+                let object = Object { id: None, of: None, ..(*next.snapshots[&name]).clone() };
+                next.volumes.insert(to.clone(), Arc::new(object));
+                (durable(next), snap.and_then(|s| store.clone_volume(&s, &to)).map(drop))
+            }
+            Op::Rollback { v, k } | Op::RollbackKeep { v, k } => {
+                let keep = matches!(op, Op::RollbackKeep { .. });
+                let (Some((name, volume)), Some((snap_name, snap))) =
+                    (find_volume(store, &next, v), find_snapshot(store, &next, k))
+                else {
+                    return (ok(next), Ok(()));
+                };
+                let result = volume.and_then(|v| {
+                    let s = snap?;
+                    if keep { v.rollback_keep_size(&s) } else { v.rollback(&s) }
+                });
+                if !next.owns(&name, &snap_name) {
+                    return (refused(ErrorKind::Invalid), result);
+                }
+                let frozen = next.snapshots[&snap_name].clone();
+                let o = next.volume_mut(&name);
+                let size = o.size;
+                o.blocks = frozen.blocks.clone();
+                o.size = frozen.size;
+                if keep {
+                    o.resize(size);
+                }
+                (durable(next), result)
+            }
+            Op::Resize { v, n } => {
+                let Some((name, volume)) = find_volume(store, &next, v) else { return (ok(next), Ok(())) };
+                let size = volume_size(n);
+                next.volume_mut(&name).resize(size);
+                (durable(next), volume.and_then(|v| v.resize(size)))
+            }
+            Op::CreateVol { n } => {
+                if n % 8 == 7 {
+                    let Some((name, _)) = next.pick_volume(n) else { return (ok(next), Ok(())) };
+                    return (refused(ErrorKind::Exists), store.create_volume(name, 4096).map(drop));
+                }
+                if next.volumes.len() >= VOLUMES {
+                    return (ok(next), Ok(()));
+                }
+                let (name, size) = (format!("v{}", self.fresh()), volume_size(n));
+                next.volumes.insert(name.clone(), Arc::new(Object::new(size)));
+                (durable(next), store.create_volume(&name, size).map(drop))
+            }
+            Op::DelVol { v, how } => {
+                let Some((name, volume)) = find_volume(store, &next, v) else { return (ok(next), Ok(())) };
+                let own: Vec<String> = next.snapshots.keys().filter(|s| next.owns(&name, s)).cloned().collect();
+                let mode = match how % 3 {
+                    0 => DeleteSnapshots::Refuse,
+                    1 => DeleteSnapshots::Keep,
+                    _ => DeleteSnapshots::Delete,
+                };
+                let result = volume.and_then(|v| store.delete_volume(&v, mode));
+                if how % 3 == 0 && !own.is_empty() {
+                    return (refused(ErrorKind::Invalid), result);
+                }
+                next.volumes.remove(&name);
+                if how % 3 == 2 {
+                    next.snapshots.retain(|s, _| !own.contains(s));
+                }
+                (durable(next), result)
+            }
+            Op::Rename { v } => {
+                let Some((name, volume)) = find_volume(store, &next, v) else { return (ok(next), Ok(())) };
+                let to = format!("v{}", self.fresh());
+                let object = next.volumes.remove(&name).expect("picked");
+                next.volumes.insert(to.clone(), object);
+                (durable(next), volume.and_then(|v| store.rename(&v, &to)))
+            }
+            Op::Update { v, n } => self.update(store, next, v, n),
+            Op::Reopen {} | Op::Die {} => unreachable!("handled by the caller"),
+        }
+    }
+
+    /// Snapshot, resize and perhaps a new volume, as one; once in a while refused at its end, and so wholly.
+    fn update(&mut self, store: &Store, mut next: Model, v: u8, n: u8) -> (Step, Result<(), Error>) {
+        let Some(name) = self.room(&next, v) else { return (ok(next), Ok(())) };
+        let (snap, other) = (format!("s{}", self.fresh()), format!("v{}", self.fresh()));
+        let size = volume_size(n);
+        let more = next.volumes.len() < VOLUMES && n & 1 == 1;
+        let fail = n & 6 == 6;
+        let result = store.volume(&name).and_then(|volume| {
+            store.update(|u| {
+                u.snapshot(&volume, &snap, BTreeMap::new())?;
+                u.resize(&volume, size);
+                if more {
+                    u.create_volume(&other, size, BTreeMap::new())?;
+                }
+                if fail { Err(Error::new(ErrorKind::Cancelled, "planned")) } else { Ok(()) }
+            })
+        });
+        if fail {
+            return (refused(ErrorKind::Cancelled), result);
+        }
+        freeze(&mut next, &name, &snap);
+        next.volume_mut(&name).resize(size);
+        if more {
+            next.volumes.insert(other, Arc::new(Object::new(size)));
+        }
+        (durable(next), result)
+    }
+
+    fn change(&mut self, store: &Store, op: &Op, mut next: Model) -> (Step, Result<(), Error>) {
+        const B: u64 = BLOCK as u64;
+        let (v, off, len, t) = match *op {
+            Op::Write { v, b, n, t } => (v, u64::from(b) * B, u64::from(n) * B + B, t),
+            Op::Fua { v, b, t } => (v, u64::from(b) * B, B, t),
+            Op::Trim { v, b, n } | Op::Zero { v, b, n } => (v, u64::from(b) * B, u64::from(n) * B + B, 0),
+            Op::Bytes { v, at, n, t } => (v, u64::from(at) * 397, u64::from(n) * 61 + 1, t),
+            Op::Cut { v, at, n } => (v, u64::from(at) * 397, u64::from(n) * 61 + 1, 0),
+            _ => unreachable!("not a change"),
+        };
+        let Some((name, volume)) = find_volume(store, &next, v) else { return (ok(next), Ok(())) };
+        let size = next.volumes[&name].size;
+        if size == 0 {
+            return (ok(next), Ok(()));
+        }
+        // Mostly inside; a range that starts in the last block and is long reaches past the end.
+        let off = off % size;
+        let clip = len.min(size - off);
+        let len = if len > 5 * B && off + len > size { len } else { clip };
+        let inside = off + len <= size;
+        let durability = if matches!(op, Op::Fua { .. }) { durable } else { ok };
+        let result = match *op {
+            Op::Trim { .. } | Op::Cut { .. } => volume.and_then(|v| v.discard(off, len)),
+            Op::Zero { .. } => volume.and_then(|v| v.write_zeroes(off, len)),
+            _ => {
+                let mut data = vec![0; len as usize];
+                fill(self.tag(t), &mut data);
+                if inside {
+                    next.volume_mut(&name).write(off, &data);
+                }
+                volume.and_then(|v| {
+                    if matches!(op, Op::Fua { .. }) { v.write_fua_at(&data, off) } else { v.write_at(&data, off) }
+                })
+            }
+        };
+        if !inside {
+            return (refused(ErrorKind::OutOfRange), result);
+        }
+        if matches!(op, Op::Trim { .. } | Op::Cut { .. } | Op::Zero { .. }) {
+            next.volume_mut(&name).zero(off, len);
+        }
+        (durability(next), result)
+    }
+
+    fn room(&self, model: &Model, v: u8) -> Option<String> {
+        (model.snapshots.len() < SNAPSHOTS).then(|| model.pick_volume(v).map(|p| p.0.clone())).flatten()
+    }
+}
+
+/// Why no state fits.
+pub(crate) fn explain(history: &History, from: usize, to: usize, seen: &Seen) -> String {
+    let to = to.min(history.states.len() - 1);
+    let elsewhere = history.states.iter().rposition(|s| s.0 == seen.hash);
+    let what = match elsewhere {
+        Some(j) if j < from => "an older state: acknowledged operations are lost".to_owned(),
+        Some(j) => format!("state {j}, from which operations were never issued"),
+        None => format!("no state at all; against the newest:{}", history.states[to].1.diff(seen)),
+    };
+    let oldest = if elsewhere.is_none() && from != to {
+        format!("; against the oldest:{}", history.states[from].1.diff(seen))
+    } else {
+        String::new()
+    };
+    format!("legal are states {from} to {to}, it shows {what}{oldest}")
+}
+
+fn freeze(model: &mut Model, volume: &str, snapshot: &str) {
+    let o = &model.volumes[volume];
+    let frozen = Object { id: None, of: o.id, ..(**o).clone() };
+    model.snapshots.insert(snapshot.to_owned(), Arc::new(frozen));
+}
+
+/// Whole blocks mostly, sometimes any multiple of a sector, sometimes nothing.
+fn volume_size(n: u8) -> u64 {
+    match n % 16 {
+        15 => 0,
+        14 => u64::from(n) * 512 % (BLOCKS_MAX * BLOCK as u64),
+        _ => (u64::from(n) % BLOCKS_MAX + 1) * BLOCK as u64,
+    }
+}
+
+type Found<T> = Option<(String, Result<T, Error>)>;
+
+fn find_volume(store: &Store, model: &Model, v: u8) -> Found<snapdisk::Volume> {
+    let name = model.pick_volume(v)?.0.clone();
+    let found = store.volume(&name);
+    Some((name, found))
+}
+
+fn find_snapshot(store: &Store, model: &Model, k: u8) -> Found<snapdisk::Snapshot> {
+    let (name, object) = model.pick_snapshot(k)?;
+    let found = match object.id {
+        Some(id) => store.snapshot_by_id(snapdisk::SnapshotId(id)),
+        None => store.snapshots().and_then(|all| {
+            let named = all.into_iter().find(|s| s.name().is_ok_and(|n| n == *name));
+            named.ok_or_else(|| Error::new(ErrorKind::NotFound, name.clone()))
+        }),
+    };
+    Some((name.clone(), found))
+}
