@@ -1,5 +1,6 @@
 //! Sizes that tests shrink, and the bugs that they plant to prove that they would be found.
 
+#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 /// Sizes of an engine. The defaults are what images are made with.
 #[derive(Clone, Copy, Debug)]
 pub struct Knobs {
@@ -41,6 +42,7 @@ impl Knobs {
     }
 }
 
+#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 /// A bug to plant. Each breaks one rule that the explorer must see broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs, reason = "each name says what is done wrongly")]

@@ -60,7 +60,7 @@ impl Snapshot {
     }
     /// Its tags.
     pub fn tags(&self) -> Result<BTreeMap<String, String>> {
-        if !self.record()?.tagged {
+        if self.record()?.tag_records == 0 {
             return Ok(BTreeMap::new());
         }
         self.engine.view()?.catalog_view().tags(true, self.id.0)

@@ -231,6 +231,11 @@ impl Store {
         drop(self.engine.view()?);
         self.engine.checkpoint()
     }
+    /// Subtrees and deleted volumes that wait for reclaim. O(1).
+    pub fn reclaim_pending(&self) -> Result<u64> {
+        let state = self.engine.view()?;
+        Ok(state.doomed + state.sweeping.len() as u64)
+    }
     /// Waits until everything deleted is reclaimed and its space is free.
     pub fn wait_reclaimed(&self) -> Result<()> {
         drop(self.engine.view()?);

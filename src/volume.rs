@@ -101,7 +101,7 @@ impl Volume {
     }
     /// Its tags.
     pub fn tags(&self) -> Result<BTreeMap<String, String>> {
-        if !self.record()?.tagged {
+        if self.record()?.tag_records == 0 {
             return Ok(BTreeMap::new());
         }
         self.engine.view()?.catalog_view().tags(false, self.id.0)

@@ -4,7 +4,7 @@
 //! damage, and poisons.
 
 use super::{
-    catalog::{PUT_NODES, SnapshotRecord, TAG_CHUNKS, VolumeRecord, doomed_key, tag_chunks},
+    catalog::{PUT_NODES, SnapshotRecord, VolumeRecord, doomed_key, tag_chunks},
     engine::State,
     ops::{DeleteMode, Op, Placed},
 };
@@ -19,7 +19,7 @@ impl State {
     // ---- what it needs
 
     pub(crate) fn put_nodes(&self) -> usize {
-        PUT_NODES.0 * (usize::from(self.catalog.level) + 2) + PUT_NODES.1
+        PUT_NODES.0 * usize::from(self.catalog.level) + PUT_NODES.1
     }
     fn tree_nodes(&self, volume: u64) -> usize {
         self.heads.get(&volume).map_or(1, |r| usize::from(r.root.level) + 2)
@@ -51,11 +51,22 @@ impl State {
             // The target's tree may be as high as any.
             Op::Rollback { volume, edge: e, .. } => 3 * put + edge(*volume, e) + 64,
             Op::Clone { tags, .. } => (2 + tag_chunks(tags)?) * put,
-            Op::DeleteVolume { .. } => (5 + TAG_CHUNKS) * put,
-            Op::DeleteSnapshot { .. } => (4 + TAG_CHUNKS) * put,
+            Op::DeleteVolume { volume, .. } => {
+                (5 + self.heads.get(volume).map_or(0, |r| usize::from(r.tag_records))) * put
+            }
+            Op::DeleteSnapshot { snapshot } => {
+                (4 + self.frozen_heads.get(snapshot).map_or(0, |r| usize::from(r.tag_records))) * put
+            }
             Op::RenameVolume { .. } | Op::RenameSnapshot { .. } => 3 * put,
             Op::Resize { volume, edge: e, .. } => put + edge(*volume, e),
-            Op::SetTags { tags, .. } => (1 + TAG_CHUNKS + tag_chunks(tags)?) * put,
+            Op::SetTags { snapshot, id, tags } => {
+                let old = if *snapshot {
+                    self.frozen_heads.get(id).map_or(0, |r| r.tag_records)
+                } else {
+                    self.heads.get(id).map_or(0, |r| r.tag_records)
+                };
+                (1 + usize::from(old) + tag_chunks(tags)?) * put
+            },
             Op::Several(ops) => ops.iter().map(|o| self.nodes_for(o)).sum::<Result<usize>>()?,
         })
     }
@@ -77,7 +88,7 @@ impl State {
                     created: *created,
                     parent: None,
                     snapshots: 0,
-                    tagged: !tags.is_empty(),
+                    tag_records: tag_chunks(tags)? as u16,
                 };
                 self.add_volume(*id, record, tags)
             }
@@ -95,7 +106,7 @@ impl State {
                     created: *created,
                     parent: Some(*snapshot),
                     snapshots: 0,
-                    tagged: !tags.is_empty(),
+                    tag_records: tag_chunks(tags)? as u16,
                 };
                 self.add_volume(*id, record, tags)
             }
@@ -104,7 +115,7 @@ impl State {
                 let mut catalog = self.catalog();
                 catalog.remove_volume_name(&record.name)?;
                 catalog.remove_volume(*volume)?;
-                if record.tagged {
+                if record.tag_records > 0 {
                     catalog.put_tags(false, *volume, &Default::default())?;
                 }
                 if *mode == DeleteMode::Sweep && record.snapshots > 0 {
@@ -143,15 +154,15 @@ impl State {
                 self.save_head(*volume)
             }
             Op::SetTags { snapshot, id, tags } => {
-                let tagged = self.catalog().put_tags(*snapshot, *id, tags)?;
+                let count = self.catalog().put_tags(*snapshot, *id, tags)?;
                 if *snapshot {
                     let mut record = self.frozen_head(*id)?.clone();
-                    record.tagged = tagged;
+                    record.tag_records = count;
                     self.catalog().put_snapshot(*id, &record)?;
                     self.frozen_heads.insert(*id, record);
                     Ok(())
                 } else {
-                    self.head(*id)?.tagged = tagged;
+                    self.head(*id)?.tag_records = count;
                     self.save_head(*id)
                 }
             }
@@ -173,7 +184,7 @@ impl State {
         let mut catalog = self.catalog();
         catalog.put_volume_name(&record.name, id)?;
         catalog.put_volume(id, &record)?;
-        if record.tagged {
+        if record.tag_records > 0 {
             catalog.put_tags(false, id, tags)?;
         }
         self.heads.insert(id, record);
@@ -276,7 +287,7 @@ impl State {
             root: head.root,
             created,
             parent: head.parent,
-            tagged: !tags.is_empty(),
+            tag_records: tag_chunks(tags)? as u16,
         };
         head.parent = Some(id);
         head.snapshots += 1;
@@ -285,7 +296,7 @@ impl State {
         let mut catalog = self.catalog();
         catalog.put_snapshot_name(volume, name, id)?;
         catalog.put_snapshot(id, &record)?;
-        if record.tagged {
+        if record.tag_records > 0 {
             catalog.put_tags(true, id, tags)?;
         }
         Ok(())
@@ -314,7 +325,7 @@ impl State {
         let mut catalog = self.catalog();
         catalog.remove_snapshot_name(record.volume, &record.name)?;
         catalog.remove_snapshot(id)?;
-        if record.tagged {
+        if record.tag_records > 0 {
             catalog.put_tags(true, id, &Default::default())?;
         }
         if self.heads.contains_key(&record.volume) || self.catalog_view().volume(record.volume)?.is_some() {

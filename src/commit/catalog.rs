@@ -24,7 +24,8 @@ pub(crate) struct VolumeRecord {
     pub(crate) parent: Option<u64>,
     /// How many it has.
     pub(crate) snapshots: u64,
-    pub(crate) tagged: bool,
+    /// Records that its tags take.
+    pub(crate) tag_records: u16,
 }
 
 /// A snapshot.
@@ -36,7 +37,8 @@ pub(crate) struct SnapshotRecord {
     pub(crate) root: RootPointer,
     pub(crate) created: u64,
     pub(crate) parent: Option<u64>,
-    pub(crate) tagged: bool,
+    /// Records that its tags take.
+    pub(crate) tag_records: u16,
 }
 
 /// Names that share a hash.
@@ -45,10 +47,9 @@ type Names = Vec<(String, u64)>;
 const CHUNK: usize = 900;
 /// The longest encoded tags of one volume or snapshot, in bytes.
 pub(crate) const TAGS_MAX: usize = 32 << 10;
-/// Records that they take at most.
-pub(crate) const TAG_CHUNKS: usize = TAGS_MAX.div_ceil(CHUNK) + 1;
-/// Nodes that one put or remove may need, for each level of the catalog and on top of that.
-pub(crate) const PUT_NODES: (usize, usize) = (2, 2);
+/// Nodes that one put or remove may need: for each level above the leaves, and besides. The path is copied, each node of it may
+/// split, and so may the root.
+pub(crate) const PUT_NODES: (usize, usize) = (2, 3);
 
 fn key(kind: u8, a: u64, b: u64) -> Key {
     Key::from(kind) << 120 | Key::from(a & ((1 << 56) - 1)) << 64 | Key::from(b)
@@ -236,18 +237,20 @@ impl Catalog<'_> {
         let key = key(5, volume, self.view().hash(name));
         self.remove_name(key, name)
     }
-    /// Replaces all tags; gives whether there are any.
-    pub(crate) fn put_tags(&mut self, snapshot: bool, id: u64, tags: &BTreeMap<String, String>) -> Result<bool> {
+    /// Replaces all tags; gives how many records they take.
+    pub(crate) fn put_tags(&mut self, snapshot: bool, id: u64, tags: &BTreeMap<String, String>) -> Result<u16> {
         let (from, to) = (tags_key(snapshot, id, 0), tags_key(snapshot, id, TAGS_MAX));
         for r in self.view().range(from, to, usize::MAX)? {
             self.remove(r.key)?;
         }
+        let mut count = 0;
         if !tags.is_empty() {
-            for (i, chunk) in codec::encode(Kind::Tags, tags)?.chunks(CHUNK).enumerate() {
-                self.put_raw(from + i as Key, chunk)?;
+            for chunk in codec::encode(Kind::Tags, tags)?.chunks(CHUNK) {
+                self.put_raw(from + Key::from(count), chunk)?;
+                count += 1;
             }
         }
-        Ok(!tags.is_empty())
+        Ok(count)
     }
     pub(crate) fn put_doomed(&mut self, key: Key, root: RootPointer) -> Result<()> {
         self.put(Kind::Doomed, key, &root)
@@ -273,4 +276,18 @@ pub(crate) fn tag_chunks(tags: &BTreeMap<String, String>) -> Result<usize> {
         return Err(Error::invalid(format!("tags of {bytes} bytes: at most {TAGS_MAX} fit")));
     }
     Ok(bytes.div_ceil(CHUNK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tag_chunks_is_what_tags_take() {
+        for n in [0, 1, 7, 100, 400] {
+            let tags: BTreeMap<String, String> = (0..n).map(|i| (format!("key{i}"), "x".repeat(i % 70))).collect();
+            let bytes = codec::encode(Kind::Tags, &tags).unwrap().len();
+            assert_eq!(tag_chunks(&tags).unwrap(), if n == 0 { 0 } else { bytes.div_ceil(CHUNK) });
+        }
+    }
 }

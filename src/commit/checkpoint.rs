@@ -144,19 +144,19 @@ impl Engine {
     }
 
     /// Ends quarantines and returns long runs to the host. The latter are punched a checkpoint later.
-    pub(crate) fn after_checkpoint(&self, checkpointer: &mut Checkpointer) -> Result<()> {
+    pub(crate) fn after_checkpoint(&self, checkpointer: &Checkpointer) -> Result<()> {
         let punch_from = self.config.punch_from;
         let durable = checkpointer.superblock.generation;
-        let _giving = self.giving.lock();
+        let mut punch = self.giving.lock();
         let ready: Vec<_> = {
             let mut state = self.state.write();
-            checkpointer.punch.extend(state.forest.space.release(punch_from));
+            punch.extend(state.forest.space.release(punch_from));
             let keep = (self.config.memory / 4 / 5000).max(64) as usize;
             state.forest.space.evict(keep);
             let space = &state.forest.space;
             let (ready, later): (Vec<_>, Vec<_>) =
-                checkpointer.punch.drain(..).partition(|(generation, _)| *generation <= durable);
-            checkpointer.punch = later;
+                punch.drain(..).partition(|(generation, _)| *generation <= durable);
+            *punch = later;
             ready.into_iter().filter(|(_, run)| space.is_returned(*run)).collect()
         };
         for (_, run) in ready {

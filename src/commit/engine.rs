@@ -16,7 +16,7 @@ use crate::{
     tree::{Forest, Found, NodeCache, Root},
     units::BLOCK_BYTES,
 };
-use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -70,8 +70,6 @@ pub(crate) struct Checkpointer {
     pub(crate) superblock: Superblock,
     /// The slot that does not hold the newest superblock.
     pub(crate) slot: usize,
-    /// Runs marked as given back, each with the generation whose checkpoint says so.
-    pub(crate) punch: Vec<(u64, Run)>,
 }
 
 /// The open image.
@@ -88,7 +86,9 @@ pub(crate) struct Engine {
     pub(crate) state: RwLock<State>,
     pub(crate) flusher: Mutex<Flusher>,
     pub(crate) checkpointer: Mutex<Checkpointer>,
-    pub(crate) giving: Mutex<()>,
+    /// Who takes space from the host or gives it back: runs marked as given back and not punched yet, each with the
+    /// generation whose checkpoint says so.
+    pub(crate) giving: Mutex<Vec<(u64, Run)>>,
     /// Set to have the background thread look for work.
     pub(crate) wake: Mutex<bool>,
     pub(crate) woken: Condvar,
@@ -310,7 +310,7 @@ impl Engine {
         loop {
             self.check_process()?;
             self.disk.writes_allowed()?;
-            let mut state = RwLockUpgradableReadGuard::upgrade(self.state.upgradable_read());
+            let mut state = self.state.write();
             if state.closed {
                 return Err(closed());
             }
@@ -351,7 +351,7 @@ impl Engine {
 
     /// Asks the host for space. `Ok(false)`: the image is at its limit.
     pub(crate) fn give_space(&self, blocks: u64) -> Result<bool> {
-        let _giving = self.giving.lock();
+        let mut punch = self.giving.lock();
         let wanted = {
             let mut state = self.state_mut()?;
             let forest = &mut state.forest;
@@ -373,6 +373,9 @@ impl Engine {
                 },
                 Err(e) => return Err(e),
             }
+        }
+        if let Giving::Again(run) = giving {
+            *punch = punch.drain(..).flat_map(|(g, r)| r.without(run).into_iter().map(move |r| (g, r))).collect();
         }
         let mut state = self.state_mut()?;
         let forest = &mut state.forest;

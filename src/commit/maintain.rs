@@ -1,6 +1,5 @@
 //! Background work: reclaim of doomed subtrees, checkpoints that are due, the mark on idle.
 
-use super::catalog::TAG_CHUNKS;
 use super::engine::{Engine, State};
 use crate::{
     Error, ErrorKind, Result,
@@ -34,7 +33,7 @@ impl State {
         let lack = |nodes: usize| Ok(Step::Space(nodes as u64));
         if let Some(&volume) = self.sweeping.iter().next() {
             let next = self.catalog_view().snapshots_of(volume, 1)?.pop();
-            let nodes = next.as_ref().map_or(1, |(_, r)| 5 + if r.tagged { TAG_CHUNKS } else { 0 }) * put;
+            let nodes = next.as_ref().map_or(1, |(_, r)| 5 + usize::from(r.tag_records)) * put;
             if !self.forest.fill_pool(nodes)? {
                 return lack(nodes);
             }

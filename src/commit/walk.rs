@@ -123,7 +123,7 @@ fn check_names(
             Ok(found) => broken.push(format!("snapshot {id}: its name {:?} leads to {found:?}", s.name)),
             Err(e) => broken.push(format!("snapshot {id}: name: {e}")),
         }
-        if s.tagged
+        if s.tag_records > 0
             && let Err(e) = view.tags(true, *id)
         {
             broken.push(format!("snapshot {id}: tags: {e}"));
@@ -139,7 +139,7 @@ fn check_names(
         if has != v.snapshots {
             broken.push(format!("volume {id} says {} snapshots and has {has}", v.snapshots));
         }
-        if v.tagged
+        if v.tag_records > 0
             && let Err(e) = view.tags(false, *id)
         {
             broken.push(format!("volume {id}: tags: {e}"));

@@ -60,6 +60,10 @@ impl Disk {
     pub(crate) fn poison(&self) {
         self.poisoned.store(true, SeqCst);
     }
+    /// A planted bug: pages are taken for right whatever their checksum says.
+    pub(crate) fn trusts_pages(&self) -> bool {
+        self.knobs.has(Bug::PageHashUnchecked)
+    }
     pub(crate) fn same_process(&self) -> bool {
         self.backend.same_process()
     }

@@ -25,6 +25,19 @@ pub(crate) struct Run {
     pub(crate) len: u32,
 }
 
+impl Run {
+    /// What is left of it without another.
+    pub(crate) fn without(self, other: Run) -> Vec<Run> {
+        let (start, end) = (self.start.0, self.start.0 + u64::from(self.len));
+        let (cut, cut_end) = (other.start.0, other.start.0 + u64::from(other.len));
+        [(start, end.min(cut)), (start.max(cut_end), end)]
+            .into_iter()
+            .filter(|(a, b)| a < b)
+            .map(|(a, b)| Run { start: Block(a), len: (b - a) as u32 })
+            .collect()
+    }
+}
+
 /// One index page in memory: what is durable, and beside it what the allocator finds below right now.
 struct IndexPage {
     entries: Arc<Vec<Entry>>,

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    format::Page,
+    format::{Page, PageHeader},
     io::Disk,
     space::Space,
     units::{Block, Stamp},
@@ -79,7 +79,11 @@ impl NodeCache {
     }
     /// Reads, checks and keeps a node.
     pub(crate) fn load(&self, disk: &Disk, uuid: &[u8; 16], want: Miss) -> Result<Arc<Node>> {
-        let page = disk.read_page(want.child.block)?;
+        let mut page = disk.read_page(want.child.block)?;
+        if disk.trusts_pages() {
+            let header = PageHeader { kind: page[4], level: page[5], items: crate::format::get16(&page[..], 6) };
+            crate::format::seal(&mut page, uuid, want.child.block, want.child.stamp, header);
+        }
         let node = Arc::new(Node::decode(&page, want.shape, uuid, want.child, want.level, want.bounds)?);
         self.insert(want.child, node.clone());
         Ok(node)

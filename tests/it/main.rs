@@ -6,5 +6,6 @@ mod basic;
 mod explorer;
 mod faults;
 mod flips;
+mod format;
 mod model;
 mod tidy;

@@ -48,6 +48,9 @@ pub use walker::Walker;
 use crate::io::{Backend, Host, Lane};
 use faults::{Plan, errno};
 
+/// What is run in the middle of a sync.
+pub type During = Box<dyn FnMut(Lane) + Send>;
+
 /// A simulated file; see the [module](self).
 pub struct SimBackend {
     inner: Mutex<Sim>,
@@ -66,6 +69,7 @@ struct Sim {
     rng: Rng,
     guard: Option<Box<dyn Guard>>,
     gate: Option<Arc<Gate>>,
+    during: Option<During>,
     next_sync: u32,
     failed: bool,
     full: bool,
@@ -109,6 +113,7 @@ impl SimBackend {
             rng: Rng::new(0),
             guard: None,
             gate: None,
+            during: None,
             next_sync: 0,
             failed: false,
             full: false,
@@ -182,6 +187,11 @@ impl SimBackend {
     /// Puts a gate in the way of syncs: each waits at it between its beginning and its end.
     pub fn set_gate(&self, gate: Option<Arc<Gate>>) {
         self.inner.lock().gate = gate;
+    }
+    /// Has something run in the middle of each sync, on the thread that syncs: what another thread might do meanwhile,
+    /// at a moment that is always the same. It must not want what the caller of the sync holds.
+    pub fn set_during_sync(&self, during: Option<During>) {
+        self.inner.lock().during = during;
     }
     /// Whether cold reads exist; without them they read what the process sees. They do from the start.
     pub fn set_cold(&self, cold: bool) {
@@ -408,6 +418,12 @@ impl Backend for SimBackend {
             drop(sim);
             gate.pass(lane);
             sim = self.inner.lock();
+        }
+        if let Some(mut during) = sim.during.take() {
+            drop(sim);
+            during(lane);
+            sim = self.inner.lock();
+            sim.during.get_or_insert(during);
         }
         if let Some(How::Errno(code)) = how {
             sim.fail(id);

@@ -401,7 +401,11 @@ impl std::fmt::Debug for Pick<'_> {
 
 fn bytes(seed: u64, n: usize) -> Vec<u8> {
     let mut rng = Rng::new(seed);
-    (0..n.div_ceil(8)).flat_map(|_| rng.number().to_le_bytes()).take(n).collect()
+    let mut out = vec![0; n];
+    for word in out.chunks_mut(8) {
+        word.copy_from_slice(&rng.number().to_le_bytes()[..word.len()]);
+    }
+    out
 }
 
 /// All numbers from `from` below `to`, or a random sample of `cap` of them, in order.

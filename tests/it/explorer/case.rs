@@ -36,7 +36,7 @@ pub(crate) struct Case {
 }
 
 /// How many different sizes there are.
-pub(crate) const SIZES: u8 = 6;
+pub(crate) const SIZES: u8 = 7;
 
 /// Sizes as [`Case::size`] numbers them: options, whether space is short, blocks of the first volumes.
 pub(crate) fn size(n: u8, bug: Bug) -> (Options, bool, &'static [u64]) {
@@ -64,6 +64,12 @@ pub(crate) fn size(n: u8, bug: Bug) -> (Options, bool, &'static [u64]) {
             options.punch_from(Some(4096)).max_image_bytes((40 + 3 * 32) << 12),
             true,
             &[12],
+        ),
+        5 => (
+            Knobs { span: 160, log_pages: 64, reserve: 16, growth: 1, ..knobs },
+            options.punch_from(Some(8192)),
+            false,
+            &[12, 3],
         ),
         _ => (
             Knobs { fanout: 8, span: 64, log_pages: 32, reserve: 16, growth: 1, ..knobs },
@@ -102,9 +108,9 @@ pub(crate) fn start(n: u8) -> (Image, Model) {
 
 impl Case {
     /// How its images are opened.
-    pub(crate) fn setup(&self, bug: Bug) -> Setup {
+    pub(crate) fn setup(&self, bug: Bug, faults: bool) -> Setup {
         let (options, tight, _) = size(self.size, bug);
-        Setup { options, seed: self.seed, tight }
+        Setup { options, seed: self.seed, tight, faults }
     }
 
     /// The case of its text.
@@ -184,7 +190,7 @@ fn fault() -> impl Strategy<Value = Fault> {
 /// Random cases.
 pub(crate) fn cases() -> impl Strategy<Value = Case> {
     let faults = (prop::option::weighted(0.35, fault()), prop::option::weighted(0.25, fault()));
-    (workload(32), workload(9), faults, 0..SIZES, any::<u64>().no_shrink()).prop_map(
+    (workload(41), workload(9), faults, 0..SIZES, any::<u64>().no_shrink()).prop_map(
         |(ops, more, faults, size, seed)| Case { seed: seed >> 20, size, fault: faults.0, later: faults.1, ops, more },
     )
 }

@@ -46,11 +46,13 @@ pub(crate) struct Tally {
     pub(crate) recovery: u64,
     /// Crash inside reclaim.
     pub(crate) reclaim: u64,
+    /// Crash inside a flush or checkpoint beside which other operations run.
+    pub(crate) beside: u64,
 }
 
 impl Tally {
     /// The kinds of which there must be some.
-    pub(crate) fn kinds(&self) -> [(&'static str, u64); 8] {
+    pub(crate) fn kinds(&self) -> [(&'static str, u64); 9] {
         [
             ("double crash", self.double),
             ("process death, window carried over", self.carried),
@@ -60,22 +62,8 @@ impl Tally {
             ("inside checkpoint", self.checkpoint),
             ("inside recovery", self.recovery),
             ("inside reclaim", self.reclaim),
+            ("beside a sync", self.beside),
         ]
-    }
-
-    /// Adds another's counts.
-    pub(crate) fn add(&mut self, o: &Tally) {
-        self.unique += o.unique;
-        self.opened += o.opened;
-        self.cases += o.cases;
-        self.double += o.double;
-        self.carried += o.carried;
-        self.garbage += o.garbage;
-        self.failed_sync += o.failed_sync;
-        self.lost_length += o.lost_length;
-        self.checkpoint += o.checkpoint;
-        self.recovery += o.recovery;
-        self.reclaim += o.reclaim;
     }
 }
 
@@ -143,9 +131,9 @@ impl Search {
     /// The calls that a case makes before any crash.
     pub(crate) fn counts(&self, case: &Case) -> Result<Counts, String> {
         let (image, model) = start(case.size);
-        let mut run = Run::open(Arc::new(SimBackend::of(image)), History::of(model), &case.setup(self.bug), 0)?;
+        let mut run = Run::open(Arc::new(SimBackend::of(image)), History::of(model), &case.setup(self.bug, false), 0)?;
         run.disk.set_faults(Vec::new());
-        case.ops.iter().try_for_each(|op| run.step(op))?;
+        run.steps(&case.ops)?;
         Ok(run.disk.counts())
     }
 
@@ -182,13 +170,11 @@ impl Search {
         let disk = Arc::new(SimBackend::of(image));
         disk.seed(case.seed);
         disk.start_trace();
-        let setup = case.setup(self.bug);
+        let setup = case.setup(self.bug, case.fault.is_some());
         let watched = self.watch(&disk, &setup);
         let mut run = Run::open(disk, History::of(model), &setup, 0)?;
         run.disk.set_faults(case.fault.into_iter().collect());
-        for op in &case.ops {
-            run.step(op)?;
-        }
+        run.steps(&case.ops)?;
         run.disk.set_faults(Vec::new());
         watched.verdict()?;
         Ok((run.disk.take_trace(), run.history))
@@ -203,12 +189,12 @@ impl Search {
         from: From,
         rng: &mut Rng,
     ) -> Result<(), String> {
-        let setup = case.setup(self.bug);
+        let setup = case.setup(self.bug, false);
         let mut at = Position { issued: history.base, ..Position::default() };
         let mut walker = Walker::new(trace);
         let caps = self.caps[usize::from(from != From::First)].clone();
         while walker.advance(|ev| at.pass(ev)) {
-            if from != From::First && rng.one_in(2) {
+            if from != From::First && !rng.one_in(3) {
                 continue;
             }
             let window = walker.window();
@@ -304,7 +290,7 @@ impl Search {
         from: From,
         seed: u64,
     ) -> Result<(), String> {
-        let setup = case.setup(self.bug);
+        let setup = case.setup(self.bug, case.later.is_some());
         disk.seed(seed);
         disk.start_trace();
         let mut later: Vec<Fault> = case.later.into_iter().collect();
@@ -318,9 +304,7 @@ impl Search {
         if !in_recovery {
             run.disk.set_faults(later);
         }
-        for op in &case.more {
-            run.step(op)?;
-        }
+        run.steps(&case.more)?;
         run.disk.set_faults(Vec::new());
         if seed % 3 == 0 {
             run.settle_down()?;
@@ -373,6 +357,7 @@ impl Search {
         t.lost_length += u64::from(lost_length);
         t.checkpoint += u64::from(at.phase == Phase::Checkpoint);
         t.recovery += u64::from(at.phase == Phase::Open && from != From::First);
+        t.beside += u64::from(at.phase == Phase::Beside);
         t.reclaim += u64::from(at.phase == Phase::Reclaim);
     }
 }
@@ -449,7 +434,7 @@ impl Position {
         match *ev {
             Ev::Issued(i) => self.issued = self.issued.max(i as usize),
             Ev::Acked(i) => {
-                self.acked = i as usize;
+                self.acked = self.acked.max(i as usize);
                 if self.phase == Phase::Reclaim {
                     self.phase = Phase::Work;
                 }

@@ -25,11 +25,9 @@ fn store_and_model_agree() {
         let case = Case { seed: n, size: n as u8 % SIZES, fault: None, later: None, ops, more: Vec::new() };
         let (image, model) = start(case.size);
         let result = quietly(|| {
-            let mut run = Run::open(Arc::new(SimBackend::of(image)), History::of(model), &case.setup(Bug::None), 0)?;
-            case.ops
-                .iter()
-                .enumerate()
-                .try_for_each(|(i, op)| run.step(op).map_err(|e| format!("operation {i}: {e}")))?;
+            let mut run =
+                Run::open(Arc::new(SimBackend::of(image)), History::of(model), &case.setup(Bug::None, false), 0)?;
+            run.steps(&case.ops)?;
             run.check()?;
             run.settle_down()
         });

@@ -1,10 +1,16 @@
 //! A store and its model side by side on a simulated disk.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use snapdisk::{
     BLOCK, DeleteSnapshots, Durability, Error, ErrorKind, NewOptions, Options, Store,
-    io::sim::{Ev, SimBackend, SimHost},
+    io::{
+        Lane,
+        sim::{Ev, SimBackend, SimHost},
+    },
 };
 
 use super::{BLOCKS_MAX, Model, Object, Op, Seen, fill, observe};
@@ -26,12 +32,14 @@ pub(crate) enum Phase {
     Checkpoint,
     /// Background steps while something is being reclaimed, and what follows until the next acknowledgement.
     Reclaim,
+    /// Operations in the middle of another one's sync.
+    Beside,
 }
 
 impl Phase {
     /// The phase of a mark.
     pub(crate) fn of(n: u32) -> Phase {
-        [Phase::Work, Phase::Open, Phase::Checkpoint, Phase::Reclaim][n as usize % 4]
+        [Phase::Work, Phase::Open, Phase::Checkpoint, Phase::Reclaim, Phase::Beside][n as usize % 5]
     }
 }
 
@@ -79,6 +87,8 @@ pub(crate) struct Setup {
     pub(crate) seed: u64,
     /// Whether running out of space is no surprise.
     pub(crate) tight: bool,
+    /// Whether something is planned to fail.
+    pub(crate) faults: bool,
 }
 
 /// A running store beside its model.
@@ -193,8 +203,85 @@ impl Run {
         }
     }
 
-    /// Runs one operation on both and compares. An error is a violation.
-    pub(crate) fn step(&mut self, op: &Op) -> Result<(), String> {
+    /// Runs operations on both and compares. An error is a violation.
+    pub(crate) fn steps(&mut self, ops: &[Op]) -> Result<(), String> {
+        let mut rest = ops;
+        while let Some((op, after)) = rest.split_first() {
+            let (lane, at, n) = match *op {
+                Op::BesideCheckpoint { at, n } => (Lane::Checkpoint, at, n),
+                Op::BesideFlush { n } => (Lane::Flush, 0, n),
+                _ => (Lane::Flush, 0, 0),
+            };
+            let inner = after.iter().take(n.into()).take_while(|op| may_run_beside(op, lane)).count();
+            let (inner, after) = after.split_at(inner);
+            match n {
+                0 => self.step(op)?,
+                _ => self.beside(lane, at, inner)?,
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// A flush or checkpoint with other operations in the middle of one of its syncs.
+    fn beside(&mut self, lane: Lane, at: u8, inner: &[Op]) -> Result<(), String> {
+        let outer = if lane == Lane::Flush { Op::Flush {} } else { Op::Checkpoint {} };
+        let (false, Some(store)) = (self.unknown, self.store.clone()) else { return Ok(()) };
+        let stats = store.stats().map_err(|e| format!("stats: {e:?}"))?;
+        // What runs inside must not need the checkpoint or flush that it runs in.
+        let roomy = stats.log_pages - stats.log_used > 9;
+        if !roomy || self.setup.tight || self.setup.faults {
+            self.step(&outer)?;
+            return inner.iter().try_for_each(|op| self.step(op));
+        }
+        self.disk.mark(Ev::Phase(Phase::Checkpoint as u32));
+        self.disk.mark(Ev::Issued(self.history.states.len() as u32));
+        let last = self.history.states.last().expect("never empty").clone();
+        self.history.states.push(last);
+        let before = self.history.states.len() - 1;
+        let sub = Run {
+            disk: self.disk.clone(),
+            store: Some(store.clone()),
+            history: self.history.clone(),
+            unknown: false,
+            setup: self.setup.clone(),
+            serial: self.serial,
+            openings: 0,
+        };
+        let cell = Arc::new(Mutex::new((sub, Ok(()))));
+        let (there, ops, mut countdown) = (cell.clone(), inner.to_vec(), Some(at));
+        self.disk.set_during_sync(Some(Box::new(move |on| {
+            if on != lane {
+                return;
+            }
+            let due = countdown == Some(0);
+            countdown = countdown.and_then(|n| n.checked_sub(1));
+            if due {
+                let mut there = there.lock().unwrap_or_else(|e| e.into_inner());
+                there.0.disk.mark(Ev::Phase(Phase::Beside as u32));
+                there.1 = ops.iter().try_for_each(|op| there.0.step(op));
+            }
+        })));
+        let result = if lane == Lane::Flush { store.flush() } else { store.checkpoint() };
+        self.disk.set_during_sync(None);
+        {
+            let mut there = cell.lock().unwrap_or_else(|e| e.into_inner());
+            std::mem::replace(&mut there.1, Ok(())).map_err(|e| format!("beside {}: {e}", outer.text()))?;
+            self.history = there.0.history.clone();
+            self.serial = there.0.serial;
+        }
+        result.map_err(|e| format!("{} beside others: {e:?}", outer.text()))?;
+        if self.history.acked < before {
+            self.history.acked = before;
+            self.disk.mark(Ev::Acked(before as u32));
+        }
+        self.disk.mark(Ev::Phase(Phase::Work as u32));
+        let last = self.history.states.len() - 1;
+        self.settle(&store, last, last).map(drop).map_err(|e| format!("beside {}: {e}", outer.text()))
+    }
+
+    /// Runs one operation on both and compares.
+    fn step(&mut self, op: &Op) -> Result<(), String> {
         if self.unknown || self.store.is_none() {
             return Ok(());
         }
@@ -473,7 +560,9 @@ impl Run {
                 (durable(next), volume.and_then(|v| store.rename(&v, &to)))
             }
             Op::Update { v, n } => self.update(store, next, v, n),
-            Op::Reopen {} | Op::Die {} => unreachable!("handled by the caller"),
+            Op::Reopen {} | Op::Die {} | Op::BesideCheckpoint { .. } | Op::BesideFlush { .. } => {
+                unreachable!("handled by the caller")
+            }
         }
     }
 
@@ -569,6 +658,22 @@ pub(crate) fn explain(history: &History, from: usize, to: usize, seen: &Seen) ->
         String::new()
     };
     format!("legal are states {from} to {to}, it shows {what}{oldest}")
+}
+
+/// Whether an operation can run while another one syncs on this lane: it needs no checkpoint; nor a flush while one is
+/// under way.
+fn may_run_beside(op: &Op, lane: Lane) -> bool {
+    match op {
+        Op::Write { .. }
+        | Op::Bytes { .. }
+        | Op::Trim { .. }
+        | Op::Zero { .. }
+        | Op::Cut { .. }
+        | Op::SnapDeferred { .. } => true,
+        Op::Maintain { .. } | Op::Checkpoint {} | Op::Check {} | Op::Reopen {} | Op::Die {} => false,
+        Op::BesideCheckpoint { .. } | Op::BesideFlush { .. } => false,
+        _ => lane == Lane::Checkpoint,
+    }
 }
 
 fn freeze(model: &mut Model, volume: &str, snapshot: &str) {
