@@ -5,6 +5,8 @@ compile_error!("snapdisk needs Linux: flock, fallocate, O_DIRECT and MADV_POPULA
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("snapdisk needs a 64-bit target");
 
+#[cfg(feature = "api")]
+pub mod api;
 mod check;
 mod codec;
 mod commit;

@@ -169,4 +169,16 @@ impl Options {
         let engine = Engine::open(backend, host, self.config()?, false)?;
         Ok(Store { engine: Owner::new(engine) })
     }
+    /// Opens for reading what can be had of an image whose log is damaged: the state before the damage, which is *older* than what was
+    /// acknowledged. The second part says what is missing; `None`: nothing is.
+    pub fn open_salvage(&self, path: impl AsRef<Path>) -> Result<(Store, Option<Error>)> {
+        let path = path.as_ref();
+        let file = FileBackend::open(path, false, self.read_path).map_err(|e| e.at(path.display()))?;
+        self.open_salvage_on(Arc::new(file), Arc::new(SystemHost)).map_err(|e| e.at(path.display()))
+    }
+    /// [`Options::open_salvage`] on any storage.
+    pub fn open_salvage_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<(Store, Option<Error>)> {
+        let (engine, lost) = Engine::open_with(backend, host, self.config()?, false, true)?;
+        Ok((Store { engine: Owner::new(engine) }, lost))
+    }
 }

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    format::RootPointer,
-    tree::{Doomed, Fresh, Miss, Root, Shape, read_step},
+    format::{PAGE_PAYLOAD, RootPointer},
+    tree::{Doomed, EXTENT_BYTES, Fresh, Miss, Node, Root, Shape, children_of, overlap, read_step},
     units::{BLOCK_BYTES, Block},
 };
 
@@ -28,23 +28,26 @@ impl State {
     pub(crate) fn doom_from(&self) -> u64 {
         if self.knobs.fanout == usize::MAX { 1024 } else { 8 }
     }
-    fn splice_nodes(&self, volume: u64, extents: usize) -> usize {
-        let half = (self.knobs.fanout.min(14) / 2).max(1);
-        4 * self.tree_nodes(volume) + 2 * ((extents + 2) / half + 1)
+    /// Nodes that replacing a range by `extents` extents of `blocks` blocks needs at most: both edge paths copied, every node on them split,
+    /// and the leaves that the new extents fill with the inner nodes above those.
+    fn splice_nodes(&self, volume: u64, extents: usize, blocks: usize) -> usize {
+        let bytes = (extents + 2) * EXTENT_BYTES + blocks * 4;
+        let leaves = (2 * bytes).div_ceil(PAGE_PAYLOAD).max((2 * (extents + 2)).div_ceil(self.knobs.fanout)) + 1;
+        4 * self.tree_nodes(volume) + 2 * leaves
     }
 
     /// Nodes that an operation needs at most.
     pub(crate) fn nodes_for(&self, op: &Op) -> Result<usize> {
         let put = self.put_nodes();
         // A cut leaves two doomed nodes a level, each with an entry of the list.
-        let cut = |volume| self.splice_nodes(volume, 2) + 2 * self.tree_nodes(volume) * (put + 1);
+        let cut = |volume| self.splice_nodes(volume, 2, 2) + 2 * self.tree_nodes(volume) * (put + 1);
         let edge =
-            |volume, edge: &Option<Placed>| cut(volume) + edge.as_ref().map_or(0, |_| self.splice_nodes(volume, 2));
+            |volume, edge: &Option<Placed>| cut(volume) + edge.as_ref().map_or(0, |_| self.splice_nodes(volume, 2, 2));
         Ok(match op {
-            Op::Write { volume, data } => self.splice_nodes(*volume, extents_of(data)) + put,
+            Op::Write { volume, data } => self.splice_nodes(*volume, extents_of(data), data.blocks() as usize) + put,
             Op::Cut { volume, from, to, edges } => {
-                let inside = if to - from > self.doom_from() { cut(*volume) } else { self.splice_nodes(*volume, 2) };
-                inside + edges.len() * self.splice_nodes(*volume, 2) + put
+                let inside = if to - from > self.doom_from() { cut(*volume) } else { self.splice_nodes(*volume, 2, 2) };
+                inside + edges.len() * self.splice_nodes(*volume, 2, 2) + put
             }
             Op::CreateVolume { tags, .. } => (2 + tag_chunks(tags)?) * put,
             Op::Snapshot { members, tags, .. } => members.len() * (3 + tag_chunks(tags)?) * put,
@@ -66,7 +69,7 @@ impl State {
                     self.heads.get(id).map_or(0, |r| r.tag_records)
                 };
                 (1 + usize::from(old) + tag_chunks(tags)?) * put
-            },
+            }
             Op::Several(ops) => ops.iter().map(|o| self.nodes_for(o)).sum::<Result<usize>>()?,
         })
     }
@@ -345,29 +348,27 @@ impl State {
     }
     fn touch_below(&mut self, want: Miss, from: u64, to: u64, shared: bool) -> Result<()> {
         let node = self.forest.load(want)?;
+        let doom = to - from > self.doom_from();
         let forest = &mut self.forest;
         let shared = shared || forest.space.count(&forest.disk, want.child.block)? > 1;
         match &*node {
-            crate::tree::Node::Inner { entries, .. } if want.level > 0 => {
-                for (i, e) in entries.iter().enumerate() {
-                    if shared {
-                        let forest = &mut self.forest;
-                        forest.space.touch(&forest.disk, e.child.block)?;
-                    }
+            Node::Inner { entries, .. } if want.level > 0 => {
+                if shared {
+                    // It will be forked: every child gets one more parent.
+                    entries.iter().try_for_each(|e| forest.space.touch(&forest.disk, e.child.block))?;
+                }
+                for i in children_of(entries, from.into(), to.into()) {
                     let below = read_step(want, entries, i);
-                    let edge = below.bounds.0 < u128::from(from) || below.bounds.1 > u128::from(to);
-                    let meets = below.bounds.0 < u128::from(to) && below.bounds.1 > u128::from(from);
-                    if meets && (edge || to - from <= self.doom_from()) {
+                    let inside = below.bounds.0 >= from.into() && below.bounds.1 <= to.into();
+                    if !(inside && doom) {
                         self.touch_below(below, from, to, shared)?;
                     }
                 }
             }
-            crate::tree::Node::Extents(leaf) => {
-                for e in &leaf.extents {
-                    if shared || (e.logical < to && e.end() > from) {
-                        let forest = &mut self.forest;
-                        forest.space.touch_run(&forest.disk, e.physical, e.len)?;
-                    }
+            Node::Extents(leaf) => {
+                let range = if shared { 0..leaf.extents.len() } else { overlap(&leaf.extents, from, to) };
+                for e in &leaf.extents[range] {
+                    forest.space.touch_run(&forest.disk, e.physical, e.len)?;
                 }
             }
             _ => return Err(Error::corrupt(format!("{}: a node of another kind", want.child.block))),

@@ -154,8 +154,7 @@ impl Engine {
             let keep = (self.config.memory / 4 / 5000).max(64) as usize;
             state.forest.space.evict(keep);
             let space = &state.forest.space;
-            let (ready, later): (Vec<_>, Vec<_>) =
-                punch.drain(..).partition(|(generation, _)| *generation <= durable);
+            let (ready, later): (Vec<_>, Vec<_>) = punch.drain(..).partition(|(generation, _)| *generation <= durable);
             *punch = later;
             ready.into_iter().filter(|(_, run)| space.is_returned(*run)).collect()
         };

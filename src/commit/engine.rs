@@ -314,8 +314,10 @@ impl Engine {
             if state.closed {
                 return Err(closed());
             }
-            let outcome = attempt(&mut state, any);
-            let wants = state.log.wants_checkpoint() || state.wants_space();
+            // Twice the budget: whoever changes more waits for a checkpoint first.
+            let outcome =
+                if state.dirty_bytes() > 2 * self.config.memory { Ok(Attempt::Log) } else { attempt(&mut state, any) };
+            let wants = state.log.wants_checkpoint() || state.wants_space() || state.dirty_bytes() > self.config.memory;
             drop(state);
             match outcome? {
                 Attempt::Done(t) => {
@@ -396,6 +398,10 @@ impl Engine {
 }
 
 impl State {
+    /// About what nodes take that wait for a checkpoint.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.forest.dirty.len() as u64 * 8192
+    }
     /// So much was freed and waits for a checkpoint that one is due.
     pub(crate) fn wants_space(&self) -> bool {
         let image = self.forest.space.end() / BLOCK_BYTES;

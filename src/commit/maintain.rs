@@ -184,8 +184,7 @@ impl Engine {
         self.check_process()?;
         let due = {
             let state = self.view()?;
-            let dirty = state.forest.dirty.len() as u64 * 8192 > self.config.memory;
-            state.log.wants_checkpoint() || state.wants_space() || dirty
+            state.log.wants_checkpoint() || state.wants_space() || state.dirty_bytes() > self.config.memory
         };
         if due {
             self.checkpoint()?;

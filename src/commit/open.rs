@@ -150,6 +150,18 @@ impl Engine {
         config: Config,
         writable: bool,
     ) -> Result<Engine> {
+        Engine::open_with(backend, host, config, writable, false).map(|opened| opened.0)
+    }
+
+    /// [`Engine::open`]; with `salvage`, for reading only, damage to the acknowledged log ends it instead of failing, and is
+    /// given back.
+    pub(crate) fn open_with(
+        backend: Arc<dyn Backend>,
+        host: Arc<dyn Host>,
+        config: Config,
+        writable: bool,
+        salvage: bool,
+    ) -> Result<(Engine, Option<Error>)> {
         let disk = Disk::new(backend, writable, config.knobs);
         if writable && !config.knobs.has(Bug::WarmRecovery) {
             // After a killed process the cache may hold what the disk does not: nothing is read before this (I8).
@@ -167,7 +179,7 @@ impl Engine {
         if len < needed {
             return Err(Error::new(ErrorKind::Truncated, format!("the image has {len} bytes and needs {needed}")));
         }
-        let replay = recover::scan(&disk, &sb, &config.knobs)?;
+        let replay = recover::scan(&disk, &sb, &config.knobs, salvage && !writable)?;
         let next_epoch = sb.epoch + u64::from(writable && !config.knobs.has(Bug::NoNewEpoch));
         let engine = Engine::build(disk, host, config, sb, slot, next_epoch);
         {
@@ -181,7 +193,7 @@ impl Engine {
             (flusher.previous, flusher.acked) = (replay.hash, replay.group);
         }
         engine.plant();
-        Ok(engine)
+        Ok((engine, replay.lost))
     }
 
     /// A reader of the durable checkpoint alone, for the simulator's guard.

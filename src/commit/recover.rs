@@ -25,6 +25,8 @@ pub(crate) struct Replay {
     pub(crate) group: u64,
     pub(crate) hash: u64,
     pub(crate) position: u64,
+    /// Salvage only: what of the acknowledged log could not be read, so that everything from there on is missing.
+    pub(crate) lost: Option<Error>,
     /// Pages of the ring that recovery needs.
     #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "the guard of the simulator asks for it"))]
     pub(crate) pages: Vec<Block>,
@@ -57,13 +59,14 @@ impl Ring {
     }
 }
 
-/// Reads the ring and decides what counts.
-pub(crate) fn scan(disk: &Disk, sb: &Superblock, knobs: &Knobs) -> Result<Replay> {
+/// Reads the ring and decides what counts. `salvage`: at damage to what was acknowledged it stops instead of failing, and says so.
+pub(crate) fn scan(disk: &Disk, sb: &Superblock, knobs: &Knobs, salvage: bool) -> Result<Replay> {
     let mut replay = Replay {
         ops: Vec::new(),
         group: sb.log_group,
         hash: sb.log_hash,
         position: sb.log_position,
+        lost: None,
         pages: Vec::new(),
     };
     if sb.clean {
@@ -89,9 +92,13 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, knobs: &Knobs) -> Result<Replay
                 }
             }
             Err(why) if group < highest => {
-                return Err(Error::corrupt(format!(
-                    "intent log, group {group} (acknowledged: group {highest} follows), {why}"
-                )));
+                let damage =
+                    Error::corrupt(format!("intent log, group {group} (acknowledged: group {highest} follows), {why}"));
+                if !salvage {
+                    return Err(damage);
+                }
+                replay.lost = Some(damage);
+                return Ok(replay);
             }
             Err(_) => {}
         }

@@ -201,7 +201,7 @@ mod guard {
     ) -> Result<Protected> {
         let disk = Disk::new(backend.clone(), false, config.knobs);
         let (sb, slot) = super::super::open::newest_superblock(&disk)?;
-        let replay = super::super::recover::scan(&disk, &sb, &config.knobs)?;
+        let replay = super::super::recover::scan(&disk, &sb, &config.knobs, false)?;
         let mut out = Protected {
             superblock: SLOTS[1 - slot].offset(),
             log_pages: replay.pages.iter().map(|b| b.0).collect(),

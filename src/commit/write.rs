@@ -158,8 +158,7 @@ impl Engine {
     ) -> Result<Attempt<()>> {
         let blocks = sums.len() as u64;
         // At worst each block is an extent of its own.
-        let extents = if any { blocks as usize } else { (blocks as usize / 8).max(8).min(blocks as usize) };
-        let bound = Op::Write { volume, data: Placed { block, runs: vec![(0, 1); extents], sums: Vec::new() } };
+        let bound = Op::Write { volume, data: Placed { block, runs: vec![(0, 1); blocks as usize], sums: Vec::new() } };
         let nodes = state.nodes_for(&bound)?;
         if let Some(lack) = state.reserve(Claim::Ordinary, nodes, blocks)? {
             if self.config.knobs.has(Bug::NoSpaceHalfApplied) && state.forest.space.available() > 8 {
@@ -171,10 +170,6 @@ impl Engine {
         let Some(runs) = state.allocate_data(blocks, any)? else { return Ok(Attempt::Space(blocks)) };
         let give_back =
             |state: &mut State, runs: Vec<Run>| runs.into_iter().for_each(|r| state.forest.space.give_back(r));
-        if runs.len() > extents {
-            give_back(state, runs);
-            return Ok(Attempt::Space(blocks));
-        }
         let placed = Placed { block, runs: runs.iter().map(|r| (r.start.0, r.len)).collect(), sums: sums.to_vec() };
         let op = Op::Write { volume, data: placed };
         let record = codec::encode(Kind::Log, &op)?;

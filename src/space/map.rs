@@ -622,7 +622,9 @@ impl Space {
 
     /// Marks available runs of `from` blocks and more as given back.
     fn return_runs(&mut self, region: u64, from: u32, out: &mut Vec<(u64, Run)>) {
-        if self.cursor == Some(region) {
+        // What is about to be written again is not worth a punch and a reservation.
+        let cushion = u64::from(self.geo.span) * u64::from(self.growth).max(self.spans / 16);
+        if self.cursor == Some(region) || self.available < cushion {
             return;
         }
         let (generation, start) = (self.generation, self.geo.start(region));

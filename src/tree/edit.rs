@@ -8,8 +8,8 @@
 
 use super::{
     forest::Forest,
-    node::{Child, Entry, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
-    read::{Miss, overlap, step},
+    node::{Child, Entry, ExtentLeaf, Key, Node, Record, Root, Shape},
+    read::{Miss, children_of, overlap, step},
 };
 use crate::{
     Error, Result,
@@ -169,8 +169,7 @@ impl Forest {
     fn edit_inner(&mut self, at: Miss, span: Span, mut fresh: Option<Fresh>) -> Result<Vec<Entry>> {
         let emptied = fresh.is_none() && at.bounds.0 >= span.lo;
         let entries = self.entries(at.child)?;
-        let a = child_of(entries, span.lo);
-        let b = entries.partition_point(|e| e.key < span.hi).saturating_sub(1).max(a);
+        let (a, b) = children_of(entries, span.lo, span.hi).into_inner();
         let mut dropped = Vec::new();
         for i in (a..=b).rev() {
             let entries = self.entries(at.child)?;

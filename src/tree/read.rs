@@ -160,3 +160,9 @@ pub(crate) fn overlap(extents: &[Extent], lo: u64, hi: u64) -> std::ops::Range<u
     let end = extents.partition_point(|e| e.logical < hi);
     first..end.max(first)
 }
+
+/// Children whose keys meet `lo..hi`.
+pub(crate) fn children_of(entries: &[super::node::Entry], lo: Key, hi: Key) -> std::ops::RangeInclusive<usize> {
+    let first = child_of(entries, lo);
+    first..=entries.partition_point(|e| e.key < hi).saturating_sub(1).max(first)
+}

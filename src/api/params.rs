@@ -1,0 +1,146 @@
+//! Parameters as they come on the wire: names and values, in whichever encoding, read with the contract's rules.
+
+use super::code::{Fault, RetCode};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
+use std::{collections::BTreeMap, fmt};
+
+/// Elements that an array may have.
+pub const ARRAY_MAX: usize = 100;
+
+/// The parameters of one request, by name. Form values are strings; JSON values keep their types.
+///
+/// Arrays are `X.0`, `X.1`, … (gaps allowed, ordered by number), a JSON list `X`, or one bare `X`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Params {
+    map: BTreeMap<String, Value>,
+}
+
+impl Params {
+    /// From a query or a form. The same name twice is a format fault.
+    pub fn from_pairs<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Params, Fault> {
+        let mut map = BTreeMap::new();
+        for (name, value) in pairs {
+            let name = name.into();
+            if map.contains_key(&name) {
+                return Err(twice(&name));
+            }
+            map.insert(name, Value::String(value.into()));
+        }
+        Ok(Params { map })
+    }
+    /// From the text of a JSON object. The same name twice, or anything but one object, is a format fault.
+    pub fn from_json(text: &[u8]) -> Result<Params, Fault> {
+        serde_json::from_slice(text).map_err(|e| Fault::new(RetCode::Format, format!("the body is no JSON object: {e}")))
+    }
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+    /// By name, sorted bytewise.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.map.iter().map(|(name, value)| (name.as_str(), value))
+    }
+    /// Takes one out, if it is a string.
+    pub fn take_text(&mut self, name: &str) -> Option<String> {
+        match self.map.remove(name)? {
+            Value::String(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The value of a parameter that is there and not empty.
+    fn given(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).filter(|v| !matches!(v, Value::Null) && v.as_str() != Some(""))
+    }
+    /// All of these must be there and not be empty.
+    pub(super) fn require(&self, names: &[&str]) -> Result<(), Fault> {
+        names.iter().try_for_each(|name| self.given(name).map(|_| ()).ok_or_else(|| Fault::missing(name)))
+    }
+    /// A string; absent and empty are the same.
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>, Fault> {
+        match self.given(name) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s.clone())),
+            Some(other) => Err(Fault::format(name, other, "a string")),
+        }
+    }
+    /// An integer: decimal with an optional minus, in the range of `i64`.
+    pub(super) fn int(&self, name: &str) -> Result<Option<i64>, Fault> {
+        let Some(value) = self.given(name) else { return Ok(None) };
+        let parsed = match value {
+            Value::String(s) if s.starts_with('+') => None,
+            Value::String(s) => s.parse().ok(),
+            Value::Number(n) => n.as_i64().or_else(|| n.as_f64().and_then(whole)),
+            _ => None,
+        };
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        parsed.map(Some).ok_or_else(|| Fault::format(name, shown, "an integer"))
+    }
+    /// An array, without its empty elements; `None` if that leaves nothing.
+    pub(super) fn list(&self, name: &str) -> Result<Option<Vec<String>>, Fault> {
+        let mut elements: BTreeMap<u64, &Value> = BTreeMap::new();
+        let prefix = format!("{name}.");
+        for (key, value) in self.map.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)) {
+            let suffix = &key[prefix.len()..];
+            let number = Some(suffix).filter(|s| s.bytes().all(|b| b.is_ascii_digit())).and_then(|s| s.parse().ok());
+            let number = number.ok_or_else(|| Fault::format(key, suffix, "the number of an array element"))?;
+            if elements.insert(number, value).is_some() {
+                return Err(twice(key));
+            }
+        }
+        let whole = match self.map.get(name) {
+            None | Some(Value::Null) => &[][..],
+            Some(Value::Array(list)) => list,
+            Some(one) => std::slice::from_ref(one),
+        };
+        if !whole.is_empty() && !elements.is_empty() {
+            return Err(Fault::new(RetCode::Format, format!("{name} is given both whole and by element")));
+        }
+        if whole.len().max(elements.len()) > ARRAY_MAX {
+            return Err(Fault::new(RetCode::Format, format!("{name} has more than {ARRAY_MAX} elements")));
+        }
+        let mut out = Vec::new();
+        for value in whole.iter().chain(elements.into_values()) {
+            match value {
+                Value::Null => {}
+                Value::String(s) if s.is_empty() => {}
+                Value::String(s) => out.push(s.clone()),
+                other => return Err(Fault::format(name, other, "an array of strings")),
+            }
+        }
+        Ok(Some(out).filter(|list| !list.is_empty()))
+    }
+}
+
+fn twice(name: &str) -> Fault {
+    Fault::new(RetCode::Format, format!("{:?} is given twice", super::code::shorten(name)))
+}
+
+/// A float that is an integer. Beyond 2^53 it would be a guess.
+pub(crate) fn whole(f: f64) -> Option<i64> {
+    (f.fract() == 0.0 && f.abs() <= (1_u64 << 53) as f64).then_some(f as i64)
+}
+
+impl<'de> Deserialize<'de> for Params {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Params, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Params;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Params, A::Error> {
+                let mut map = BTreeMap::new();
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    if map.contains_key(&name) {
+                        return Err(A::Error::custom(format!("{:?} is given twice", super::code::shorten(&name))));
+                    }
+                    map.insert(name, value);
+                }
+                Ok(Params { map })
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}

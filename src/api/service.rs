@@ -1,0 +1,302 @@
+//! The service: a store, who there is, an index of the catalog, and what is under way.
+
+use super::{
+    code::{Fault, RetCode},
+    index::{Disk, Index, Snap, SnapState, Used, Work, gib},
+    record::{DiskRecord, SnapRecord},
+    tenant::Directory,
+};
+use crate::{
+    Result, Snapshot, Store, Volume,
+    io::{Host, SystemHost},
+};
+use parking_lot::{RwLock, RwLockWriteGuard};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// The snapshot API over a store. Cheap to clone; may be used from any thread at once.
+#[derive(Clone)]
+pub struct SnapshotService {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) store: Store,
+    host: Arc<dyn Host>,
+    directory: RwLock<Arc<Directory>>,
+    pub(super) index: RwLock<Index>,
+    pub(super) visited: AtomicU64,
+}
+
+/// Figures of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct ServiceStats {
+    /// Disks that it shows.
+    pub disks: u64,
+    /// Snapshots that it shows.
+    pub snapshots: u64,
+    /// Index entries that lists looked at, since the service was made.
+    pub visited: u64,
+}
+
+/// What has to be taken back when a call ends, however it ends.
+pub(super) enum Undo {
+    /// The disk is not worked on any more.
+    Disk(u64),
+    /// A snapshot that is still being taken does not exist.
+    Create(u64),
+    /// No rollback to the snapshot any more.
+    RollBack(u64),
+    /// A snapshot that is still being deleted stays.
+    Leave(u64),
+    /// One disk less is being made from the snapshot.
+    Copy(u64),
+    /// Quota that was taken: company, disks, GiB.
+    Charge(i64, i64, i64),
+}
+
+/// What a call holds of the index. Dropped with no lock of the index held.
+pub(super) struct Claims<'a> {
+    inner: &'a Inner,
+    pub(super) undo: Vec<Undo>,
+}
+
+impl Drop for Claims<'_> {
+    fn drop(&mut self) {
+        let mut index = self.inner.index.write();
+        for undo in self.undo.drain(..) {
+            match undo {
+                Undo::Disk(key) => {
+                    if let Some(disk) = index.disk_mut(key) {
+                        disk.work = None;
+                    }
+                }
+                Undo::Create(key) => {
+                    if index.snap(key).is_some_and(|s| s.state == SnapState::Createing) {
+                        index.remove_snap(key);
+                    }
+                }
+                Undo::RollBack(key) => settle(&mut index, key),
+                Undo::Leave(key) => {
+                    if index.snap(key).is_some() {
+                        settle(&mut index, key);
+                        index.hide(key, false);
+                    }
+                }
+                Undo::Copy(key) => {
+                    if let Some(snap) = index.snap_mut(key) {
+                        snap.copies -= 1;
+                    }
+                }
+                Undo::Charge(company, disks, gib) => index.charge(company, -disks, -gib),
+            }
+        }
+    }
+}
+
+/// The state of a snapshot that nothing is done to.
+pub(super) fn settle(index: &mut Index, key: u64) {
+    if let Some(snap) = index.snap_mut(key) {
+        snap.state = if snap.record.damaged { SnapState::Failure } else { SnapState::Normal };
+    }
+}
+
+pub(super) fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}
+
+impl SnapshotService {
+    /// A service over `store` for the tenants of `directory`. Reads the whole catalog once.
+    pub fn new(store: Store, directory: Directory) -> Result<SnapshotService> {
+        SnapshotService::with_host(store, directory, Arc::new(SystemHost))
+    }
+    /// [`SnapshotService::new`] with another source of time and of the random part of ids.
+    pub fn with_host(store: Store, directory: Directory, host: Arc<dyn Host>) -> Result<SnapshotService> {
+        let index = RwLock::new(load(&store)?);
+        let directory = RwLock::new(Arc::new(directory));
+        Ok(SnapshotService { inner: Arc::new(Inner { store, host, directory, index, visited: AtomicU64::new(0) }) })
+    }
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+    /// Regions and tenants.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.inner.directory.read().clone()
+    }
+    /// Replaces regions and tenants. Calls that have begun end with the old ones.
+    pub fn set_directory(&self, directory: Directory) {
+        *self.inner.directory.write() = Arc::new(directory);
+    }
+    /// Tells whether a VM runs. One that was never told of does: a disk that is bound to it can't be rolled back.
+    pub fn set_vm_running(&self, resource_id: &str, running: bool) {
+        let mut index = self.inner.index.write();
+        if running {
+            index.stopped.remove(resource_id);
+        } else {
+            index.stopped.insert(resource_id.to_owned());
+        }
+    }
+    /// The volume behind a disk's id, for reading and writing its content.
+    pub fn volume(&self, disk_id: &str) -> Result<Volume> {
+        self.inner.store.volume(disk_id)
+    }
+    /// Figures.
+    pub fn stats(&self) -> ServiceStats {
+        let index = self.inner.index.read();
+        let (mut disks, mut snapshots) = (0, 0);
+        for disk in index.disks() {
+            disks += 1;
+            snapshots += disk.snapshots.keys().len() as u64;
+        }
+        ServiceStats { disks, snapshots, visited: self.inner.visited.load(Relaxed) }
+    }
+    /// Makes a volume that was made by other means a disk of `company`'s default project. Its id is the volume's name.
+    pub fn adopt(&self, volume: &Volume, region: &str, company: i64, name: &str) -> std::result::Result<(), Fault> {
+        super::validate::required(&[("Region", region), ("Name", name)])?;
+        super::validate::name(name)?;
+        let directory = self.directory();
+        let caller = super::Caller::admin();
+        directory.scope(&caller, region, Some(company))?;
+        let project = directory.project(&caller, company, None)?;
+        let (key, id, rest) = (volume.id().0, volume.name()?, volume.tags()?);
+        let bytes = volume.size()?;
+        let record = {
+            let mut index = self.inner.index.write();
+            if index.disk(key).is_some() {
+                return Err(Fault::new(RetCode::DiskState, format!("{id:?} is a disk already")));
+            }
+            DiskRecord {
+                id: id.as_str().into(),
+                region: index.intern(region),
+                company,
+                project: index.intern(&project),
+                member: 0,
+                name: name.to_owned(),
+                remark: String::new(),
+                kind: super::DiskType::Data,
+                set_type: String::new(),
+                charge_type: String::new(),
+                bound: None,
+                rest,
+            }
+        };
+        volume.set_tags(record.tags())?;
+        let created = seconds(volume.created()?);
+        let mut index = self.inner.index.write();
+        index.charge(company, 1, gib(bytes) as i64);
+        index.add_disk(Disk { record, key, bytes, created, work: None, snapshots: Default::default(), manual: 0 });
+        Ok(())
+    }
+
+    pub(super) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        self.inner.index.write()
+    }
+    pub(super) fn claims(&self, undo: Vec<Undo>) -> Claims<'_> {
+        Claims { inner: &self.inner, undo }
+    }
+    /// Unix seconds.
+    pub(super) fn now(&self) -> i64 {
+        (self.inner.host.now() / 1_000_000_000) as i64
+    }
+    /// An id that was never used: 14 random base-36 characters, some 72 bits.
+    pub(super) fn fresh_id(&self, prefix: &str) -> String {
+        const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+        let host = &self.inner.host;
+        let mut random = u128::from(host.random()) << 64 | u128::from(host.random());
+        let mut id = prefix.to_owned();
+        for _ in 0..14 {
+            id.push(DIGITS[(random % 36) as usize].into());
+            random /= 36;
+        }
+        id
+    }
+    /// Forgets the deleted snapshots whose space has come back.
+    pub(super) fn forget_reclaimed(&self) {
+        let released = {
+            let index = self.inner.index.read();
+            if !index.has_released() {
+                return;
+            }
+            index.released_keys()
+        };
+        // Their deletion came before this question; so nothing pending means none of theirs.
+        if self.inner.store.stats().is_ok_and(|s| s.reclaim_entries == 0) {
+            self.inner.index.write().forget_released(&released);
+        }
+    }
+}
+
+impl std::fmt::Debug for SnapshotService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotService").field("store", &self.inner.store).finish_non_exhaustive()
+    }
+}
+
+/// Nothing is being done to the disk.
+pub(super) fn idle(disk: &Disk) -> std::result::Result<(), Fault> {
+    let doing = match disk.work {
+        None => return Ok(()),
+        Some(Work::Snapshoting) => "Snapshoting",
+        Some(Work::Rollbacking) => "Rollbacking",
+        Some(Work::BeingCloned) => "BeingCloned",
+        Some(Work::Upgrading) => "Upgrading",
+        Some(Work::Deleting) => "Deleting",
+        Some(Work::Binding) => "being bound or unbound",
+    };
+    Err(Fault::new(RetCode::DiskState, format!("DiskID: {:?} is {doing}; it must be Unbound or Bound", &*disk.record.id)))
+}
+
+/// Whether a company may have so much more.
+pub(super) fn quota(limits: &super::Limits, used: Used, disks: u64, gib: u64) -> std::result::Result<(), Fault> {
+    for (what, limit, used, more) in [("disks", limits.disks, used.disks, disks), ("GiB", limits.gib, used.gib, gib)] {
+        if let Some(limit) = limit.filter(|&limit| used.saturating_add(more) > limit) {
+            let message = format!("the company's quota of {limit} {what} does not allow {more} more; {used} are in use");
+            return Err(Fault::new(RetCode::Quota, message));
+        }
+    }
+    Ok(())
+}
+
+fn load(store: &Store) -> Result<Index> {
+    let mut index = Index::default();
+    for volume in store.volumes()? {
+        let tags = volume.tags()?;
+        let name = volume.name()?;
+        if let Some(record) = DiskRecord::read(&name, tags, &mut |t| index.intern(t)) {
+            let (bytes, created) = (volume.size()?, seconds(volume.created()?));
+            index.charge(record.company, 1, gib(bytes) as i64);
+            let key = volume.id().0;
+            index.add_disk(Disk { record, key, bytes, created, work: None, snapshots: Default::default(), manual: 0 });
+        }
+    }
+    for snapshot in store.snapshots()? {
+        if index.disk(snapshot.volume().0).is_none() {
+            continue;
+        }
+        let (name, tags) = (snapshot.name()?, snapshot.tags()?);
+        if let Some(record) = SnapRecord::read(&name, tags, &mut |t| index.intern(t)) {
+            index.add_snap(entry(&snapshot, record));
+        }
+    }
+    Ok(index)
+}
+
+/// The index's entry of a snapshot that is there.
+pub(super) fn entry(snapshot: &Snapshot, record: SnapRecord) -> Snap {
+    Snap {
+        state: if record.damaged { SnapState::Failure } else { SnapState::Normal },
+        record,
+        key: snapshot.id().0,
+        volume: snapshot.volume().0,
+        bytes: snapshot.size(),
+        created: seconds(snapshot.created()),
+        copies: 0,
+    }
+}
