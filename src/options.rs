@@ -128,7 +128,7 @@ impl Options {
         let file = Arc::new(FileBackend::create(path, self.read_path).map_err(|e| e.at(path.display()))?);
         let engine = Engine::create(file.clone(), Arc::new(SystemHost), config).map_err(|e| e.at(path.display()))?;
         file.publish().map_err(|e| e.at(path.display()))?;
-        Ok(Store { engine: Owner::new(engine) })
+        Ok(Store { engine: Owner::new(engine)? })
     }
     /// Opens an image for writing; recovers it if it was not closed. `Locked` if anyone else has it.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
@@ -146,7 +146,7 @@ impl Options {
     /// [`Options::create`] on any storage.
     pub fn create_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
         let engine = Engine::create(backend, host, self.config()?)?;
-        Ok(Store { engine: Owner::new(engine) })
+        Ok(Store { engine: Owner::new(engine)? })
     }
     /// [`Options::open`] on any storage.
     pub fn open_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
@@ -162,12 +162,12 @@ impl Options {
             }
         }
         engine.begin_epoch()?;
-        Ok(Store { engine: Owner::new(engine) })
+        Ok(Store { engine: Owner::new(engine)? })
     }
     /// [`Options::open_read_only`] on any storage.
     pub fn open_read_only_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
         let engine = Engine::open(backend, host, self.config()?, false)?;
-        Ok(Store { engine: Owner::new(engine) })
+        Ok(Store { engine: Owner::new(engine)? })
     }
     /// Opens for reading what can be had of an image whose log is damaged: the state before the damage, which is *older* than what was
     /// acknowledged. The second part says what is missing; `None`: nothing is.
@@ -179,6 +179,6 @@ impl Options {
     /// [`Options::open_salvage`] on any storage.
     pub fn open_salvage_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<(Store, Option<Error>)> {
         let (engine, lost) = Engine::open_with(backend, host, self.config()?, false, true)?;
-        Ok((Store { engine: Owner::new(engine) }, lost))
+        Ok((Store { engine: Owner::new(engine)? }, lost))
     }
 }

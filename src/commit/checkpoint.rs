@@ -4,7 +4,7 @@
 //! their other homes, syncs, writes the superblock, syncs. Only then is the log released, are homes current and may what was
 //! freed be used again (I5).
 
-use super::engine::{Checkpointer, Engine};
+use super::engine::{Checkpointer, Engine, PanicGuard};
 use crate::{
     Result,
     format::{Page, SLOTS, Superblock},
@@ -39,6 +39,7 @@ impl Engine {
     /// `clean`: nothing will follow in this opening.
     pub(crate) fn checkpoint_with(&self, checkpointer: &mut Checkpointer, clean: bool) -> Result<()> {
         self.disk.writes_allowed()?;
+        let _guard = PanicGuard::new(&self.disk);
         let old = &checkpointer.superblock;
         // The freeze: one group boundary, O(changed regions) copies of references.
         let mut flusher = self.flusher.lock();

@@ -102,14 +102,17 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) fn new(engine: Engine) -> Arc<Owner> {
+    pub(crate) fn new(engine: Engine) -> Result<Arc<Owner>> {
         let engine = Arc::new(engine);
-        let thread = (!engine.config.manual && engine.disk.is_writable()).then(|| {
+        let mut thread = None;
+        if !engine.config.manual && engine.disk.is_writable() {
             let engine = engine.clone();
+            let builder = std::thread::Builder::new().name("snapdisk".to_owned());
             #[allow(clippy::disallowed_methods, reason = "the one background thread; manual maintenance has none")]
-            std::thread::spawn(move || engine.background())
-        });
-        Arc::new(Owner { engine, thread })
+            let spawned = builder.spawn(move || engine.background());
+            thread = Some(spawned.map_err(|e| Error::io("start of the background thread", e))?);
+        }
+        Ok(Arc::new(Owner { engine, thread }))
     }
 }
 
@@ -128,6 +131,23 @@ impl Drop for Owner {
             && self.engine.disk.same_process()
         {
             let _ = thread.join();
+        }
+    }
+}
+
+/// A panic while the state changes leaves it half changed: nothing of it may reach the disk.
+pub(crate) struct PanicGuard<'a>(&'a Disk, bool);
+
+impl<'a> PanicGuard<'a> {
+    pub(crate) fn new(disk: &'a Disk) -> PanicGuard<'a> {
+        PanicGuard(disk, std::thread::panicking())
+    }
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.1 {
+            self.0.poison();
         }
     }
 }
@@ -314,6 +334,7 @@ impl Engine {
             if state.closed {
                 return Err(closed());
             }
+            let _guard = PanicGuard::new(&self.disk);
             // Twice the budget: whoever changes more waits for a checkpoint first.
             let outcome =
                 if state.dirty_bytes() > 2 * self.config.memory { Ok(Attempt::Log) } else { attempt(&mut state, any) };

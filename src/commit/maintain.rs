@@ -1,6 +1,6 @@
 //! Background work: reclaim of doomed subtrees, checkpoints that are due, the mark on idle.
 
-use super::engine::{Engine, State};
+use super::engine::{Engine, PanicGuard, State};
 use crate::{
     Error, ErrorKind, Result,
     knobs::Bug,
@@ -135,10 +135,12 @@ impl Engine {
         while done < budget {
             self.disk.writes_allowed()?;
             let mut state = self.state_mut()?;
+            let guard = PanicGuard::new(&self.disk);
             match state.reclaim_one() {
                 Ok(Step::Done) => state.reclaimed = true,
                 Ok(Step::Idle) => break,
                 Ok(Step::Space(blocks)) => {
+                    drop(guard);
                     drop(state);
                     match self.give_space(blocks) {
                         Ok(true) => continue,
