@@ -114,7 +114,9 @@ impl From<Error> for Fault {
         let (code, message) = match e.kind() {
             ErrorKind::Deleted | ErrorKind::NotFound => (RetCode::NotFound, "it was deleted meanwhile"),
             ErrorKind::NoSpace => (RetCode::Internal, "internal error: the store is full; nothing was changed"),
-            ErrorKind::Poisoned => (RetCode::Internal, "internal error: the store stopped after a failed write; nothing was changed"),
+            ErrorKind::Poisoned => {
+                (RetCode::Internal, "internal error: the store stopped after a failed write; nothing was changed")
+            }
             ErrorKind::ReadOnly => (RetCode::Internal, "internal error: the store is read-only; nothing was changed"),
             ErrorKind::Closed => (RetCode::Internal, "internal error: the store is closed; nothing was changed"),
             ErrorKind::Io => (RetCode::Internal, "internal error: a write failed; the outcome is unknown"),

@@ -37,8 +37,7 @@ impl SnapshotService {
     pub fn describe_region(&self) -> DescribeRegionResponse {
         let directory = self.directory();
         let infos = directory.regions.iter();
-        let infos: Vec<_> =
-            infos.map(|r| RegionInfo { region: r.id.clone(), region_alias: r.alias.clone() }).collect();
+        let infos: Vec<_> = infos.map(|r| RegionInfo { region: r.id.clone(), region_alias: r.alias.clone() }).collect();
         DescribeRegionResponse { total_count: infos.len() as u64, infos }
     }
 
@@ -390,7 +389,8 @@ fn unbound(disk: &Disk) -> Result<(), Fault> {
     match &disk.record.bound {
         None => Ok(()),
         Some(b) => {
-            let message = format!("DiskID: {:?} is bound to {} {:?}; it must be Unbound", &*disk.record.id, b.kind, b.id);
+            let message =
+                format!("DiskID: {:?} is bound to {} {:?}; it must be Unbound", &*disk.record.id, b.kind, b.id);
             Err(Fault::new(RetCode::DiskState, message))
         }
     }

@@ -18,7 +18,9 @@ pub struct Params {
 
 impl Params {
     /// From a query or a form. The same name twice is a format fault.
-    pub fn from_pairs<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Params, Fault> {
+    pub fn from_pairs<K: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Params, Fault> {
         let mut map = BTreeMap::new();
         for (name, value) in pairs {
             let name = name.into();
@@ -31,7 +33,8 @@ impl Params {
     }
     /// From the text of a JSON object. The same name twice, or anything but one object, is a format fault.
     pub fn from_json(text: &[u8]) -> Result<Params, Fault> {
-        serde_json::from_slice(text).map_err(|e| Fault::new(RetCode::Format, format!("the body is no JSON object: {e}")))
+        serde_json::from_slice(text)
+            .map_err(|e| Fault::new(RetCode::Format, format!("the body is no JSON object: {e}")))
     }
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {

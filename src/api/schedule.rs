@@ -147,7 +147,8 @@ impl SnapshotService {
             out.waiting += 1;
             return None;
         }
-        let leaving: Vec<u64> = own[..surplus.min(own.len())].iter().filter(|s| deletable(s).is_ok()).map(|s| s.key).collect();
+        let leaving: Vec<u64> =
+            own[..surplus.min(own.len())].iter().filter(|s| deletable(s).is_ok()).map(|s| s.key).collect();
         out.waiting += (surplus.min(own.len()) - leaving.len()) as u64;
         if !takes && leaving.is_empty() {
             return None;

@@ -250,14 +250,18 @@ pub(super) fn idle(disk: &Disk) -> std::result::Result<(), Fault> {
         Some(Work::Deleting) => "Deleting",
         Some(Work::Binding) => "being bound or unbound",
     };
-    Err(Fault::new(RetCode::DiskState, format!("DiskID: {:?} is {doing}; it must be Unbound or Bound", &*disk.record.id)))
+    Err(Fault::new(
+        RetCode::DiskState,
+        format!("DiskID: {:?} is {doing}; it must be Unbound or Bound", &*disk.record.id),
+    ))
 }
 
 /// Whether a company may have so much more.
 pub(super) fn quota(limits: &super::Limits, used: Used, disks: u64, gib: u64) -> std::result::Result<(), Fault> {
     for (what, limit, used, more) in [("disks", limits.disks, used.disks, disks), ("GiB", limits.gib, used.gib, gib)] {
         if let Some(limit) = limit.filter(|&limit| used.saturating_add(more) > limit) {
-            let message = format!("the company's quota of {limit} {what} does not allow {more} more; {used} are in use");
+            let message =
+                format!("the company's quota of {limit} {what} does not allow {more} more; {used} are in use");
             return Err(Fault::new(RetCode::Quota, message));
         }
     }

@@ -169,7 +169,12 @@ impl Directory {
         }
     }
     /// 651 where it can be told before the disk is known: the company of an admin's call may come with the disk.
-    pub(super) fn known_project(&self, caller: &Caller, company: Option<i64>, wanted: Option<&str>) -> Result<(), Fault> {
+    pub(super) fn known_project(
+        &self,
+        caller: &Caller,
+        company: Option<i64>,
+        wanted: Option<&str>,
+    ) -> Result<(), Fault> {
         match (company, wanted) {
             (_, None) => Ok(()),
             (Some(company), wanted) => self.project(caller, company, wanted).map(drop),

@@ -1,10 +1,6 @@
 //! The contract's rules for single parameters.
 
-use super::{
-    code::Fault,
-    params::ARRAY_MAX,
-    tenant::Caller,
-};
+use super::{code::Fault, params::ARRAY_MAX, tenant::Caller};
 
 /// Each must not be empty.
 pub(super) fn required(list: &[(&str, &str)]) -> Result<(), Fault> {

@@ -366,7 +366,7 @@ impl State {
                 }
             }
             Node::Extents(leaf) => {
-                let range = if shared { 0..leaf.extents.len() } else { overlap(&leaf.extents, from, to) };
+                let range = if shared { 0..leaf.extents.len() } else { overlap(leaf, from, to) };
                 for e in &leaf.extents[range] {
                     forest.space.touch_run(&forest.disk, e.physical, e.len)?;
                 }

@@ -423,11 +423,12 @@ impl State {
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.forest.dirty.len() as u64 * 8192
     }
-    /// So much was freed and waits for a checkpoint that one is due.
+    /// So much was freed, and so little is left to take, that a checkpoint is due.
     pub(crate) fn wants_space(&self) -> bool {
-        let image = self.forest.space.end() / BLOCK_BYTES;
+        let space = &self.forest.space;
+        let image = space.end() / BLOCK_BYTES;
         let limit = (image / 16).max(if self.knobs.fanout == usize::MAX { (64 << 20) / BLOCK_BYTES } else { 16 });
-        self.forest.space.waiting() > limit
+        space.waiting() > limit && space.available() < limit
     }
 }
 

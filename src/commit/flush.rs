@@ -89,24 +89,27 @@ impl Engine {
         self.write_sorted(&placed, None)
     }
 
-    /// Writes buffers at ascending places, adjacent ones together; with `push`, has each slice of that many bytes written out.
+    /// Writes buffers at ascending places, adjacent ones together; with `push`, has every slice of that many bytes written out.
     pub(crate) fn write_sorted(&self, placed: &[(Block, &[u8])], push: Option<u64>) -> Result<()> {
         let mut i = 0;
+        let (mut slice, mut written) = (placed.first().map_or(0, |p| p.0.offset()), 0);
         while i < placed.len() {
-            let start = placed[i].0;
-            let mut end = start.offset();
+            let start = placed[i].0.offset();
+            let mut end = start;
             let mut bufs = Vec::new();
-            while let Some((at, buf)) = placed.get(i).filter(|p| p.0.offset() == end) {
-                if push.is_some_and(|most| at.offset() - start.offset() >= most) {
+            while let Some((_, buf)) = placed.get(i).filter(|p| p.0.offset() == end) {
+                if push.is_some_and(|most| written + end - start >= most) {
                     break;
                 }
                 bufs.push(*buf);
                 end += buf.len() as u64;
                 i += 1;
             }
-            self.disk.write(start.offset(), &bufs)?;
-            if push.is_some() {
-                self.disk.push(start.offset(), end - start.offset())?;
+            self.disk.write(start, &bufs)?;
+            written += end - start;
+            if push.is_some_and(|most| written >= most || i == placed.len()) {
+                self.disk.push(slice, end - slice)?;
+                (slice, written) = (placed.get(i).map_or(0, |p| p.0.offset()), 0);
             }
         }
         Ok(())

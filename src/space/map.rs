@@ -349,7 +349,7 @@ impl Space {
 
     /// The region with most blocks available.
     fn find_region(&mut self, disk: &Disk, any: bool) -> Result<Option<u64>> {
-        let floor = if any { 1 } else { (self.geo.span / 16).max(1) as u16 };
+        let floor = if any { 1 } else { (self.geo.span / 8).max(1) as u16 };
         let fanout = u64::from(self.geo.fanout);
         let (mut level, mut index) = (self.top, 0);
         loop {

@@ -296,13 +296,10 @@ impl Forest {
 
 /// Replaces `lo..hi` in a leaf; gives the runs that it no longer refers to.
 fn replace(leaf: &mut ExtentLeaf, lo: u64, hi: u64, fresh: Vec<(u64, Block, Vec<u32>)>) -> Vec<Run> {
-    let range = overlap(&leaf.extents, lo, hi);
-    let sums_before = |i: usize| leaf.extents.get(i).map_or(leaf.sums.len(), |e| e.sums_at as usize);
-    let (first_sum, end_sum) = (sums_before(range.start), sums_before(range.end));
-    let tail = leaf.extents.split_off(range.end);
-    let tail_sums = leaf.sums.split_off(end_sum);
-    let old = leaf.extents.split_off(range.start);
-    let old_sums = leaf.sums.split_off(first_sum);
+    let range = overlap(leaf, lo, hi);
+    let (tail, tail_sums) = leaf.split_off(range.end);
+    let (old, old_sums) = leaf.split_off(range.start);
+    let first_sum = old.first().map_or(0, |e| e.sums_at as usize);
     let sums_of = |e: &super::node::Extent| {
         let at = e.sums_at as usize - first_sum;
         &old_sums[at..at + e.len as usize]
@@ -321,13 +318,10 @@ fn replace(leaf: &mut ExtentLeaf, lo: u64, hi: u64, fresh: Vec<(u64, Block, Vec<
         let skip = hi - e.logical;
         leaf.push(hi, e.physical.plus(skip), &sums_of(e)[skip as usize..]);
     }
-    let mut rest = tail.iter();
-    if let Some(e) = rest.next() {
-        leaf.push(e.logical, e.physical, &tail_sums[..e.len as usize]);
-        let base = leaf.sums.len() as u32;
-        let skipped = e.sums_at + e.len;
-        leaf.extents.extend(rest.map(|e| super::node::Extent { sums_at: e.sums_at - skipped + base, ..*e }));
-        leaf.sums.extend_from_slice(&tail_sums[e.len as usize..]);
+    if let Some((e, rest)) = tail.split_first() {
+        let (sums, rest_sums) = tail_sums.split_at(e.len as usize);
+        leaf.push(e.logical, e.physical, sums);
+        leaf.extend(rest, rest_sums);
     }
     old.iter()
         .map(|e| {

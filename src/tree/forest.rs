@@ -19,6 +19,8 @@ use std::sync::{
 };
 
 const SHARDS: usize = 16;
+/// Blocks that the pool of nodes takes at a time.
+const POOL: u64 = 128;
 
 struct Cached {
     stamp: Stamp,
@@ -125,12 +127,14 @@ pub(crate) struct Forest {
 impl Nodes for Forest {
     #[inline]
     fn node(&self, want: Miss) -> Found<Arc<Node>> {
-        for nodes in [&self.dirty, &*self.frozen] {
-            if let Some(d) = nodes.get(&want.child.block.0)
-                && d.stamp == want.child.stamp
-            {
-                return Ok(Ok(d.node.clone()));
-            }
+        // A stamp says where its node can be: made in this generation, in the one being written, or on the disk.
+        let nodes = if want.child.stamp == self.stamp {
+            Some(&self.dirty)
+        } else {
+            Some(&*self.frozen).filter(|f| !f.is_empty())
+        };
+        if let Some(d) = nodes.and_then(|n| n.get(&want.child.block.0)).filter(|d| d.stamp == want.child.stamp) {
+            return Ok(Ok(d.node.clone()));
         }
         Ok(self.cache.get(want.child).ok_or(want))
     }
@@ -164,7 +168,9 @@ impl Forest {
     /// in the pool.
     pub(crate) fn fill_pool(&mut self, nodes: usize) -> Result<bool> {
         while self.pool.len() < nodes {
-            let want = (nodes - self.pool.len()) as u32;
+            // More than is needed where there is plenty: nodes then lie together and do not cut data apart.
+            let more = if self.space.available() > 16 * POOL { POOL } else { 0 };
+            let want = (nodes - self.pool.len()).max(more as usize) as u32;
             let disk = &*self.disk;
             let run = match self.space.allocate(disk, want, false)? {
                 Some(run) => run,

@@ -99,6 +99,8 @@ impl Extent {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct ExtentLeaf {
     pub(crate) extents: Vec<Extent>,
+    /// Low halves of the extents' logical blocks: one search touches a few cache lines of these instead of one at each step.
+    starts: Vec<u32>,
     pub(crate) sums: Vec<u32>,
 }
 
@@ -106,7 +108,30 @@ impl ExtentLeaf {
     /// Index of the first extent that ends after `logical`.
     #[inline]
     pub(crate) fn from(&self, logical: u64) -> usize {
-        self.extents.partition_point(|e| e.end() <= logical)
+        let (Some(first), Some(last)) = (self.extents.first(), self.extents.last()) else { return 0 };
+        if first.logical >> 32 != logical >> 32 || last.logical >> 32 != logical >> 32 {
+            return self.extents.partition_point(|e| e.end() <= logical);
+        }
+        // Counting has no branches to miss, and all its loads overlap.
+        let at = logical as u32;
+        let before = self.starts.iter().map(|&s| u32::from(s <= at)).sum::<u32>() as usize;
+        match before.checked_sub(1) {
+            Some(i) if self.extents[i].end() > logical => i,
+            _ => before,
+        }
+    }
+    /// Takes off everything from extent `i` on: extents and their checksums.
+    pub(crate) fn split_off(&mut self, i: usize) -> (Vec<Extent>, Vec<u32>) {
+        let sum = self.extents.get(i).map_or(self.sums.len(), |e| e.sums_at as usize);
+        self.starts.truncate(i);
+        (self.extents.split_off(i), self.sums.split_off(sum))
+    }
+    /// Puts extents back whose checksums are `sums`; nothing is joined.
+    pub(crate) fn extend(&mut self, extents: &[Extent], sums: &[u32]) {
+        let (base, old) = (self.sums.len() as u32, extents.first().map_or(0, |e| e.sums_at));
+        self.starts.extend(extents.iter().map(|e| e.logical as u32));
+        self.extents.extend(extents.iter().map(|e| Extent { sums_at: e.sums_at - old + base, ..*e }));
+        self.sums.extend_from_slice(sums);
     }
     pub(crate) fn sums_of(&self, e: &Extent) -> &[u32] {
         &self.sums[e.sums_at as usize..(e.sums_at + e.len) as usize]
@@ -124,6 +149,7 @@ impl ExtentLeaf {
         {
             last.len += len;
         } else {
+            self.starts.push(logical as u32);
             self.extents.push(Extent { logical, physical, len, sums_at: self.sums.len() as u32 });
         }
         self.sums.extend_from_slice(sums);
@@ -249,7 +275,9 @@ impl Node {
                 if items * EXTENT_BYTES > PAGE_PAYLOAD {
                     return Err(bad("too many extents"));
                 }
-                let mut leaf = ExtentLeaf { extents: Vec::with_capacity(items), sums: Vec::new() };
+                let mut leaf = ExtentLeaf::default();
+                leaf.extents.reserve_exact(items);
+                leaf.starts.reserve_exact(items);
                 let mut next = lo as u64;
                 let mut sums = 0;
                 for i in 0..items {
@@ -268,6 +296,7 @@ impl Node {
                     }
                     next = e.end();
                     sums += e.len;
+                    leaf.starts.push(e.logical as u32);
                     leaf.extents.push(e);
                 }
                 let at = items * EXTENT_BYTES;

@@ -3,7 +3,7 @@
 //! Lookups run under a lock and must not wait for a disk: where a node is not in memory they stop with a [`Miss`]; the
 //! caller loads it outside the lock and asks again.
 
-use super::node::{Child, Extent, Key, Node, Record, Root, Shape, child_of};
+use super::node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, child_of};
 use crate::{Error, Result, units::Block};
 use std::sync::Arc;
 
@@ -155,10 +155,9 @@ pub(crate) fn records(nodes: &impl Nodes, root: Root, from: Key, to: Key, most: 
 }
 
 /// Extents of a leaf that reach into `lo..hi`.
-pub(crate) fn overlap(extents: &[Extent], lo: u64, hi: u64) -> std::ops::Range<usize> {
-    let first = extents.partition_point(|e| e.end() <= lo);
-    let end = extents.partition_point(|e| e.logical < hi);
-    first..end.max(first)
+pub(crate) fn overlap(leaf: &ExtentLeaf, lo: u64, hi: u64) -> std::ops::Range<usize> {
+    let first = leaf.from(lo);
+    first..first + leaf.extents[first..].iter().take_while(|e| e.logical < hi).count()
 }
 
 /// Children whose keys meet `lo..hi`.
