@@ -9,7 +9,7 @@ use super::{
     index::{Disk, SnapState, Work, gib, page},
     record::{Bound, DiskRecord, Tags},
     service::{Claims, SnapshotService, Undo, idle, quota, seconds},
-    snapshots::{deletable, find, state_fault},
+    snapshots::{find, state_fault, unused},
     tenant::{Caller, Directory, Scope},
     types::{DiskType, Done},
     validate::{self, Keyword, given, required},
@@ -279,7 +279,7 @@ impl SnapshotService {
                 let message = "the disk has snapshots, and deletion of snapshots is switched off by the admin";
                 return Err(Fault::new(RetCode::DeletionOff, message));
             }
-            snapshots.iter().filter_map(|&k| index.snap(k)).try_for_each(deletable)?;
+            snapshots.iter().filter_map(|&k| index.snap(k)).try_for_each(unused)?;
             unbound(disk)?;
             let key = disk.key;
             if let Some(disk) = index.disk_mut(key) {

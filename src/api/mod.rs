@@ -62,4 +62,4 @@ pub use types::{
 };
 
 #[cfg(feature = "http")]
-pub(crate) use params::whole;
+pub(crate) use {params::whole, schedule::utc};

@@ -227,7 +227,7 @@ impl SnapshotService {
             index.released_keys()
         };
         // Their deletion came before this question; so nothing pending means none of theirs.
-        if self.inner.store.stats().is_ok_and(|s| s.reclaim_entries == 0) {
+        if self.inner.store.reclaim_pending().is_ok_and(|n| n == 0) {
             self.inner.index.write().forget_released(&released);
         }
     }

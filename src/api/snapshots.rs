@@ -222,8 +222,8 @@ impl SnapshotService {
         let deleted = store.snapshot_by_id(SnapshotId(key)).and_then(|s| store.delete_snapshot(&s));
         match deleted {
             Ok(()) => {}
-            // Its disk went meanwhile, and took it along.
-            Err(e) if e.kind() == ErrorKind::Deleted => {}
+            // Its disk went meanwhile, and took it along; or an earlier deletion did not get as far as the disk.
+            Err(e) if e.kind() == ErrorKind::Deleted => store.flush()?,
             Err(e) => return Err(e.into()),
         }
         let mut index = self.index_mut();
@@ -248,6 +248,11 @@ pub(super) fn deletable(snap: &Snap) -> Result<(), Fault> {
     if matches!(snap.state, SnapState::Createing | SnapState::RollBacking) {
         return Err(state_fault(snap, "Normal or Failure"));
     }
+    unused(snap)
+}
+
+/// Nothing is being made from the snapshot.
+pub(super) fn unused(snap: &Snap) -> Result<(), Fault> {
     if snap.copies > 0 {
         let message = format!("SnapshotID: a disk is being made from {:?}", &*snap.record.id);
         return Err(Fault::new(RetCode::SnapshotInUse, message));

@@ -4,6 +4,8 @@
 
 mod basic;
 mod costs;
+#[cfg(feature = "cli")]
+mod cli;
 mod explorer;
 mod faults;
 mod flips;

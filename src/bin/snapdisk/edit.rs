@@ -1,0 +1,81 @@
+//! The short commands: each opens the image for writing, does one durable thing and closes.
+
+use crate::{
+    args::Target,
+    failure::{Failure, Outcome},
+    image::{reclaim, snapshot as find, writing},
+};
+use snapdisk::{DeleteSnapshots, ErrorKind, Options, Volume};
+use std::path::Path;
+
+pub(crate) fn init(image: &Path, log: u64) -> Outcome {
+    Ok(Options::new().log_bytes(log).create(image)?.close()?)
+}
+
+pub(crate) fn create(image: &Path, name: &str, size: u64) -> Outcome {
+    writing(image, |store| Ok(store.create_volume(name, size).map(drop)?))
+}
+
+pub(crate) fn snapshot(image: &Path, wanted: &[(String, String)]) -> Outcome {
+    writing(image, |store| {
+        let volumes: Vec<Volume> = wanted.iter().map(|(v, _)| store.volume(v)).collect::<Result<_, _>>()?;
+        let members: Vec<(&Volume, &str)> = volumes.iter().zip(wanted).map(|(v, (_, s))| (v, s.as_str())).collect();
+        Ok(store.snapshot_group(&members).map(drop)?)
+    })
+}
+
+pub(crate) fn rollback(image: &Path, target: &Target) -> Outcome {
+    writing(image, |store| {
+        let snapshot = find(store, target)?;
+        let volume = store.volume_by_id(snapshot.volume()).map_err(|e| match e.kind() {
+            ErrorKind::Deleted => Failure::new(format!("the volume of {target} is gone; `clone` makes one of it")),
+            _ => e.into(),
+        })?;
+        volume.rollback(&snapshot)?;
+        reclaim(store)
+    })
+}
+
+pub(crate) fn clone(image: &Path, target: &Target, name: &str) -> Outcome {
+    writing(image, |store| Ok(store.clone_volume(&find(store, target)?, name).map(drop)?))
+}
+
+pub(crate) fn remove(image: &Path, target: &Target, with: bool, keep: bool) -> Outcome {
+    let fate = match (with, keep) {
+        (true, _) => DeleteSnapshots::Delete,
+        (_, true) => DeleteSnapshots::Keep,
+        _ => DeleteSnapshots::Refuse,
+    };
+    if !matches!(target, Target::Volume(_)) && fate != DeleteSnapshots::Refuse {
+        return Err(Failure::usage(format!("{target} is a snapshot, and has none itself")));
+    }
+    writing(image, |store| {
+        match target {
+            Target::Volume(name) => {
+                let volume = store.volume(name)?;
+                store.delete_volume(&volume, fate).map_err(|e| match e.kind() {
+                    ErrorKind::Invalid if fate == DeleteSnapshots::Refuse => {
+                        Failure::new(format!("{name} has snapshots: --with-snapshots or --keep-snapshots"))
+                    }
+                    _ => e.into(),
+                })?;
+            }
+            _ => store.delete_snapshot(&find(store, target)?)?,
+        }
+        reclaim(store)
+    })
+}
+
+pub(crate) fn rename(image: &Path, target: &Target, name: &str) -> Outcome {
+    writing(image, |store| match target {
+        Target::Volume(old) => Ok(store.rename(&store.volume(old)?, name)?),
+        _ => Ok(store.rename_snapshot(&find(store, target)?, name)?),
+    })
+}
+
+pub(crate) fn resize(image: &Path, name: &str, size: u64) -> Outcome {
+    writing(image, |store| {
+        store.volume(name)?.resize(size)?;
+        reclaim(store)
+    })
+}

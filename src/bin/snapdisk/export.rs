@@ -1,0 +1,190 @@
+//! Volumes and snapshots into raw files.
+//!
+//! A file is written beside its place under a name of its own and moved there when it is complete and durable: nobody
+//! ever sees half a disk under the name that was asked for.
+
+use crate::{
+    args::Target,
+    failure::{At, Failure, Outcome},
+    image::{self, Source},
+    import::{CHUNK, WINDOW},
+    interrupt,
+    progress::Meter,
+    text::output_failed,
+};
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+use snapdisk::BLOCK;
+use std::{
+    fs::{self, File, OpenOptions},
+    hash::{BuildHasher, Hasher, RandomState},
+    io::{IsTerminal, Write, stdout},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+pub(crate) fn run(image: &Path, target: &Target, file: &Path, force: bool) -> Outcome {
+    let store = image::shared(image)?;
+    let source = image::source(&store, target)?;
+    if file.as_os_str() == "-" {
+        if stdout().is_terminal() {
+            return Err(Failure::usage("standard output is a terminal"));
+        }
+        interrupt::catch()?;
+        to_stream(&source, &mut stdout().lock())?;
+    } else {
+        let place = place(image, file, force)?;
+        interrupt::catch()?;
+        to_file(&source, &place, force, true)?;
+    }
+    Ok(store.close()?)
+}
+
+/// Where the file goes, links followed.
+fn place(image: &Path, file: &Path, force: bool) -> Outcome<PathBuf> {
+    let shown = file.display();
+    if fs::symlink_metadata(file).is_err() {
+        return Ok(file.to_owned());
+    }
+    if !force {
+        return Err(Failure::new(format!("{shown} exists; --force replaces it")));
+    }
+    let place = fs::canonicalize(file).at(&shown)?;
+    let meta = fs::metadata(&place).at(&shown)?;
+    if !meta.is_file() {
+        return Err(Failure::new(format!("{shown} is not a file; - writes to standard output")));
+    }
+    image::not_itself(image, file, &meta)?;
+    Ok(place)
+}
+
+/// A file that goes away unless it is published.
+struct Partial {
+    path: PathBuf,
+    published: bool,
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes a sparse file, durable when this returns if that is asked for. Without `replace` the name must be free.
+pub(crate) fn to_file(source: &Source, place: &Path, replace: bool, durable: bool) -> Outcome {
+    let shown = place.display();
+    let name = place.file_name().ok_or_else(|| Failure::new(format!("{shown} is no name of a file")))?;
+    let dir = place.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{:08x}.partial", RandomState::new().build_hasher().finish() as u32));
+    let path = dir.join(hidden);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).at(&shown)?;
+    let mut partial = Partial { path, published: false };
+    fill(source, &file, place)?;
+    if durable {
+        file.sync_all().at(&shown)?;
+    }
+    publish(&partial.path, place, replace)?;
+    partial.published = true;
+    if durable { File::open(dir).and_then(|d| d.sync_all()).at(dir.display()) } else { Ok(()) }
+}
+
+fn publish(from: &Path, to: &Path, replace: bool) -> Outcome {
+    let shown = to.display();
+    if replace {
+        return fs::rename(from, to).at(&shown);
+    }
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        // Some filesystems can't: a link never replaces either.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(from, to).and_then(|()| fs::remove_file(from)).at(&shown),
+        Err(Errno::EXIST) => Err(Failure::new(format!("{shown} exists; --force replaces it"))),
+        Err(e) => Err(e).at(&shown),
+    }
+}
+
+fn fill(source: &Source, file: &File, place: &Path) -> Outcome {
+    let size = source.size()?;
+    file.set_len(size).at(place.display())?;
+    walk(source, size, |at, piece| {
+        let Some(data) = piece else { return Ok(()) };
+        let zero = |start: usize| data[start..].iter().take(BLOCK).all(|&b| b == 0);
+        let mut start = 0;
+        while start < data.len() {
+            let skip = zero(start);
+            let mut end = start + BLOCK;
+            while end < data.len() && zero(end) == skip {
+                end += BLOCK;
+            }
+            let end = end.min(data.len());
+            if !skip {
+                file.write_all_at(&data[start..end], at + start as u64).at(place.display())?;
+            }
+            start = end;
+        }
+        Ok(())
+    })
+}
+
+fn to_stream(source: &Source, out: &mut impl Write) -> Outcome {
+    let size = source.size()?;
+    let mut done = 0;
+    walk(source, size, |at, piece| {
+        pad(out, at - done)?;
+        done = at;
+        if let Some(data) = piece {
+            out.write_all(data).map_err(|e| output_failed(&e))?;
+            done += data.len() as u64;
+        }
+        Ok(())
+    })?;
+    pad(out, size - done)?;
+    out.flush().map_err(|e| output_failed(&e))
+}
+
+fn pad(out: &mut impl Write, mut len: u64) -> Outcome {
+    while len > 0 {
+        interrupt::check()?;
+        let n = len.min(ZEROS.len() as u64);
+        out.write_all(&ZEROS[..n as usize]).map_err(|e| output_failed(&e))?;
+        len -= n;
+    }
+    Ok(())
+}
+
+/// Calls `each` for what there is, in order: with data of at most a chunk, or with nothing where a stretch without data
+/// begins.
+fn walk(source: &Source, size: u64, mut each: impl FnMut(u64, Option<&[u8]>) -> Outcome) -> Outcome {
+    let meter = Meter::bytes("exporting", Some(size));
+    let mut buf = vec![0; CHUNK];
+    let mut start = 0;
+    while start < size {
+        let stop = size.min(start + WINDOW);
+        for part in source.extents(start..stop)? {
+            let mut at = part.offset;
+            let end = part.offset + part.len;
+            if !part.data {
+                each(at, None)?;
+                meter.set(end);
+                continue;
+            }
+            while at < end {
+                interrupt::check()?;
+                let n = (end - at).min(CHUNK as u64) as usize;
+                source.read_at(&mut buf[..n], at)?;
+                each(at, Some(&buf[..n]))?;
+                at += n as u64;
+                meter.set(at);
+            }
+        }
+        start = stop;
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! `info`: what an image holds and what it costs.
+
+use crate::{
+    failure::{At, Outcome},
+    image,
+    text::{self, bytes, columns},
+};
+use serde_json::json;
+use snapdisk::{Stats, Store, Usage};
+use std::{collections::BTreeMap, fmt::Write, fs, os::unix::fs::MetadataExt, path::Path};
+
+struct Row {
+    name: String,
+    id: u64,
+    snapshot: bool,
+    size: u64,
+    usage: Usage,
+}
+
+pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
+    let store = image::shared(path)?;
+    let stats = store.stats()?;
+    let (rows, unfinished) = rows(&store, &stats)?;
+    let meta = fs::metadata(path).at(path.display())?;
+    let allocated = meta.blocks() * 512;
+    let (volumes, snapshots) =
+        (rows.iter().filter(|r| !r.snapshot).count(), rows.iter().filter(|r| r.snapshot).count());
+    if as_json {
+        let row = |r: &&Row| json!({"name": r.name, "id": r.id, "size": r.size, "mapped": r.usage.mapped, "exclusive": r.usage.exclusive});
+        text::emit_json(&json!({
+            "image": path.display().to_string(),
+            "file_bytes": meta.len(),
+            "allocated_bytes": allocated,
+            "image_bytes": stats.image_bytes,
+            "free_bytes": stats.free_bytes,
+            "waiting_bytes": stats.waiting_bytes,
+            "returned_bytes": stats.returned_bytes,
+            "reclaim_entries": stats.reclaim_entries,
+            "log_pages": stats.log_pages,
+            "log_used": stats.log_used,
+            "generation": stats.generation,
+            "unfinished_import": unfinished,
+            "volumes": rows.iter().filter(|r| !r.snapshot).map(|r| row(&r)).collect::<Vec<_>>(),
+            "snapshots": rows.iter().filter(|r| r.snapshot).map(|r| row(&r)).collect::<Vec<_>>(),
+        }))?;
+        return Ok(store.close()?);
+    }
+    let mut out = format!("{}\n", text::printable(&path.display().to_string()));
+    let mut line = |what: &str, value: String| {
+        let _ = writeln!(out, "  {what:<10}  {value}");
+    };
+    line("file", format!("{}, {} of it allocated by the host", bytes(meta.len()), bytes(allocated)));
+    line("holds", format!("{volumes} volumes, {snapshots} snapshots"));
+    line("free", format!("{}, and {} given back to the host", bytes(stats.free_bytes), bytes(stats.returned_bytes)));
+    line(
+        "waiting",
+        format!("{} for a checkpoint, {} trees for reclaim", bytes(stats.waiting_bytes), stats.reclaim_entries),
+    );
+    line("log", format!("{} of {} pages in use", stats.log_used, stats.log_pages));
+    line("checkpoint", stats.generation.to_string());
+    if unfinished {
+        line("note", "an import was interrupted; the next command that writes removes what it left".to_owned());
+    }
+    if !rows.is_empty() {
+        let cells = |r: &Row| {
+            let id = if r.snapshot { format!("@{}", r.id) } else { String::new() };
+            vec![text::printable(&r.name), id, bytes(r.size), bytes(r.usage.mapped), bytes(r.usage.exclusive)]
+        };
+        out.push('\n');
+        out +=
+            &columns(&["NAME", " ID", " SIZE", " MAPPED", " EXCLUSIVE"], &rows.iter().map(cells).collect::<Vec<_>>());
+    }
+    text::emit(&out)?;
+    Ok(store.close()?)
+}
+
+/// Volumes by name, each with its snapshots after it, then the snapshots that outlived their volume; and whether there is
+/// an import that was not finished.
+fn rows(store: &Store, stats: &Stats) -> Outcome<(Vec<Row>, bool)> {
+    let volumes: BTreeMap<_, _> = stats.volumes.iter().map(|v| (v.id, v.usage)).collect();
+    let snapshots: BTreeMap<_, _> = stats.snapshots.iter().map(|s| (s.id, s.usage)).collect();
+    let mut by_volume: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for s in store.snapshots()? {
+        by_volume.entry(s.volume()).or_default().push(s);
+    }
+    let mut unfinished = false;
+    let mut groups = Vec::new();
+    for v in store.volumes()? {
+        if image::is_unfinished(&v)? {
+            unfinished = true;
+            continue;
+        }
+        let own = by_volume.remove(&v.id()).unwrap_or_default();
+        groups.push((v.name()?, Some(v), own));
+    }
+    groups.extend(by_volume.into_iter().map(|(id, own)| (format!("(deleted volume {id})"), None, own)));
+    let mut rows = Vec::new();
+    for (name, volume, own) in groups {
+        if let Some(v) = volume {
+            let usage = volumes.get(&v.id()).copied().unwrap_or_default();
+            rows.push(Row { name: name.clone(), id: v.id().0, snapshot: false, size: v.size()?, usage });
+        }
+        for s in own {
+            let usage = snapshots.get(&s.id()).copied().unwrap_or_default();
+            let name = format!("{name}@{}", s.name()?);
+            rows.push(Row { name, id: s.id().0, snapshot: true, size: s.size(), usage });
+        }
+    }
+    Ok((rows, unfinished))
+}

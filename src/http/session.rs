@@ -1,0 +1,62 @@
+//! Who is signed in at the page: sessions in memory, by a random token.
+
+use crate::{
+    api::Caller,
+    io::{Host, SystemHost},
+};
+use parking_lot::Mutex;
+use std::{collections::HashMap, time::Duration, time::Instant};
+
+/// A session ends after this long without a request.
+const IDLE: Duration = Duration::from_secs(30 * 60);
+/// And after this long anyway.
+const LIFE: Duration = Duration::from_secs(12 * 3600);
+/// Sessions at once; the one that was idle longest goes.
+const SESSIONS_MAX: usize = 10_000;
+
+/// Somebody who is signed in.
+#[derive(Clone)]
+pub(super) struct Session {
+    pub(super) caller: Caller,
+    /// Stands in each form, and nobody else knows it.
+    pub(super) form_token: String,
+    begun: Instant,
+    seen: Instant,
+}
+
+#[derive(Default)]
+pub(super) struct Sessions {
+    by_token: Mutex<HashMap<String, Session>>,
+}
+
+fn token() -> String {
+    (0..4).map(|_| format!("{:016x}", SystemHost.random())).collect()
+}
+
+impl Sessions {
+    /// Signs somebody in; gives the session's token.
+    pub(super) fn begin(&self, caller: Caller, now: Instant) -> String {
+        let mut all = self.by_token.lock();
+        all.retain(|_, s| alive(s, now));
+        if all.len() >= SESSIONS_MAX {
+            let oldest = all.iter().min_by_key(|(_, s)| s.seen).map(|(t, _)| t.clone());
+            oldest.map(|t| all.remove(&t));
+        }
+        let token = token();
+        all.insert(token.clone(), Session { caller, form_token: self::token(), begun: now, seen: now });
+        token
+    }
+    pub(super) fn find(&self, token: &str, now: Instant) -> Option<Session> {
+        let mut all = self.by_token.lock();
+        let session = all.get_mut(token).filter(|s| alive(s, now))?;
+        session.seen = now;
+        Some(session.clone())
+    }
+    pub(super) fn end(&self, token: &str) {
+        self.by_token.lock().remove(token);
+    }
+}
+
+fn alive(s: &Session, now: Instant) -> bool {
+    now.saturating_duration_since(s.seen) < IDLE && now.saturating_duration_since(s.begun) < LIFE
+}

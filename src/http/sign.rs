@@ -1,0 +1,89 @@
+//! Signatures: who a request is from.
+
+use crate::api::{Caller, Params, whole};
+use serde_json::Value;
+use sha1::{Digest, Sha1};
+use std::{collections::HashMap, hint::black_box};
+
+/// The signature of a request: lower-case hex SHA-1 over all parameters but `Signature`, sorted bytewise by name, each
+/// as name and value, and the private key.
+pub fn signature(params: &Params, private_key: &str) -> String {
+    let mut hash = Sha1::new();
+    for (name, value) in params.iter().filter(|(name, _)| *name != "Signature") {
+        hash.update(name);
+        add(&mut hash, value);
+    }
+    hash.update(private_key);
+    hex(&hash.finalize())
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A list contributes its values, an object its sorted keys and values.
+fn add(hash: &mut Sha1, value: &Value) {
+    match value {
+        Value::Null => {}
+        Value::String(s) => hash.update(s),
+        Value::Bool(b) => hash.update(if *b { "true" } else { "false" }),
+        Value::Number(n) => match n.as_f64().and_then(whole).filter(|_| n.is_f64()) {
+            Some(whole) => hash.update(whole.to_string()),
+            None => hash.update(n.to_string()),
+        },
+        Value::Array(list) => list.iter().for_each(|v| add(hash, v)),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
+            for (name, value) in entries {
+                hash.update(name);
+                add(hash, value);
+            }
+        }
+    }
+}
+
+/// Whether two texts are the same, in a time that does not tell where they differ.
+pub(super) fn same(a: &str, b: &str) -> bool {
+    let mut differ = a.len() ^ b.len();
+    for (x, y) in a.bytes().zip(b.bytes()) {
+        differ |= usize::from(x ^ y);
+    }
+    black_box(differ) == 0
+}
+
+/// Key pairs, and whose they are.
+#[derive(Clone, Default)]
+pub struct Keys {
+    by_public: HashMap<String, (String, Caller)>,
+}
+
+impl Keys {
+    /// Adds a pair. `false`: the public key is taken.
+    pub fn add(&mut self, public_key: &str, private_key: &str, caller: Caller) -> bool {
+        if self.by_public.contains_key(public_key) {
+            return false;
+        }
+        self.by_public.insert(public_key.to_owned(), (private_key.to_owned(), caller));
+        true
+    }
+    /// Whose signature it is; `None` for an unknown key as for a wrong signature, after the same work.
+    pub fn verify(&self, params: &Params, public_key: &str, claimed: &str) -> Option<&Caller> {
+        let known = self.by_public.get(public_key);
+        let right = signature(params, known.map_or("", |k| &k.0));
+        let agrees = same(&right, claimed);
+        known.filter(|_| agrees).map(|k| &k.1)
+    }
+    /// Whose pair of keys it is.
+    pub fn pair(&self, public_key: &str, private_key: &str) -> Option<&Caller> {
+        let known = self.by_public.get(public_key);
+        let agrees = same(known.map_or("", |k| &k.0), private_key);
+        known.filter(|_| agrees).map(|k| &k.1)
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("pairs", &self.by_public.len()).finish()
+    }
+}
