@@ -12,7 +12,7 @@ use crate::{
     knobs::Bug,
     units::BLOCK_BYTES,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 type Tags = BTreeMap<String, String>;
 
@@ -90,6 +90,8 @@ struct Overlay<'a> {
     snapshots: HashMap<u64, Option<SnapshotSeen>>,
     volume_names: HashMap<String, Option<u64>>,
     snapshot_names: HashMap<(u64, String), Option<u64>>,
+    /// Volumes that were deleted with their snapshots.
+    swept: HashSet<u64>,
 }
 
 /// A cut in the middle of a block: the volume whose block at `size` must be zero from there on, and what it is read from.
@@ -112,7 +114,7 @@ impl Overlay<'_> {
         }
         let r = self.state.frozen_head(id)?;
         let seen = SnapshotSeen { volume: r.volume, name: r.name.clone(), size: r.size, fresh: false };
-        if matches!(self.volumes.get(&seen.volume), Some(None)) && self.snapshots.contains_key(&u64::MAX) {
+        if self.swept.contains(&seen.volume) {
             return Err(deleted(Target::Snapshot(id)));
         }
         Ok(seen)
@@ -215,8 +217,7 @@ impl Overlay<'_> {
                     for s in self.snapshots.values_mut().filter(|s| s.as_ref().is_some_and(|s| s.volume == volume)) {
                         *s = None;
                     }
-                    // Marks that snapshots of deleted volumes are gone as well.
-                    self.snapshots.insert(u64::MAX, None);
+                    self.swept.insert(volume);
                 }
                 Op::DeleteVolume { volume, mode: mode.unwrap_or(DeleteMode::Keep) }
             }
@@ -261,6 +262,8 @@ impl Overlay<'_> {
                     }
                     edge = Some(EdgeNeed { target: Target::Volume(volume), size });
                 }
+                // What was cut off must not come back through a second cut of the same update.
+                seen.fresh |= size < seen.size;
                 seen.size = size;
                 self.volumes.insert(volume, Some(seen));
                 Op::Resize { volume, size, edge: None }
@@ -331,6 +334,7 @@ impl Engine {
             snapshots: HashMap::new(),
             volume_names: HashMap::new(),
             snapshot_names: HashMap::new(),
+            swept: HashSet::new(),
         };
         let mut ops = Vec::new();
         let mut needs = Vec::new();

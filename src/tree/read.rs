@@ -96,7 +96,13 @@ pub(crate) fn pieces(
 ) -> Found<u64> {
     let mut at = from;
     while at < to && out.len() < most {
-        let Some((node, miss)) = have!(leaf(nodes, root, Shape::Extents, at.into())) else {
+        let found = match leaf(nodes, root, Shape::Extents, at.into())? {
+            Ok(found) => found,
+            // What was found stands: asking for everything at once could need more nodes than the cache holds.
+            Err(_) if at > from => return Ok(Ok(at)),
+            Err(miss) => return Ok(Err(miss)),
+        };
+        let Some((node, miss)) = found else {
             out.push(Piece { logical: at, len: to - at, data: None });
             return Ok(Ok(to));
         };

@@ -236,7 +236,6 @@ fn errors_are_1_and_change_nothing() {
         &["export", "a.img", "v", ".", "--force"],
         &["export", "a.img", "v", "/dev/null", "--force"],
         &["check", "missing"],
-        &["tour", "missing"],
     ];
     for args in cases {
         sh.fails(1, args);
@@ -470,6 +469,9 @@ fn tour() {
     let told: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", text(&out.stderr)));
     assert_eq!((out.status.code(), &told["ok"]), (Some(0), &Value::from(true)), "{told:#}");
     assert!(told["proofs"].as_array().unwrap().len() >= 12, "{told:#}");
+
+    let out = sh.run(&["tour", "missing", "--dir", "."]);
+    assert!(out.status.code() == Some(1) && text(&out.stderr).contains("missing"), "{}", text(&out.stderr));
 
     // A disk without a filesystem, of an odd length; it is only read.
     let disk = noise(12, (2 << 20) + 100);

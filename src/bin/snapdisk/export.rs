@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 pub(crate) fn run(image: &Path, target: &Target, file: &Path, force: bool) -> Outcome {
     let store = image::shared(image)?;

@@ -258,7 +258,7 @@ impl Disk {
             }
             (_, Change::Writes { seed, count }) => {
                 let path = work.path(file);
-                let disk = OpenOptions::new().write(true).open(&path).at(&path.display())?;
+                let disk = OpenOptions::new().write(true).open(&path).at(path.display())?;
                 let len = disk.metadata().at(path.display())?.len();
                 let mut numbers = Numbers(*seed);
                 let mut buf = vec![0; 64 << 10];

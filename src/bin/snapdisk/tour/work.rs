@@ -62,7 +62,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Outcome {
     if copied.is_ok_and(|out| out.status.success()) {
         return Ok(());
     }
-    fs::copy(from, to).map(drop).at(to.display())
+    fs::copy(from, to).map(drop).at(from.display())
 }
 
 /// Runs a program to its end in `dir`.
