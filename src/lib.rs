@@ -12,6 +12,8 @@ mod codec;
 mod commit;
 mod error;
 pub mod format;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod io;
 mod knobs;
 mod options;

@@ -293,7 +293,7 @@ impl State {
             tag_records: tag_chunks(tags)? as u16,
         };
         head.parent = Some(id);
-        head.snapshots += 1;
+        head.snapshots = head.snapshots.saturating_add(1);
         self.add_reference(record.root)?;
         self.save_head(volume)?;
         let mut catalog = self.catalog();

@@ -166,7 +166,7 @@ impl Overlay<'_> {
                     self.snapshot_names.insert((*volume, name.clone()), Some(*id));
                     let snapshot = SnapshotSeen { volume: *volume, name: name.clone(), size: seen.size, fresh: true };
                     self.snapshots.insert(*id, Some(snapshot));
-                    seen.snapshots += 1;
+                    seen.snapshots = seen.snapshots.saturating_add(1);
                     self.volumes.insert(*volume, Some(seen));
                 }
                 let mut ids: Vec<u64> = members.iter().map(|m| m.0).collect();
@@ -224,7 +224,7 @@ impl Overlay<'_> {
             Wish::DeleteSnapshot { snapshot } => {
                 let seen = self.snapshot(snapshot)?;
                 if let Ok(mut v) = self.volume(seen.volume) {
-                    v.snapshots -= 1;
+                    v.snapshots = v.snapshots.saturating_sub(1);
                     self.volumes.insert(seen.volume, Some(v));
                 }
                 self.snapshot_names.insert((seen.volume, seen.name), None);

@@ -235,12 +235,15 @@ impl Engine {
             state.closed = true;
         }
         self.stop();
+        // Held until the image is given away: whoever waits for these to write finds the disk released.
+        let mut checkpointer = self.checkpointer.lock();
         let outcome = if self.disk.is_writable() {
-            let mut checkpointer = self.checkpointer.lock();
             self.disk.writes_allowed().and_then(|()| self.checkpoint_with(&mut checkpointer, true))
         } else {
             Ok(())
         };
+        let _flusher = self.flusher.lock();
+        let _giving = self.giving.lock();
         self.disk.release();
         outcome
     }

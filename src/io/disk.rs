@@ -24,6 +24,7 @@ const GATHER: usize = 1024;
 pub(crate) struct Disk {
     backend: Arc<dyn Backend>,
     poisoned: AtomicBool,
+    released: AtomicBool,
     writable: bool,
     knobs: Knobs,
     pub(crate) syncs: AtomicU64,
@@ -42,6 +43,7 @@ impl Disk {
         Disk {
             backend,
             poisoned: AtomicBool::new(false),
+            released: AtomicBool::new(false),
             writable,
             knobs,
             syncs: AtomicU64::new(0),
@@ -76,6 +78,9 @@ impl Disk {
 
     /// `Err` once poisoned or where nothing may be written. Every mutation asks here first.
     pub(crate) fn writes_allowed(&self) -> Result<()> {
+        if self.released.load(SeqCst) {
+            return Err(Error::new(ErrorKind::Closed, "the store was closed"));
+        }
         if !self.writable {
             return Err(Error::new(ErrorKind::ReadOnly, "the store was opened for reading"));
         }
@@ -90,7 +95,7 @@ impl Disk {
 
     /// Nothing is written any more; others may open the image.
     pub(crate) fn release(&self) {
-        self.poison();
+        self.released.store(true, SeqCst);
         self.backend.release();
     }
 

@@ -74,7 +74,7 @@ pub(crate) struct Space {
     index: FxHashMap<(u8, u64), IndexPage>,
     top: u8,
     top_entry: Entry,
-    /// Blocks allocatable now, loaded or not.
+    /// Blocks allocatable now, loaded or not. This and the next two start as the superblock says, which may lie: they saturate.
     available: u64,
     /// Blocks of count zero, loaded or not.
     free: u64,
@@ -311,7 +311,7 @@ impl Space {
         }
         r.held -= 1;
         Arc::make_mut(&mut r.counts)[place] = 1;
-        self.free -= 1;
+        self.free = self.free.saturating_sub(1);
         Ok(())
     }
 
@@ -339,7 +339,7 @@ impl Space {
                     r.set_available(i, false);
                 }
                 r.held += len as u32;
-                self.available -= len as u64;
+                self.available = self.available.saturating_sub(len as u64);
                 return Ok(Some(Run { start: start.plus(place as u64), len: len as u32 }));
             }
             self.cursor = None;
@@ -418,13 +418,13 @@ impl Space {
                 Arc::make_mut(&mut r.counts)[place] = 0;
                 r.returned -= 1;
                 r.held += 1;
-                self.returned -= 1;
+                self.returned = self.returned.saturating_sub(1);
                 self.free += 1;
             }
             0 if bit(&r.available, place) => {
                 r.set_available(place, false);
                 r.held += 1;
-                self.available -= 1;
+                self.available = self.available.saturating_sub(1);
             }
             0 => {}
             n => return Err(Error::corrupt(format!("the log allocates {block}, which has {n} parents"))),
@@ -482,7 +482,7 @@ impl Space {
                         Arc::make_mut(&mut r.counts)[place] = 0;
                         r.returned -= 1;
                         r.set_available(place, true);
-                        self.returned -= 1;
+                        self.returned = self.returned.saturating_sub(1);
                         self.free += 1;
                         self.available += 1;
                     }
@@ -596,7 +596,7 @@ impl Space {
             let q = self.quarantine.pop_front().expect("front");
             let mut touched: Vec<u64> = Vec::new();
             for run in &q.runs {
-                self.waiting -= u64::from(run.len);
+                self.waiting = self.waiting.saturating_sub(u64::from(run.len));
                 for i in 0..u64::from(run.len) {
                     let Ok((region, place)) = self.locate(run.start.plus(i)) else { continue };
                     let Some(r) = self.regions.get_mut(&region) else { continue };
@@ -640,8 +640,8 @@ impl Space {
                     Arc::make_mut(&mut r.counts)[i] = COUNT_RETURNED;
                 }
                 r.returned += len as u16;
-                self.available -= len as u64;
-                self.free -= len as u64;
+                self.available = self.available.saturating_sub(len as u64);
+                self.free = self.free.saturating_sub(len as u64);
                 self.returned += len as u64;
                 out.push((generation, Run { start: start.plus(place as u64), len: len as u32 }));
             }

@@ -1,7 +1,7 @@
 //! All trees of an image: node cache, writable nodes, and the space that they live in.
 
 use super::{
-    node::{Child, Node, Shape},
+    node::{Child, Key, Node, Shape},
     read::{Found, Miss, Nodes},
 };
 use crate::{
@@ -24,8 +24,35 @@ const POOL: u64 = 128;
 
 struct Cached {
     stamp: Stamp,
+    level: u8,
+    /// `None`: an inner node, whose shape its level's referrer knows.
+    shape: Option<Shape>,
+    /// The lowest and the highest key that it speaks of.
+    keys: (Key, Key),
     node: Arc<Node>,
     used: AtomicBool,
+}
+
+impl Cached {
+    fn new(stamp: Stamp, node: Arc<Node>) -> Cached {
+        Cached {
+            stamp,
+            level: node.level(),
+            shape: node.shape(),
+            keys: node.keys(),
+            node,
+            used: AtomicBool::new(false),
+        }
+    }
+    /// Whether it is what a referrer may mean. A hostile image refers to one node from two places: what was checked for one of them
+    /// says nothing about the other.
+    #[inline]
+    fn is_for(&self, want: &Miss) -> bool {
+        self.level == want.level
+            && self.shape.is_none_or(|s| s == want.shape)
+            && self.keys.0 >= want.bounds.0
+            && self.keys.1 < want.bounds.1
+    }
 }
 
 /// Verified copies of nodes that the disk holds too. Bounded; second chance decides who goes.
@@ -51,16 +78,16 @@ impl NodeCache {
         &self.shards[(block.0 % SHARDS as u64) as usize]
     }
     #[inline]
-    pub(crate) fn get(&self, child: Child) -> Option<Arc<Node>> {
-        let shard = self.shard(child.block).lock();
-        let c = shard.nodes.get(&child.block.0).filter(|c| c.stamp == child.stamp)?;
+    pub(crate) fn get(&self, want: Miss) -> Option<Arc<Node>> {
+        let shard = self.shard(want.child.block).lock();
+        let c = shard.nodes.get(&want.child.block.0).filter(|c| c.stamp == want.child.stamp && c.is_for(&want))?;
         c.used.store(true, Relaxed);
         Some(c.node.clone())
     }
     pub(crate) fn insert(&self, child: Child, node: Arc<Node>) {
         let mut shard = self.shard(child.block).lock();
         let shard = &mut *shard;
-        let cached = Cached { stamp: child.stamp, node, used: AtomicBool::new(false) };
+        let cached = Cached::new(child.stamp, node);
         if shard.nodes.insert(child.block.0, cached).is_some() {
             return;
         }
@@ -136,7 +163,7 @@ impl Nodes for Forest {
         if let Some(d) = nodes.and_then(|n| n.get(&want.child.block.0)).filter(|d| d.stamp == want.child.stamp) {
             return Ok(Ok(d.node.clone()));
         }
-        Ok(self.cache.get(want.child).ok_or(want))
+        Ok(self.cache.get(want).ok_or(want))
     }
 }
 

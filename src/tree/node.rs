@@ -184,6 +184,25 @@ impl Node {
             _ => 0,
         }
     }
+    /// What kind of tree it belongs to; an inner node does not say.
+    pub(crate) fn shape(&self) -> Option<Shape> {
+        match self {
+            Node::Inner { .. } => None,
+            Node::Extents(_) => Some(Shape::Extents),
+            Node::Records(_) => Some(Shape::Records),
+        }
+    }
+    /// The lowest and the highest key that it speaks of.
+    pub(crate) fn keys(&self) -> (Key, Key) {
+        let ends = match self {
+            Node::Inner { entries, .. } => entries.first().zip(entries.last()).map(|(a, b)| (a.key, b.key)),
+            Node::Extents(leaf) => {
+                leaf.extents.first().zip(leaf.extents.last()).map(|(a, b)| (a.logical.into(), Key::from(b.end() - 1)))
+            }
+            Node::Records(records) => records.first().zip(records.last()).map(|(a, b)| (a.key, b.key)),
+        };
+        ends.unwrap_or((0, 0))
+    }
     pub(crate) fn items(&self) -> usize {
         match self {
             Node::Inner { entries, .. } => entries.len(),

@@ -19,6 +19,8 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    #[cfg(feature = "http")]
+    Api(crate::serve::ApiArgs),
     /// Make an empty image
     Init {
         image: PathBuf,

@@ -47,8 +47,11 @@ pub(crate) fn fill(store: &Store, name: &str, raw: &mut Raw) -> Outcome {
         Ok(finish?)
     });
     if done.is_err() {
-        // If even this fails, the next writer does it.
-        let _ = store.delete_volume(&volume, DeleteSnapshots::Delete);
+        // If even this fails, the next writer does it. Whoever pressed Ctrl-C does not want to wait.
+        let deleted = store.delete_volume(&volume, DeleteSnapshots::Delete);
+        if deleted.is_ok() && !interrupt::came() {
+            let _ = image::reclaim(store);
+        }
     }
     done
 }

@@ -20,6 +20,8 @@ mod info;
 mod interrupt;
 mod list;
 mod progress;
+#[cfg(feature = "http")]
+mod serve;
 mod text;
 mod tour;
 
@@ -76,6 +78,8 @@ fn run(command: Command) -> Outcome {
         Command::Rename { image, target, name } => edit::rename(&image, &target, &name),
         Command::Resize { image, volume, size } => edit::resize(&image, &volume, size),
         Command::Check { image, json } => check::run(&image, json),
+        #[cfg(feature = "http")]
+        Command::Api(args) => serve::run(args),
         Command::Tour { file, dir, keep, json } => tour::run(file.as_deref(), dir.as_deref(), keep, json),
         Command::TourChild { image, volume, seed } => tour::child(&image, &volume, seed),
     }

@@ -48,8 +48,8 @@ pub use walker::Walker;
 use crate::io::{Backend, Host, Lane};
 use faults::{Plan, errno};
 
-/// What is run in the middle of a sync.
-pub type During = Box<dyn FnMut(Lane) + Send>;
+/// What is run in the middle of a call: of which kind, and on which lane if it is a sync.
+pub type During = Box<dyn FnMut(Call, Option<Lane>) + Send>;
 
 /// A simulated file; see the [module](self).
 pub struct SimBackend {
@@ -188,9 +188,9 @@ impl SimBackend {
     pub fn set_gate(&self, gate: Option<Arc<Gate>>) {
         self.inner.lock().gate = gate;
     }
-    /// Has something run in the middle of each sync, on the thread that syncs: what another thread might do meanwhile,
-    /// at a moment that is always the same. It must not want what the caller of the sync holds.
-    pub fn set_during_sync(&self, during: Option<During>) {
+    /// Has something run in the middle of each write, push and sync, on the thread that makes it: what another thread
+    /// might do meanwhile, at a moment that is always the same. It must not want what that thread holds.
+    pub fn set_during(&self, during: Option<During>) {
         self.inner.lock().during = during;
     }
     /// Whether cold reads exist; without them they read what the process sees. They do from the start.
@@ -204,6 +204,16 @@ impl SimBackend {
     /// Makes every caller a forked child, or not.
     pub fn set_foreign(&self, foreign: bool) {
         self.inner.lock().foreign = foreign;
+    }
+}
+
+impl SimBackend {
+    fn meanwhile(&self, call: Call, lane: Option<Lane>) {
+        let during = self.inner.lock().during.take();
+        if let Some(mut during) = during {
+            during(call, lane);
+            self.inner.lock().during.get_or_insert(during);
+        }
     }
 }
 
@@ -329,10 +339,12 @@ impl Backend for SimBackend {
     }
 
     fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
+        self.meanwhile(Call::Write, None);
         self.inner.lock().write(off, buf)
     }
 
     fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.meanwhile(Call::Write, None);
         let all: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
         self.inner.lock().write(off, &all)
     }
@@ -392,6 +404,7 @@ impl Backend for SimBackend {
     }
 
     fn push(&self, off: u64, len: u64) -> io::Result<()> {
+        self.meanwhile(Call::Push, None);
         let mut sim = self.inner.lock();
         sim.tell(Mutation::Push { off, len });
         if let Some(How::Errno(code)) = sim.plan.enter(Call::Push) {
@@ -419,12 +432,9 @@ impl Backend for SimBackend {
             gate.pass(lane);
             sim = self.inner.lock();
         }
-        if let Some(mut during) = sim.during.take() {
-            drop(sim);
-            during(lane);
-            sim = self.inner.lock();
-            sim.during.get_or_insert(during);
-        }
+        drop(sim);
+        self.meanwhile(Call::Sync, Some(lane));
+        let mut sim = self.inner.lock();
         if let Some(How::Errno(code)) = how {
             sim.fail(id);
             return Err(errno(code));

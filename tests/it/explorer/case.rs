@@ -162,7 +162,7 @@ fn parse_fault(text: &str) -> Option<Fault> {
 /// Failures that the contract has an answer to. A write of nothing or an interrupted one belongs to writes alone.
 fn fault() -> impl Strategy<Value = Fault> {
     let call = prop_oneof![
-        4 => Just(Call::Sync), 3 => Just(Call::Write), 3 => Just(Call::Reserve), 1 => Just(Call::Push),
+        8 => Just(Call::Sync), 3 => Just(Call::Write), 3 => Just(Call::Reserve), 1 => Just(Call::Push),
         1 => Just(Call::SetLen), 1 => Just(Call::Punch), 1 => Just(Call::Read), 1 => Just(Call::ReadCold),
     ];
     (call, 0u64..48, 0u8..8, prop::bool::weighted(0.25)).prop_map(|(call, nth, how, sticky)| {
@@ -189,7 +189,7 @@ fn fault() -> impl Strategy<Value = Fault> {
 
 /// Random cases.
 pub(crate) fn cases() -> impl Strategy<Value = Case> {
-    let faults = (prop::option::weighted(0.35, fault()), prop::option::weighted(0.25, fault()));
+    let faults = (prop::option::weighted(0.45, fault()), prop::option::weighted(0.25, fault()));
     (workload(41), workload(9), faults, 0..SIZES, any::<u64>().no_shrink()).prop_map(
         |(ops, more, faults, size, seed)| Case { seed: seed >> 20, size, fault: faults.0, later: faults.1, ops, more },
     )

@@ -142,15 +142,15 @@ impl Search {
         Search { caps: self.caps.clone(), deep: self.deep, guard: self.guard, ..Search::new(self.bug) }
     }
 
-    /// Runs a case. An error is a violation, told with the line that repeats it.
-    pub(crate) fn run(&mut self, case: &Case) -> Result<(), String> {
+    /// Runs a case; says whether a sync failed in it. An error is a violation, told with the line that repeats it.
+    pub(crate) fn run(&mut self, case: &Case) -> Result<bool, String> {
         self.tally.cases += 1;
         let result = quietly(|| self.explore(case));
         result
             .map_err(|e| format!("{e}\n  SNAPDISK_CASE='{case}' cargo test --test it explorer::replay -- --nocapture"))
     }
 
-    fn explore(&mut self, case: &Case) -> Result<(), String> {
+    fn explore(&mut self, case: &Case) -> Result<bool, String> {
         let (trace, history) = self.first(case)?;
         if self.tally.cases.is_multiple_of(100) {
             let again = self.first(case)?.0;
@@ -194,7 +194,7 @@ impl Search {
         let mut walker = Walker::new(trace);
         let caps = self.caps[usize::from(from != From::First)].clone();
         while walker.advance(|ev| at.pass(ev)) {
-            if from != From::First && !rng.one_in(3) {
+            if !matches!(from, From::First | From::Failure) && !rng.one_in(3) {
                 continue;
             }
             let window = walker.window();
@@ -212,7 +212,7 @@ impl Search {
                 let disk = Arc::new(SimBackend::of(pick.image()));
                 let deep = from == From::First && rng_one_in(pick.hash(), self.deep);
                 outcome = match deep {
-                    false => self.verify(disk, legal, &setup, case).map(drop),
+                    false => self.verify(disk, legal, &setup, 0).map(drop),
                     true => self.second(disk, legal, case, From::Crash, pick.hash()),
                 };
                 if let Err(e) = &mut outcome {
@@ -249,9 +249,9 @@ impl Search {
     }
 
     /// After a failed sync the next process sees bytes that are not on the medium, whichever those are.
-    fn failures(&mut self, case: &Case, trace: &Trace, history: &History, rng: &mut Rng) -> Result<(), String> {
+    fn failures(&mut self, case: &Case, trace: &Trace, history: &History, rng: &mut Rng) -> Result<bool, String> {
         let Some(failure) = trace.events.iter().position(|e| matches!(e, Ev::SyncEnd { ok: false, .. })) else {
-            return Ok(());
+            return Ok(false);
         };
         let mut before = Walker::new(trace);
         before.advance_to(failure, |_| {});
@@ -259,7 +259,8 @@ impl Search {
         for round in 0..4 {
             let mut other = trace.clone();
             if let (Ev::SyncEnd { kept, .. }, true) = (&mut other.events[failure], round > 0) {
-                *kept = Arc::new(dirty.iter().copied().filter(|_| rng.below(4) < round).collect());
+                // All, none, some.
+                *kept = Arc::new(dirty.iter().copied().filter(|_| round == 1 || round == 3 && rng.one_in(2)).collect());
             }
             let mut walker = Walker::new(&other);
             let mut at = Position { issued: history.base, ..Position::default() };
@@ -269,13 +270,13 @@ impl Search {
             self.second(disk, legal, case, From::Failure, rng.number())
                 .map_err(|e| format!("{e}\n  after the failed sync, round {round}"))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Opens a crash state and holds it against the oracle.
-    fn verify(&mut self, disk: Arc<SimBackend>, legal: History, setup: &Setup, case: &Case) -> Result<Run, String> {
+    fn verify(&mut self, disk: Arc<SimBackend>, legal: History, setup: &Setup, serial: u32) -> Result<Run, String> {
         self.tally.opened += 1;
-        let run = Run::open(disk, legal, setup, 1000 + case.ops.len() as u32)?;
+        let run = Run::open(disk, legal, setup, serial)?;
         run.disk.set_faults(Vec::new());
         run.check()?;
         Ok(run)
@@ -294,13 +295,15 @@ impl Search {
         disk.seed(seed);
         disk.start_trace();
         let mut later: Vec<Fault> = case.later.into_iter().collect();
-        later.retain(|_| seed % 2 == 0);
+        later.retain(|_| seed % 2 == 0 && from != From::Failure);
         let in_recovery = seed % 4 == 0;
         if in_recovery {
             disk.set_faults(later.clone());
         }
         let watched = self.watch(&disk, &setup);
-        let mut run = self.verify(disk, legal, &setup, case)?;
+        // Names must differ from all that there may be.
+        let serial = legal.serial() + 1000;
+        let mut run = self.verify(disk, legal, &setup, serial)?;
         if !in_recovery {
             run.disk.set_faults(later);
         }
@@ -312,7 +315,11 @@ impl Search {
         watched.verdict()?;
         let trace = run.disk.take_trace();
         let mut rng = Rng::new(seed);
-        self.crashes(case, &trace, &run.history, from, &mut rng).map_err(|e| format!("{e}\n  the second crash"))
+        self.crashes(case, &trace, &run.history, from, &mut rng).map_err(|e| format!("{e}\n  the second crash"))?;
+        match from {
+            From::Failure => Ok(()),
+            _ => self.failures(case, &trace, &run.history, &mut rng).map(drop),
+        }
     }
 
     fn watch(&self, disk: &SimBackend, setup: &Setup) -> Watched {

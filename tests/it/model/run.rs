@@ -9,7 +9,7 @@ use snapdisk::{
     BLOCK, DeleteSnapshots, Durability, Error, ErrorKind, NewOptions, Options, Store,
     io::{
         Lane,
-        sim::{Ev, SimBackend, SimHost},
+        sim::{Call, Ev, SimBackend, SimHost},
     },
 };
 
@@ -69,6 +69,13 @@ impl History {
     pub(crate) fn find(&self, acked: usize, issued: usize, hash: u64) -> Option<usize> {
         let issued = issued.min(self.states.len() - 1);
         (acked..=issued).rev().find(|&j| self.states[j].0 == hash)
+    }
+
+    /// The highest number that a name has.
+    pub(crate) fn serial(&self) -> u32 {
+        let models = self.states.iter().map(|s| &s.1);
+        let names = models.flat_map(|m| m.volumes.keys().chain(m.snapshots.keys()));
+        names.filter_map(|n| n[1..].parse().ok()).max().unwrap_or(0)
     }
 
     /// The part that a crash between these bounds leaves possible.
@@ -209,7 +216,7 @@ impl Run {
         while let Some((op, after)) = rest.split_first() {
             let (lane, at, n) = match *op {
                 Op::BesideCheckpoint { at, n } => (Lane::Checkpoint, at, n),
-                Op::BesideFlush { n } => (Lane::Flush, 0, n),
+                Op::BesideFlush { at, n } => (Lane::Flush, at, n),
                 _ => (Lane::Flush, 0, 0),
             };
             let inner = after.iter().take(n.into()).take_while(|op| may_run_beside(op, lane)).count();
@@ -249,8 +256,13 @@ impl Run {
         };
         let cell = Arc::new(Mutex::new((sub, Ok(()))));
         let (there, ops, mut countdown) = (cell.clone(), inner.to_vec(), Some(at));
-        self.disk.set_during_sync(Some(Box::new(move |on| {
-            if on != lane {
+        self.disk.set_during(Some(Box::new(move |call, on| {
+            // A checkpoint commits a group first, as a flush does; what is written and pushed after that, it writes alone.
+            let here = match lane {
+                Lane::Checkpoint => call == Call::Push || on == Some(Lane::Checkpoint),
+                Lane::Flush => call == Call::Write || on == Some(Lane::Flush),
+            };
+            if !here {
                 return;
             }
             let due = countdown == Some(0);
@@ -262,7 +274,7 @@ impl Run {
             }
         })));
         let result = if lane == Lane::Flush { store.flush() } else { store.checkpoint() };
-        self.disk.set_during_sync(None);
+        self.disk.set_during(None);
         {
             let mut there = cell.lock().unwrap_or_else(|e| e.into_inner());
             std::mem::replace(&mut there.1, Ok(())).map_err(|e| format!("beside {}: {e}", outer.text()))?;

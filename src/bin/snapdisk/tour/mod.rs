@@ -16,7 +16,10 @@ use crate::{
 use disk::{Change, Disk, Tools};
 use report::Report;
 use snapdisk::{DeleteSnapshots, Options, Store};
-use std::{fs::OpenOptions, path::Path};
+use std::{
+    fs::{self, OpenOptions},
+    path::{Path, PathBuf},
+};
 use work::{Work, sha256};
 
 pub(crate) use child::run as child;
@@ -204,8 +207,7 @@ impl Tour {
         self.disk.change(&self.work, &change, plain)?;
         let expected = self.sha256(plain)?;
         self.report.mark();
-        let out = self.work.path("work.img");
-        export::to_file(&image::source(store, &head(volume))?, &out, true, false)?;
+        self.export(store, &head(volume), "work.img")?;
         self.disk.change(&self.work, &change, "work.img")?;
         import::refresh(store, volume, &mut self.raw("work.img")?)?;
         self.step(store, &format!("export `{volume}`, {}, import --update", change.describe()))?;
@@ -232,8 +234,7 @@ impl Tour {
         interrupt::check()?;
         let state = &self.states[i];
         let name = state.target.to_string();
-        let out = self.work.path("proof.img");
-        export::to_file(&image::source(store, &state.target)?, &out, true, false)?;
+        let out = self.export(store, &state.target, "proof.img")?;
         let same = sha256(&out)? == state.sha256;
         let mut what = if same { format!("sha256 {}…", &state.sha256[..12]) } else { "sha256 DIFFERS".to_owned() };
         let mut good = same;
@@ -243,6 +244,16 @@ impl Tour {
             what += if clean { ", e2fsck clean" } else { ", e2fsck FINDS ERRORS" };
         }
         self.report.proof(&name, good, &what)
+    }
+
+    /// Exports to a file that is new: hosts write one that replaces another through to the disk at once.
+    fn export(&self, store: &Store, target: &Target, name: &str) -> Outcome<PathBuf> {
+        let out = self.work.path(name);
+        if out.exists() {
+            fs::remove_file(&out).at(out.display())?;
+        }
+        export::to_file(&image::source(store, target)?, &out, false, false)?;
+        Ok(out)
     }
 
     fn step(&mut self, store: &Store, what: &str) -> Outcome {

@@ -42,7 +42,8 @@ impl Report {
     }
 
     pub(crate) fn heading(&self) -> Outcome {
-        self.print("\n    time     space  what")
+        self.print("")?;
+        self.print("    time     space  what")
     }
 
     /// A step is done. With a store, the space that it took there is told: what is in use, without what is free or waits to

@@ -1,0 +1,224 @@
+//! What the benchmarks share: noise, peers, rounds, and a table of medians with the target beside each.
+
+#![allow(dead_code, reason = "each benchmark uses a part")]
+
+pub(crate) mod nodata;
+
+use snapdisk::Volume;
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// Bytes in a block.
+pub(crate) const BLOCK: usize = 4096;
+
+/// A sequence that every run repeats.
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
+    }
+}
+
+/// Bytes that don't compress.
+pub(crate) fn noise(len: usize) -> Vec<u8> {
+    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    (0..len.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).take(len).collect()
+}
+
+/// How much is measured: `cargo bench` the figures, `cargo test` only that it runs.
+pub(crate) fn is_bench() -> bool {
+    std::env::args().any(|a| a == "--bench")
+}
+
+/// A number from the environment.
+pub(crate) fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// A fresh directory on the filesystem under test: `SNAPDISK_BENCH_DIR`, or the build directory's.
+pub(crate) fn directory() -> tempfile::TempDir {
+    let base = std::env::var_os("SNAPDISK_BENCH_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+    tempfile::tempdir_in(base).expect("a directory for the images")
+}
+
+/// What is written to, read from and made durable.
+pub(crate) trait Peer: Sync {
+    fn read(&self, buf: &mut [u8], offset: u64);
+    fn write(&self, buf: &[u8], offset: u64);
+    fn sync(&self);
+}
+
+impl Peer for File {
+    fn read(&self, buf: &mut [u8], offset: u64) {
+        self.read_exact_at(buf, offset).expect("pread");
+    }
+    fn write(&self, buf: &[u8], offset: u64) {
+        self.write_all_at(buf, offset).expect("pwrite");
+    }
+    fn sync(&self) {
+        self.sync_data().expect("fdatasync");
+    }
+}
+
+impl Peer for Volume {
+    fn read(&self, buf: &mut [u8], offset: u64) {
+        self.read_at(buf, offset).expect("read_at");
+    }
+    fn write(&self, buf: &[u8], offset: u64) {
+        self.write_at(buf, offset).expect("write_at");
+    }
+    fn sync(&self) {
+        self.flush().expect("flush");
+    }
+}
+
+/// `pread` with the checksum that the engine verifies: what a verified read costs at least without a map.
+pub(crate) struct Summed<'a>(pub(crate) &'a File);
+
+impl Peer for Summed<'_> {
+    fn read(&self, buf: &mut [u8], offset: u64) {
+        self.0.read(buf, offset);
+        buf.chunks(BLOCK).for_each(|b| {
+            std::hint::black_box(crc32fast::hash(b));
+        });
+    }
+    fn write(&self, buf: &[u8], offset: u64) {
+        self.0.write(buf, offset);
+    }
+    fn sync(&self) {
+        self.0.sync();
+    }
+}
+
+/// A written file. The page cache holds it in large folios, as 1 MiB writes leave it, or in folios of 4 KiB.
+pub(crate) fn raw_file(path: &Path, len: u64, noise: &[u8], large_folios: bool) -> File {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).expect("a raw file");
+    fill(&file, len, noise);
+    if !large_folios {
+        let advise = |advice| rustix::fs::fadvise(&file, 0, None, advice).expect("fadvise");
+        advise(rustix::fs::Advice::DontNeed);
+        advise(rustix::fs::Advice::Random);
+        let mut buf = [0; BLOCK];
+        (0..len / BLOCK as u64).for_each(|b| file.read(&mut buf, b * BLOCK as u64));
+    }
+    file
+}
+
+/// Writes a peer from end to end in steps of 1 MiB, and syncs.
+pub(crate) fn fill(peer: &dyn Peer, len: u64, noise: &[u8]) {
+    (0..len).step_by(1 << 20).for_each(|at| peer.write(&noise[at as usize % (1 << 20)..][..1 << 20], at));
+    peer.sync();
+}
+
+/// Seconds that `f` took.
+pub(crate) fn clock(f: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    f();
+    start.elapsed().as_secs_f64()
+}
+
+/// Processor seconds of this process so far, all threads, kernel included.
+pub(crate) fn processor() -> f64 {
+    let ns = |task: PathBuf| {
+        let text = std::fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
+    tasks.flatten().map(|t| ns(t.path())).sum::<f64>() / 1e9
+}
+
+/// The value below which a share `q` of the samples lies.
+pub(crate) fn quantile(samples: &[f64], q: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() - 1) as f64 * q).round() as usize]
+}
+
+/// The middle of the samples.
+pub(crate) fn median(samples: &[f64]) -> f64 {
+    quantile(samples, 0.5)
+}
+
+/// One column's samples of one row.
+pub(crate) type Samples = Vec<f64>;
+
+/// A table whose rows are samples in columns.
+#[derive(Default)]
+pub(crate) struct Table {
+    rows: Vec<Row>,
+}
+
+struct Row {
+    name: String,
+    unit: &'static str,
+    cells: Vec<(&'static str, Samples)>,
+    /// Ratio's name, the two columns, and the target.
+    ratios: Vec<(f64, String)>,
+}
+
+impl Table {
+    /// Adds one sample.
+    pub(crate) fn add(&mut self, row: &str, unit: &'static str, column: &'static str, sample: f64) {
+        let at = self.rows.iter().position(|r| r.name == row).unwrap_or_else(|| {
+            self.rows.push(Row { name: row.to_owned(), unit, cells: Vec::new(), ratios: Vec::new() });
+            self.rows.len() - 1
+        });
+        let cells = &mut self.rows[at].cells;
+        match cells.iter_mut().find(|c| c.0 == column) {
+            Some(c) => c.1.push(sample),
+            None => cells.push((column, vec![sample])),
+        }
+    }
+    /// A cell's median.
+    pub(crate) fn get(&self, row: &str, column: &str) -> f64 {
+        let row = self.rows.iter().find(|r| r.name == row).expect("a row of that name");
+        median(&row.cells.iter().find(|c| c.0 == column).expect("a column of that name").1)
+    }
+    /// Puts a ratio and what it should be under a row.
+    pub(crate) fn ratio(&mut self, row: &str, ratio: f64, meaning: &str) {
+        if let Some(r) = self.rows.iter_mut().find(|r| r.name == row) {
+            r.ratios.push((ratio, meaning.to_owned()));
+        }
+    }
+    /// Prints all: medians, in brackets the lowest and the highest round.
+    pub(crate) fn print(&self) {
+        for row in &self.rows {
+            println!("\n{} [{}]", row.name, row.unit);
+            for (column, samples) in &row.cells {
+                let (low, high) = (quantile(samples, 0.0), quantile(samples, 1.0));
+                println!("    {column:<28} {:>12}   ({} .. {})", short(median(samples)), short(low), short(high));
+            }
+            for (ratio, meaning) in &row.ratios {
+                println!("  = {ratio:<6.2} {meaning}");
+            }
+        }
+        println!();
+    }
+}
+
+fn short(x: f64) -> String {
+    match x {
+        x if x >= 100.0 => format!("{x:.0}"),
+        x if x >= 1.0 => format!("{x:.2}"),
+        x => format!("{x:.4}"),
+    }
+}
+
+/// How busy the machine is: it goes beside the figures.
+pub(crate) fn pressure() -> String {
+    let first = |p: &str| std::fs::read_to_string(p).ok().and_then(|s| s.lines().next().map(str::to_owned));
+    let load = first("/proc/loadavg").unwrap_or_default();
+    let io = first("/proc/pressure/io").unwrap_or_default();
+    format!("load {load}; io {io}")
+}

@@ -1,0 +1,308 @@
+//! Reads and writes beside a raw file in the same run: `cargo bench --bench io`.
+//!
+//! Rounds are interleaved: in each, every peer does the same work in turn. All data is written before, on both sides, so that
+//! nobody pays for fresh space; it does not compress. `raw` is a file on the same filesystem, once with its page cache in large
+//! folios and once in folios of 4 KiB (a 4 KiB `pwrite` into a large folio costs several times as much): ratios are taken
+//! against the faster of the two. `SNAPDISK_BENCH_MIB` (1024), `SNAPDISK_BENCH_ROUNDS` (7) and `SNAPDISK_BENCH_DIR` change the
+//! size, the rounds and the place; `SNAPDISK_BENCH_ROWS` and `SNAPDISK_BENCH_PEERS` pick by a part of
+//! the name, for profiles.
+
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock and opens raw files")]
+
+mod common;
+
+use common::{BLOCK, Peer, Rng, Summed, Table, clock, fill, median, noise, quantile};
+use criterion::{BatchSize, Criterion, Throughput};
+use snapdisk::{Options, Store, Volume, io::ReadPath};
+use std::{fs::File, path::Path};
+
+const MIB: u64 = 1 << 20;
+const FAST: &str = "snapdisk map";
+const PREAD: &str = "snapdisk pread";
+const RAW: [&str; 2] = ["raw, large folios", "raw, 4 KiB folios"];
+const SUMMED: &str = "raw pread + crc";
+
+struct Peers {
+    len: u64,
+    noise: Vec<u8>,
+    /// A part of the names of the peers that take part.
+    only: String,
+    raw: [File; 2],
+    store: Store,
+    map: Volume,
+    pread: Volume,
+}
+
+/// A store with one volume that is full and was overwritten at random once, reopened.
+fn engine(path: &Path, len: u64, noise: &[u8], read_path: ReadPath) -> (Store, Volume) {
+    // Without punching: a punched block costs its first writer the host's extent conversion, which is not what is measured.
+    let options = Options::new().read_path(read_path).punch_from(None);
+    let store = options.create(path).expect("an image");
+    let volume = store.create_volume("v", len).expect("a volume");
+    fill(&volume, len, noise);
+    let mut rng = Rng(7);
+    for _ in 0..len / BLOCK as u64 {
+        write_random(&volume, len, noise, &mut rng);
+    }
+    store.close().expect("close");
+    let store = options.open(path).expect("open");
+    let volume = store.volume("v").expect("the volume");
+    warm(&volume, len);
+    (store, volume)
+}
+
+/// Every round begins with another peer.
+fn rotate<T>(peers: &mut [T], round: u64) {
+    if !peers.is_empty() {
+        let n = peers.len();
+        peers.rotate_left(round as usize % n);
+    }
+}
+
+fn warm(peer: &dyn Peer, len: u64) {
+    let mut buf = vec![0; MIB as usize];
+    (0..len).step_by(MIB as usize).for_each(|at| peer.read(&mut buf, at));
+}
+
+fn write_random(peer: &dyn Peer, len: u64, noise: &[u8], rng: &mut Rng) {
+    let data = &noise[rng.below(MIB) as usize..][..BLOCK];
+    peer.write(data, rng.below(len / BLOCK as u64) * BLOCK as u64);
+}
+
+fn read_random(peer: &dyn Peer, len: u64, count: u64, seed: u64) {
+    let (mut rng, mut buf) = (Rng(seed), [0; BLOCK]);
+    (0..count).for_each(|_| peer.read(&mut buf, rng.below(len / BLOCK as u64) * BLOCK as u64));
+}
+
+impl Peers {
+    fn new(dir: &Path, len: u64, only: String) -> Peers {
+        let noise = noise(2 * MIB as usize);
+        let raw = [(true, "large"), (false, "small")]
+            .map(|(large, name)| common::raw_file(&dir.join(name), len, &noise, large));
+        let (store, map) = engine(&dir.join("map.img"), len, &noise, ReadPath::Map);
+        let (_, pread) = engine(&dir.join("pread.img"), len, &noise, ReadPath::Pread);
+        Peers { len, noise, only, raw, store, map, pread }
+    }
+    /// Who takes part in the writes.
+    fn writers(&self) -> Vec<(&'static str, &dyn Peer)> {
+        self.picked([(RAW[0], &self.raw[0] as &dyn Peer), (RAW[1], &self.raw[1]), (FAST, &self.map)])
+    }
+    fn readers<'a>(&'a self, summed: &'a Summed<'a>) -> Vec<(&'static str, &'a dyn Peer)> {
+        let [large, small] = &self.raw;
+        self.picked([(RAW[0], large as &dyn Peer), (RAW[1], small), (SUMMED, summed), (FAST, &self.map), (PREAD, &self.pread)])
+    }
+    fn picked<'a, const N: usize>(&self, all: [(&'static str, &'a dyn Peer); N]) -> Vec<(&'static str, &'a dyn Peer)> {
+        all.into_iter().filter(|(name, _)| name.contains(&self.only)).collect()
+    }
+
+    fn reads(&self, round: u64, count: u64, table: &mut Table) {
+        let summed = Summed(&self.raw[0]);
+        let mut readers = self.readers(&summed);
+        rotate(&mut readers, round);
+        for &(name, peer) in &readers {
+            read_random(peer, self.len, count / 10, 3);
+            let before = common::processor();
+            let t = clock(|| read_random(peer, self.len, count, round + 11));
+            table.add("4 KiB random read, cached, 1 thread", "ns", name, t * 1e9 / count as f64);
+            let busy = common::processor() - before;
+            table.add("4 KiB random read, cached, 1 thread: processor time", "ns", name, busy * 1e9 / count as f64);
+        }
+        for &(name, peer) in &readers {
+            let t = clock(|| {
+                std::thread::scope(|s| {
+                    for thread in 0..2 {
+                        s.spawn(move || read_random(peer, self.len, count, round * 2 + thread + 17));
+                    }
+                });
+            });
+            table.add("4 KiB random read, cached, 2 threads", "k ops/s", name, 2.0 * count as f64 / t / 1e3);
+        }
+    }
+    fn sequential(&self, round: u64, table: &mut Table) {
+        let gib = self.len as f64 / (1u64 << 30) as f64;
+        let summed = Summed(&self.raw[0]);
+        let mut readers = self.readers(&summed);
+        rotate(&mut readers, round);
+        for &(name, peer) in &readers {
+            let t = clock(|| warm(peer, self.len));
+            table.add("sequential read, 1 MiB", "GiB/s", name, gib / t);
+        }
+        let mut writers = self.writers();
+        rotate(&mut writers, round);
+        for (name, peer) in writers {
+            let mut written = 0.0;
+            let whole = clock(|| {
+                written = clock(|| {
+                    (0..self.len)
+                        .step_by(MIB as usize)
+                        .for_each(|at| peer.write(&self.noise[(at / 64) as usize % MIB as usize..][..MIB as usize], at));
+                });
+                peer.sync();
+            });
+            table.add("sequential write, 1 MiB, no sync", "GiB/s", name, gib / written);
+            table.add("sequential write, 1 MiB, final sync included", "GiB/s", name, gib / whole);
+        }
+    }
+    fn random_writes(&self, round: u64, count: u64, table: &mut Table) {
+        let mut writers = self.writers();
+        rotate(&mut writers, round);
+        for (name, peer) in writers {
+            let mut rng = Rng(round * 31 + 5);
+            let mut written = 0.0;
+            let before = common::processor();
+            let whole = clock(|| {
+                written = clock(|| (0..count).for_each(|_| write_random(peer, self.len, &self.noise, &mut rng)));
+                peer.sync();
+            });
+            table.add("4 KiB random write, no sync", "k ops/s", name, count as f64 / written / 1e3);
+            table.add("4 KiB random write, final sync included", "k ops/s", name, count as f64 / whole / 1e3);
+            let busy = common::processor() - before;
+            table.add("4 KiB random write, final sync included: processor time", "us", name, busy * 1e6 / count as f64);
+        }
+    }
+    fn flushes(&self, round: u64, count: u64, batch: u64, table: &mut Table) {
+        let mut writers = self.writers();
+        rotate(&mut writers, round);
+        for (name, peer) in writers {
+            let mut rng = Rng(round * 37 + batch);
+            let mut one = || {
+                clock(|| {
+                    (0..batch).for_each(|_| write_random(peer, self.len, &self.noise, &mut rng));
+                    peer.sync();
+                })
+            };
+            let times: Vec<f64> = (0..count).map(|_| one()).collect();
+            if batch == 1 {
+                table.add("4 KiB write + flush each, p50", "us", name, median(&times) * 1e6);
+                table.add("4 KiB write + flush each, p99", "us", name, quantile(&times, 0.99) * 1e6);
+            } else {
+                let row = format!("{batch} x 4 KiB write, then flush");
+                table.add(&row, "k ops/s", name, batch as f64 / median(&times) / 1e3);
+            }
+        }
+    }
+    /// Overwrites after a snapshot beside the same without one.
+    fn after_snapshot(&self, round: u64, count: u64, table: &mut Table) {
+        const ROW: &str = "first 4 KiB overwrite after a snapshot, p50";
+        const SYNCED: &str = "first 4 KiB overwrites after a snapshot, final sync included";
+        let mut one = |name, peer: &dyn Peer| {
+            let mut rng = Rng(round * 41 + 1);
+            let mut times = Vec::with_capacity(count as usize);
+            let whole = clock(|| {
+                times.extend((0..count).map(|_| clock(|| write_random(peer, self.len, &self.noise, &mut rng))));
+                peer.sync();
+            });
+            table.add(ROW, "us", name, median(&times) * 1e6);
+            table.add(SYNCED, "k ops/s", name, count as f64 / whole / 1e3);
+        };
+        for i in 0..2 {
+            if RAW[i].contains(&self.only) {
+                one(RAW[i], &self.raw[i]);
+            }
+        }
+        one("snapdisk, no snapshot", &self.map);
+        let snapshot = self.map.snapshot("s").expect("a snapshot");
+        one(FAST, &self.map);
+        self.store.delete_snapshot(&snapshot).expect("delete");
+        self.store.wait_reclaimed().expect("reclaim");
+    }
+}
+
+fn ratios(table: &mut Table) {
+    /// Less is better.
+    fn time(table: &mut Table, row: &str, column: &str, targets: &str) {
+        let raw = table.get(row, RAW[0]).min(table.get(row, RAW[1]));
+        table.ratio(row, table.get(row, column) / raw, &format!("{column} / faster raw: {targets}"));
+    }
+    /// More is better.
+    fn rate(table: &mut Table, row: &str, column: &str, targets: &str) {
+        let raw = table.get(row, RAW[0]).max(table.get(row, RAW[1]));
+        table.ratio(row, table.get(row, column) / raw, &format!("{column} / faster raw: {targets}"));
+    }
+    time(table, "4 KiB random read, cached, 1 thread", FAST, "floor <= 1, target <= 0.7");
+    time(table, "4 KiB random read, cached, 1 thread", PREAD, "no target");
+    rate(table, "4 KiB random read, cached, 2 threads", FAST, "target >= 1.9");
+    rate(table, "sequential read, 1 MiB", FAST, "target >= 0.65");
+    let row = "sequential read, 1 MiB";
+    let ratio = table.get(row, FAST) / table.get(row, SUMMED);
+    table.ratio(row, ratio, "snapdisk map / raw pread + crc: target >= 0.95");
+    rate(table, "sequential write, 1 MiB, no sync", FAST, "target >= 0.9");
+    rate(table, "sequential write, 1 MiB, final sync included", FAST, "target >= 0.95");
+    rate(table, "4 KiB random write, no sync", FAST, "floor >= 1, target >= 1.5");
+    rate(table, "4 KiB random write, final sync included", FAST, "floor >= 3, target >= 6");
+    time(table, "4 KiB write + flush each, p50", FAST, "floor <= 1.2, target <= 1.1");
+    time(table, "4 KiB write + flush each, p99", FAST, "target <= 1.1");
+    rate(table, "64 x 4 KiB write, then flush", FAST, "target >= 2.5");
+    let row = "first 4 KiB overwrite after a snapshot, p50";
+    let ratio = table.get(row, "snapdisk, no snapshot") / table.get(row, FAST);
+    table.ratio(row, ratio, "own steady state / after a snapshot (times): target >= 0.5; a forking write <= 10 us");
+    rate(table, "first 4 KiB overwrites after a snapshot, final sync included", FAST, "target >= 4");
+}
+
+/// The rows that fit criterion's model, for its history and plots.
+fn criterion_rows(peers: &Peers, c: &mut Criterion) {
+    let mut group = c.benchmark_group("read 4 KiB random, cached");
+    group.throughput(Throughput::Bytes(BLOCK as u64));
+    let summed = Summed(&peers.raw[0]);
+    for (name, peer) in peers.readers(&summed) {
+        let (mut rng, mut buf) = (Rng(23), [0; BLOCK]);
+        group.bench_function(name, |b| {
+            b.iter_batched(
+                || rng.below(peers.len / BLOCK as u64) * BLOCK as u64,
+                |at| peer.read(&mut buf, at),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn main() {
+    let full = common::is_bench();
+    let len = common::setting("SNAPDISK_BENCH_MIB", if full { 1024 } else { 16 }) * MIB;
+    let rounds = common::setting("SNAPDISK_BENCH_ROUNDS", if full { 7 } else { 1 });
+    let text = |name| std::env::var(name).unwrap_or_default();
+    let (part, only) = (text("SNAPDISK_BENCH_ROWS"), text("SNAPDISK_BENCH_PEERS"));
+    let scale = if full { 1 } else { 100 };
+    let dir = common::directory();
+    let peers = Peers::new(dir.path(), len, only);
+    println!("{} MiB, {rounds} rounds; before: {}", len / MIB, common::pressure());
+    let mut table = Table::default();
+    let wanted = |name: &str| name.contains(&part);
+    for round in 0..rounds {
+        if wanted("random writes") {
+            peers.random_writes(round, 100_000 / scale, &mut table);
+        }
+        if wanted("flush each") {
+            peers.flushes(round, 400 / scale, 1, &mut table);
+        }
+        if wanted("batches") {
+            peers.flushes(round, 100 / scale, 64, &mut table);
+        }
+        if wanted("after a snapshot") {
+            peers.after_snapshot(round, 5000 / scale, &mut table);
+        }
+        for (_, peer) in peers.writers() {
+            warm(peer, len);
+        }
+        if wanted("reads") {
+            peers.reads(round, 200_000 / scale, &mut table);
+        }
+    }
+    // Last: it makes everything sequential again.
+    for round in 0..rounds {
+        if wanted("sequential") {
+            peers.sequential(round, &mut table);
+        }
+    }
+    if part.is_empty() && peers.only.is_empty() {
+        ratios(&mut table);
+    }
+    table.print();
+    println!("after: {}", common::pressure());
+    if part.is_empty() && peers.only.is_empty() {
+        let mut c = Criterion::default().configure_from_args();
+        criterion_rows(&peers, &mut c);
+        c.final_summary();
+    }
+}

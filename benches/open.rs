@@ -1,0 +1,73 @@
+//! Opening: after `close`, and after a crash with a full log: `cargo bench --bench open`.
+//!
+//! The crash is a store dropped without `close` behind its last flush, on a backend that drops data blocks (so that the image may be
+//! large). `SNAPDISK_BENCH_GIB` (64) are mapped in the large image.
+
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+mod common;
+
+use common::{BLOCK, Rng, Table, clock, nodata::NoData};
+use snapdisk::Options;
+use std::path::Path;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// No background thread: it would write a checkpoint and so empty the log before it is full.
+fn options() -> Options {
+    Options::new().manual_maintenance(true)
+}
+
+/// Fills the log with small writes until the next one would need a checkpoint, near enough.
+fn crash(path: &Path, bytes: u64, seed: u64) {
+    let (store, _) = NoData::open(path, &options());
+    let volume = store.volume("v").expect("the volume");
+    let mut rng = Rng(seed);
+    // 32,768 records are a checkpoint's due; flushes of 8 writes take a page each.
+    for i in 0..30_000u64 {
+        volume.write_at(&[0; BLOCK], rng.below(bytes / BLOCK as u64) * BLOCK as u64).expect("write");
+        if i % 16 == 15 {
+            volume.flush().expect("flush");
+        }
+    }
+    volume.flush().expect("flush");
+}
+
+fn main() {
+    let full = common::is_bench();
+    let rounds = common::setting("SNAPDISK_BENCH_ROUNDS", if full { 5 } else { 1 });
+    let large = common::setting("SNAPDISK_BENCH_GIB", if full { 64 } else { 1 }) * GIB;
+    let dir = common::directory();
+    let images = [("1 GiB", GIB), ("large", large)];
+    for (name, bytes) in images {
+        let store = NoData::create(&dir.path().join(name), &options());
+        let volume = store.create_volume("v", bytes).expect("a volume");
+        let zeros = vec![0; MIB as usize];
+        (0..bytes).step_by(MIB as usize).for_each(|at| volume.write_at(&zeros, at).expect("write"));
+        store.close().expect("close");
+    }
+    println!("large: {} GiB; before: {}", large / GIB, common::pressure());
+    let mut table = Table::default();
+    for round in 0..rounds {
+        for (name, bytes) in images {
+            let path = dir.path().join(name);
+            let (clean, after) = ("open, closed", "open, crashed with a full log");
+            let mut store = None;
+            table.add(clean, "ms", name, clock(|| store = Some(NoData::open(&path, &options()).0)) * 1e3);
+            drop(store);
+            crash(&path, bytes, round + 5);
+            let mut store = None;
+            table.add(after, "ms", name, clock(|| store = Some(NoData::open(&path, &options()).0)) * 1e3);
+            let store = store.expect("a store");
+            table.add("close after that", "ms", name, clock(|| store.close().expect("close")) * 1e3);
+        }
+    }
+    for (name, _) in images {
+        table.ratio("open, closed", table.get("open, closed", name), &format!("ms, {name}: target <= 1"));
+        let row = "open, crashed with a full log";
+        table.ratio(row, table.get(row, name), &format!("ms, {name}: floor < 1000, target <= 50 without cold reads"));
+    }
+    table.print();
+    println!("after: {}", common::pressure());
+}

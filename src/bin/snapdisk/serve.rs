@@ -1,0 +1,76 @@
+//! `snapdisk api`: the snapshot service of an image over HTTP.
+
+use crate::{
+    failure::{At, Failure, Outcome},
+    image, text,
+};
+use clap::Args;
+use snapdisk::{
+    Store,
+    api::{RetCode, SnapshotService},
+    http::{Config, Server, ServerOptions},
+};
+use std::path::PathBuf;
+
+/// Serve the snapshot API of an image, and a page for people, over HTTP
+#[derive(Args, Debug)]
+pub(crate) struct ApiArgs {
+    /// The image
+    image: PathBuf,
+    /// Tenants, key pairs, limits and schedules; readable by its owner only
+    #[arg(long, value_name = "FILE", required_unless_present = "init_config")]
+    config: Option<PathBuf>,
+    /// Where to listen; goes before the configuration's `listen` [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Give a volume that was made by other means to a company, once
+    #[arg(long, value_name = "VOLUME=COMPANY", value_parser = gift)]
+    adopt: Vec<(String, i64)>,
+    /// Write a configuration to begin with, with fresh key pairs, and do nothing else
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "listen", "adopt"])]
+    init_config: Option<PathBuf>,
+}
+
+fn gift(arg: &str) -> Result<(String, i64), String> {
+    let (volume, company) = arg.split_once('=').ok_or("VOLUME=COMPANY, such as db=1")?;
+    let company = company.parse().map_err(|_| "a company is named by its number")?;
+    Ok((volume.to_owned(), company))
+}
+
+pub(crate) fn run(args: ApiArgs) -> Outcome {
+    if let Some(file) = args.init_config {
+        Config::init(&file)?;
+        let (image, file) = (args.image.display(), file.display());
+        return text::emit(&format!(
+            "wrote {}\nnext: snapdisk api {} --config {}\n",
+            text::printable(&file.to_string()),
+            text::printable(&image.to_string()),
+            text::printable(&file.to_string()),
+        ));
+    }
+    let file = args.config.ok_or_else(|| Failure::usage("--config is missing"))?;
+    let config = Config::load(file)?;
+    image::writing(&args.image, |store| serve(store, config, args.listen, &args.adopt))
+}
+
+fn serve(store: &Store, config: Config, listen: Option<String>, adopt: &[(String, i64)]) -> Outcome {
+    let region = config.directory.regions.first().map_or_else(String::new, |r| r.id.clone());
+    let service = SnapshotService::new(store.clone(), config.directory)?;
+    for (volume, company) in adopt {
+        match service.adopt(&store.volume(volume)?, &region, *company, volume) {
+            // It was given away before.
+            Err(fault) if fault.code() == RetCode::DiskState => {}
+            Err(fault) => return Err(Failure::new(format!("{volume}: {fault}"))),
+            Ok(()) => {}
+        }
+    }
+    let listen = listen.or(config.listen).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+    let options = ServerOptions { schedules: config.schedules, ..ServerOptions::default() };
+    let log = options.log.clone();
+    let server = Server::bind(service, config.keys, &listen, options).at(&listen)?;
+    let address = server.address().at(&listen)?;
+    log(&serde_json::json!({ "event": "listening", "url": format!("http://{address}/") }).to_string());
+    server.run(true).at("the server")?;
+    log(&serde_json::json!({ "event": "stopped" }).to_string());
+    Ok(())
+}
