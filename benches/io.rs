@@ -89,7 +89,13 @@ impl Peers {
     }
     fn readers<'a>(&'a self, summed: &'a Summed<'a>) -> Vec<(&'static str, &'a dyn Peer)> {
         let [large, small] = &self.raw;
-        self.picked([(RAW[0], large as &dyn Peer), (RAW[1], small), (SUMMED, summed), (FAST, &self.map), (PREAD, &self.pread)])
+        self.picked([
+            (RAW[0], large as &dyn Peer),
+            (RAW[1], small),
+            (SUMMED, summed),
+            (FAST, &self.map),
+            (PREAD, &self.pread),
+        ])
     }
     fn picked<'a, const N: usize>(&self, all: [(&'static str, &'a dyn Peer); N]) -> Vec<(&'static str, &'a dyn Peer)> {
         all.into_iter().filter(|(name, _)| name.contains(&self.only)).collect()
@@ -133,9 +139,9 @@ impl Peers {
             let mut written = 0.0;
             let whole = clock(|| {
                 written = clock(|| {
-                    (0..self.len)
-                        .step_by(MIB as usize)
-                        .for_each(|at| peer.write(&self.noise[(at / 64) as usize % MIB as usize..][..MIB as usize], at));
+                    (0..self.len).step_by(MIB as usize).for_each(|at| {
+                        peer.write(&self.noise[(at / 64) as usize % MIB as usize..][..MIB as usize], at)
+                    });
                 });
                 peer.sync();
             });

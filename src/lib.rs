@@ -17,6 +17,7 @@ pub mod http;
 pub mod io;
 mod knobs;
 mod options;
+mod scrub;
 mod snapshot;
 mod space;
 mod stats;
@@ -30,6 +31,7 @@ pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "sim")]
 pub use knobs::{Bug, Knobs};
 pub use options::Options;
+pub use scrub::{DAMAGED, Damage, ScrubReport};
 pub use snapshot::{Snapshot, SnapshotId};
 pub use stats::{SnapshotStats, Stats, Usage, VolumeStats};
 pub use store::{DeleteSnapshots, Durability, NewOptions, Store, Update};

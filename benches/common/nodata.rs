@@ -51,11 +51,7 @@ impl NoData {
         (store, backend)
     }
     pub(crate) fn counts(&self) -> Counts {
-        Counts {
-            syncs: self.syncs.load(Relaxed),
-            written: self.written.load(Relaxed),
-            read: self.read.load(Relaxed),
-        }
+        Counts { syncs: self.syncs.load(Relaxed), written: self.written.load(Relaxed), read: self.read.load(Relaxed) }
     }
     /// A page that names its own place is metadata.
     fn is_kept(off: u64, page: &[u8]) -> bool {

@@ -4,13 +4,12 @@
 //! others are left alone and are not shown.
 
 use super::types::{DiskType, SnapshotType};
+use crate::DAMAGED;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Tags.
 pub(super) type Tags = BTreeMap<String, String>;
 
-/// The tag by which a scrub marks a damaged snapshot; its value says what was found.
-pub(super) const DAMAGED: &str = "snapdisk.damaged";
 /// Tag of a volume: when the schedule whose name follows was last done, in Unix seconds.
 pub(super) const LAST_RUN: &str = "api.last-run.";
 

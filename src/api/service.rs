@@ -7,7 +7,7 @@ use super::{
     tenant::Directory,
 };
 use crate::{
-    Result, Snapshot, Store, Volume,
+    Progress, Result, ScrubReport, Snapshot, Store, Volume,
     io::{Host, SystemHost},
 };
 use parking_lot::{RwLock, RwLockWriteGuard};
@@ -193,6 +193,23 @@ impl SnapshotService {
         index.charge(company, 1, gib(bytes) as i64);
         index.add_disk(Disk { record, key, bytes, created, work: None, snapshots: Default::default(), manual: 0 });
         Ok(())
+    }
+
+    /// [`Store::scrub`], after which damaged snapshots are shown as `Failure`.
+    pub fn scrub(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<ScrubReport> {
+        let report = self.inner.store.scrub(progress)?;
+        let damaged = report.damaged.iter().map(|d| (d.snapshot, true));
+        let healed = report.healed.iter().map(|&id| (id, false));
+        let mut index = self.inner.index.write();
+        for (id, damaged) in damaged.chain(healed) {
+            let Some(snap) = index.snap_mut(id.0) else { continue };
+            snap.record.damaged = damaged;
+            // What is under way settles it when it ends.
+            if matches!(snap.state, SnapState::Normal | SnapState::Failure) {
+                settle(&mut index, id.0);
+            }
+        }
+        Ok(report)
     }
 
     pub(super) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {

@@ -6,6 +6,7 @@ use super::{
     catalog::{Catalog, CatalogView, SnapshotRecord, VolumeRecord},
     data::{Staging, Target},
     log::Log,
+    maintain::Freed,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -31,6 +32,9 @@ pub(crate) struct Config {
     pub(crate) manual: bool,
     pub(crate) knobs: Knobs,
 }
+
+/// Rounds of freeing space that one operation goes through before it gives up.
+const FUTILE: u32 = 1000;
 
 /// Everything that changes under the state's lock.
 pub(crate) struct State {
@@ -359,9 +363,19 @@ impl Engine {
                         }
                         if !any {
                             any = true;
-                        } else if futile < 2 && self.free_space()? {
-                            futile += 1;
-                        } else {
+                            continue;
+                        }
+                        futile += 1;
+                        let again = match self.free_space()? {
+                            // What is freed may go to others: not for ever.
+                            Freed::Some => futile < FUTILE,
+                            Freed::Later if futile < FUTILE => {
+                                std::thread::yield_now();
+                                true
+                            }
+                            Freed::Later | Freed::Nothing => false,
+                        };
+                        if !again {
                             let end = self.state.read().forest.space.end() / BLOCK_BYTES;
                             let full = space::no_space("no space left", end);
                             return Err(outcome.err().unwrap_or(full));

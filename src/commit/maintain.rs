@@ -14,6 +14,14 @@ use std::{
 /// How long the background thread waits before it takes the store for idle.
 const IDLE: Duration = Duration::from_millis(50);
 
+/// What could be freed.
+pub(crate) enum Freed {
+    Some,
+    /// Something waits for reads that began before it was freed.
+    Later,
+    Nothing,
+}
+
 /// What one step of reclaim came to.
 enum Step {
     Done,
@@ -160,21 +168,24 @@ impl Engine {
         Ok(done)
     }
 
-    /// Frees what can be freed when space ran out. `Ok(false)`: there is nothing.
-    pub(crate) fn free_space(&self) -> Result<bool> {
+    /// Frees what can be freed when space ran out.
+    pub(crate) fn free_space(&self) -> Result<Freed> {
         let before = self.state.read().forest.space.available();
+        let freed = |state: &State| state.forest.space.available() > before;
         self.checkpoint()?;
-        let mut rounds = 0;
-        while self.has_reclaim() && rounds < 64 {
+        while self.has_reclaim() && !freed(&self.state.read()) {
             let done = self.reclaim(256)?;
             self.checkpoint()?;
-            rounds += 1;
-            if done == 0 || self.state.read().forest.space.available() > before {
+            if done == 0 && self.reclaim(1)? == 0 {
                 break;
             }
         }
         let state = self.state.read();
-        Ok(state.forest.space.available() > before || state.forest.space.returned() > 0)
+        Ok(match (freed(&state), state.forest.space.waiting()) {
+            (true, _) => Freed::Some,
+            (false, 0) => Freed::Nothing,
+            (false, _) => Freed::Later,
+        })
     }
     fn has_reclaim(&self) -> bool {
         let state = self.state.read();

@@ -153,9 +153,8 @@ fn check_names(
 impl Engine {
     /// Captures the store as it is now.
     pub(crate) fn capture(&self) -> Result<Capture> {
-        // Count pages are read ahead a few at a time, so that the capture itself finds them in memory; homes stay where they are while the
-        // checkpointer is held.
-        let _checkpointer = self.checkpointer.lock();
+        // Count pages are read ahead a few at a time, so that the capture itself finds them in memory. A checkpoint in flight writes homes that are
+        // not current, and can't make them current while the state is held.
         let spans = self.view()?.forest.space.spans();
         for first in (0..spans).step_by(64) {
             let mut state = self.state_mut()?;

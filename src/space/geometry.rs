@@ -53,7 +53,13 @@ impl Geometry {
         (1..INDEX_LEVELS).find(|&l| self.regions_under(l) >= regions).unwrap_or(INDEX_LEVELS)
     }
     /// Whether a place in a region is a home.
+    #[inline]
     pub(crate) fn is_system(&self, region: u64, place: usize) -> bool {
+        // Nearly every block is further inwards than the homes of all levels.
+        let most = 1 + usize::from(INDEX_LEVELS);
+        if place >= most && place < self.span as usize - most {
+            return false;
+        }
         let homes = self.homes(region);
         place < homes || place >= self.span as usize - homes
     }

@@ -7,6 +7,7 @@ mod gate;
 mod lists;
 mod random;
 mod schedule;
+mod scrub;
 mod tenants;
 #[cfg(feature = "http")]
 mod wire;
@@ -95,8 +96,7 @@ impl World {
         answer[field].as_str().unwrap_or_default().to_owned()
     }
     pub(crate) fn disk(&self, caller: &Caller) -> String {
-        let project =
-            if caller.projects.is_some() { caller.projects.as_ref().unwrap()[0].clone() } else { String::new() };
+        let project = caller.projects.as_ref().map_or(String::new(), |p| p[0].clone());
         let company = if caller.admin { "1" } else { "" };
         let params =
             [("Region", "cn"), ("Name", "disk"), ("DiskSpace", "1"), ("ProjectID", &project), ("CompanyID", company)];

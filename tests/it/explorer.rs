@@ -104,7 +104,8 @@ fn rate(tally: &Tally, began: Instant) -> f64 {
     tally.unique as f64 / began.elapsed().as_secs_f64()
 }
 
-/// Every sequence of up to three operations; of two, with each of their syncs failing; and of two, a crash, and two more.
+/// Every sequence of up to three operations; of two, with each of their syncs failing; of two, one in the
+/// middle of a checkpoint or flush that follows the other; and of two, a crash, and two more.
 #[test]
 fn exhaustive() {
     let began = Instant::now();
@@ -125,6 +126,14 @@ fn exhaustive() {
             if !search.run(&case).unwrap_or_else(|e| panic!("{e}")) {
                 break;
             }
+        }
+    }
+    for pair in sequences(2) {
+        for beside in
+            (0..10).map(|at| Op::BesideCheckpoint { at, n: 1 }).chain((0..3).map(|at| Op::BesideFlush { at, n: 1 }))
+        {
+            let ops = vec![Op::Write { v: 0, b: 2, n: 0, t: 3 }, pair[0], beside, pair[1], Op::Flush {}];
+            search.run(&Case { size: 2, ..plain(2, ops) }).unwrap_or_else(|e| panic!("{e}"));
         }
     }
     let seconds: Vec<Vec<Op>> = sequences(2).collect();

@@ -4,11 +4,13 @@
 
 mod api;
 mod basic;
-mod costs;
 #[cfg(feature = "cli")]
 mod cli;
+mod concurrency;
+mod costs;
 mod explorer;
 mod faults;
+mod files;
 mod flips;
 mod format;
 mod model;

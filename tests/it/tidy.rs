@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["space"],
     &["tree"],
     &["commit"],
-    &["check", "snapshot", "volume", "store", "options", "stats", "stream"],
+    &["check", "snapshot", "volume", "store", "options", "stats", "scrub", "stream"],
     &["api"],
     &["nbd", "http", "cli"],
 ];

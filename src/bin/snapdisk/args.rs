@@ -19,6 +19,15 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Verify everything that snapshots hold, and mark what is damaged
+    Scrub {
+        image: PathBuf,
+        /// Read at most this much a second
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        rate: Option<u64>,
+        #[arg(long)]
+        json: bool,
+    },
     #[cfg(feature = "http")]
     Api(crate::serve::ApiArgs),
     /// Make an empty image

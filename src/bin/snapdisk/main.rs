@@ -20,6 +20,7 @@ mod info;
 mod interrupt;
 mod list;
 mod progress;
+mod scrub;
 #[cfg(feature = "http")]
 mod serve;
 mod text;
@@ -77,6 +78,7 @@ fn run(command: Command) -> Outcome {
         }
         Command::Rename { image, target, name } => edit::rename(&image, &target, &name),
         Command::Resize { image, volume, size } => edit::resize(&image, &volume, size),
+        Command::Scrub { image, rate, json } => scrub::run(&image, rate, json),
         Command::Check { image, json } => check::run(&image, json),
         #[cfg(feature = "http")]
         Command::Api(args) => serve::run(args),

@@ -36,7 +36,7 @@ pub(crate) struct Case {
 }
 
 /// How many different sizes there are.
-pub(crate) const SIZES: u8 = 7;
+pub(crate) const SIZES: u8 = 9;
 
 /// Sizes as [`Case::size`] numbers them: options, whether space is short, blocks of the first volumes.
 pub(crate) fn size(n: u8, bug: Bug) -> (Options, bool, &'static [u64]) {
@@ -64,6 +64,20 @@ pub(crate) fn size(n: u8, bug: Bug) -> (Options, bool, &'static [u64]) {
             options.punch_from(Some(4096)).max_image_bytes((40 + 3 * 32) << 12),
             true,
             &[12],
+        ),
+        // Less: recovery must do with what the live run had.
+        7 => (
+            Knobs { span: 20, log_pages: 8, reserve: 8, growth: 1, ..knobs },
+            options.punch_from(None).max_image_bytes((40 + 4 * 20) << 12),
+            true,
+            &[10],
+        ),
+        // The reserve is large enough for what must always get through.
+        8 => (
+            Knobs { fanout: usize::MAX, span: 128, log_pages: 8, reserve: 150, growth: 1, ..knobs },
+            options.punch_from(None).max_image_bytes((40 + 2 * 128) << 12),
+            true,
+            &[10],
         ),
         5 => (
             Knobs { span: 160, log_pages: 64, reserve: 16, growth: 1, ..knobs },
@@ -110,7 +124,7 @@ impl Case {
     /// How its images are opened.
     pub(crate) fn setup(&self, bug: Bug, faults: bool) -> Setup {
         let (options, tight, _) = size(self.size, bug);
-        Setup { options, seed: self.seed, tight, faults }
+        Setup { options, seed: self.seed, tight, faults, guaranteed: self.size % SIZES == 8 }
     }
 
     /// The case of its text.

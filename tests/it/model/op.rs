@@ -92,7 +92,7 @@ ops! {
     RenameSnap "J" (k);
     /// Several metadata operations as one.
     Update "Y" (v, n);
-    /// A checkpoint, and in the middle of one of its pushes or syncs the next few operations.
+    /// A checkpoint, and in the middle of one of its writes, pushes or syncs the next few operations.
     BesideCheckpoint "CB" (at, n);
     /// A flush, and in the middle of one of its writes or its sync the next few operations.
     BesideFlush "FB" (at, n);
@@ -146,8 +146,8 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => small.clone().prop_map(|v| Op::Rename { v }),
         1 => (0u8..8).prop_map(|k| Op::RenameSnap { k }),
         1 => (small, any::<u8>()).prop_map(|(v, n)| Op::Update { v, n }),
-        3 => (0u8..7, 1u8..5).prop_map(|(at, n)| Op::BesideCheckpoint { at, n }),
-        2 => (0u8..4, 1u8..4).prop_map(|(at, n)| Op::BesideFlush { at, n }),
+        5 => (0u8..10, 1u8..5).prop_map(|(at, n)| Op::BesideCheckpoint { at, n }),
+        3 => (0u8..4, 1u8..4).prop_map(|(at, n)| Op::BesideFlush { at, n }),
         1 => Just(Op::Reopen {}),
         1 => Just(Op::Die {}),
         1 => Just(Op::Check {}),

@@ -94,6 +94,8 @@ pub(crate) struct Setup {
     pub(crate) seed: u64,
     /// Whether running out of space is no surprise.
     pub(crate) tight: bool,
+    /// Whether what frees space gets through all the same.
+    pub(crate) guaranteed: bool,
     /// Whether something is planned to fail.
     pub(crate) faults: bool,
 }
@@ -214,25 +216,28 @@ impl Run {
     pub(crate) fn steps(&mut self, ops: &[Op]) -> Result<(), String> {
         let mut rest = ops;
         while let Some((op, after)) = rest.split_first() {
-            let (lane, at, n) = match *op {
-                Op::BesideCheckpoint { at, n } => (Lane::Checkpoint, at, n),
-                Op::BesideFlush { at, n } => (Lane::Flush, at, n),
-                _ => (Lane::Flush, 0, 0),
+            let (place, at, n) = match *op {
+                Op::BesideCheckpoint { at, n } if at % 2 == 0 => (Place::Checkpoint, at / 2, n),
+                Op::BesideCheckpoint { at, n } => (Place::CheckpointWrite, at / 2, n),
+                Op::BesideFlush { at, n } => (Place::Flush, at, n),
+                _ => {
+                    self.step(op)?;
+                    rest = after;
+                    continue;
+                }
             };
-            let inner = after.iter().take(n.into()).take_while(|op| may_run_beside(op, lane)).count();
-            let (inner, after) = after.split_at(inner);
-            match n {
-                0 => self.step(op)?,
-                _ => self.beside(lane, at, inner)?,
-            }
+            let (near, after) = after.split_at(after.len().min(n.into()));
+            let (inner, outer): (Vec<Op>, Vec<Op>) = near.iter().partition(|op| may_run_beside(op, place));
+            self.beside(place, at, &inner)?;
+            self.steps(&outer)?;
             rest = after;
         }
         Ok(())
     }
 
     /// A flush or checkpoint with other operations in the middle of one of its syncs.
-    fn beside(&mut self, lane: Lane, at: u8, inner: &[Op]) -> Result<(), String> {
-        let outer = if lane == Lane::Flush { Op::Flush {} } else { Op::Checkpoint {} };
+    fn beside(&mut self, place: Place, at: u8, inner: &[Op]) -> Result<(), String> {
+        let outer = if place == Place::Flush { Op::Flush {} } else { Op::Checkpoint {} };
         let (false, Some(store)) = (self.unknown, self.store.clone()) else { return Ok(()) };
         // What runs inside must not need the checkpoint or flush that it runs in.
         let roomy = store.stats().is_ok_and(|s| s.log_pages - s.log_used > 9);
@@ -254,13 +259,13 @@ impl Run {
             serial: self.serial,
             openings: 0,
         };
-        let cell = Arc::new(Mutex::new((sub, Ok(()))));
+        let cell = Arc::new(Mutex::new((sub, Ok(()), false)));
         let (there, ops, mut countdown) = (cell.clone(), inner.to_vec(), Some(at));
         self.disk.set_during(Some(Box::new(move |call, on| {
-            // A checkpoint commits a group first, as a flush does; what is written and pushed after that, it writes alone.
-            let here = match lane {
-                Lane::Checkpoint => call == Call::Push || on == Some(Lane::Checkpoint),
-                Lane::Flush => call == Call::Write || on == Some(Lane::Flush),
+            let here = match place {
+                Place::Checkpoint => call == Call::Push || on == Some(Lane::Checkpoint),
+                Place::CheckpointWrite => call == Call::Write,
+                Place::Flush => call == Call::Write || on == Some(Lane::Flush),
             };
             if !here {
                 return;
@@ -270,17 +275,19 @@ impl Run {
             if due {
                 let mut there = there.lock().unwrap_or_else(|e| e.into_inner());
                 there.0.disk.mark(Ev::Phase(Phase::Beside as u32));
+                there.2 = true;
                 there.1 = ops.iter().try_for_each(|op| there.0.step(op));
             }
         })));
-        let result = if lane == Lane::Flush { store.flush() } else { store.checkpoint() };
+        let result = if place == Place::Flush { store.flush() } else { store.checkpoint() };
         self.disk.set_during(None);
-        {
+        let ran = {
             let mut there = cell.lock().unwrap_or_else(|e| e.into_inner());
             std::mem::replace(&mut there.1, Ok(())).map_err(|e| format!("beside {}: {e}", outer.text()))?;
             self.history = there.0.history.clone();
             self.serial = there.0.serial;
-        }
+            there.2
+        };
         result.map_err(|e| format!("{} beside others: {e:?}", outer.text()))?;
         if self.history.acked < before {
             self.history.acked = before;
@@ -288,7 +295,10 @@ impl Run {
         }
         self.disk.mark(Ev::Phase(Phase::Work as u32));
         let last = self.history.states.len() - 1;
-        self.settle(&store, last, last).map(drop).map_err(|e| format!("beside {}: {e}", outer.text()))
+        self.settle(&store, last, last).map(drop).map_err(|e| format!("beside {}: {e}", outer.text()))?;
+        // The moment may not have come.
+        let left = if ran { &[] } else { inner };
+        left.iter().try_for_each(|op| self.step(op))
     }
 
     /// Runs one operation on both and compares.
@@ -326,6 +336,7 @@ impl Run {
             }
             (Err(kind), Err(e)) if e.kind() == *kind => self.history.states.push((before.hash(), before)),
             (_, Err(e)) => match e.kind() {
+                ErrorKind::NoSpace if self.setup.guaranteed && gets_through(op) => return Err(place(&e)),
                 ErrorKind::NoSpace if self.setup.tight || self.faulty() => {
                     self.history.states.push((before.hash(), before));
                 }
@@ -671,19 +682,38 @@ pub(crate) fn explain(history: &History, from: usize, to: usize, seen: &Seen) ->
     format!("legal are states {from} to {to}, it shows {what}{oldest}")
 }
 
-/// Whether an operation can run while another one syncs on this lane: it needs no checkpoint; nor a flush while one is
-/// under way.
-fn may_run_beside(op: &Op, lane: Lane) -> bool {
+/// Whether an operation has the reserve to fall back on (P9).
+fn gets_through(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Flush {}
+            | Op::Checkpoint {}
+            | Op::DelSnap { .. }
+            | Op::DelVol { .. }
+            | Op::Rollback { .. }
+            | Op::Maintain { .. }
+    )
+}
+
+/// Where operations run in the middle of another one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A flush's writes and its sync.
+    Flush,
+    /// A checkpoint's writes, those of the group that it commits first included.
+    CheckpointWrite,
+    /// What a checkpoint pushes and syncs after that.
+    Checkpoint,
+}
+
+/// Whether an operation can run there: it needs no checkpoint; nor a flush where one may be under way.
+fn may_run_beside(op: &Op, place: Place) -> bool {
     match op {
-        Op::Write { .. }
-        | Op::Bytes { .. }
-        | Op::Trim { .. }
-        | Op::Zero { .. }
-        | Op::Cut { .. }
-        | Op::SnapDeferred { .. } => true,
+        Op::Write { .. } | Op::Bytes { .. } | Op::Trim { .. } | Op::Zero { .. } | Op::Cut { .. } => true,
+        Op::SnapDeferred { .. } => true,
         Op::Maintain { .. } | Op::Checkpoint {} | Op::Check {} | Op::Reopen {} | Op::Die {} => false,
         Op::BesideCheckpoint { .. } | Op::BesideFlush { .. } => false,
-        _ => lane == Lane::Checkpoint,
+        _ => place == Place::Checkpoint,
     }
 }
 

@@ -134,7 +134,8 @@ impl Told {
     }
 
     /// Brings `file`, which stands after the flushed operations, to where the volume is, and gives the number of operations;
-    /// none if the volume is nowhere. Only what the operations in question touch is compared here.
+    /// none if the volume is nowhere. Only what the operations in question touch is compared here: whether the rest is right, the
+    /// whole of it must show.
     pub(crate) fn catch_up(&self, file: &File, volume: &Volume) -> Outcome<Option<u64>> {
         let size = volume.size()?;
         let last = self.flushed + batch(self.seed, self.flushed);

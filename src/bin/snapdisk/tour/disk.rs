@@ -262,9 +262,12 @@ impl Disk {
                 let len = disk.metadata().at(path.display())?.len();
                 let mut numbers = Numbers(*seed);
                 let mut buf = vec![0; 64 << 10];
-                for _ in 0..*count {
+                for i in 0..*count {
                     let n = (1 + numbers.below(buf.len() as u64)).min(len) as usize;
                     numbers.fill(&mut buf[..n]);
+                    if i % 4 == 0 {
+                        buf[..n].fill(0);
+                    }
                     let at = numbers.below(len - n as u64 + 1);
                     disk.write_all_at(&buf[..n], at).at(path.display())?;
                 }

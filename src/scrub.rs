@@ -1,0 +1,191 @@
+//! The scrub: reads everything that snapshots hold and verifies it, while the store is in use, and marks what is damaged.
+
+use crate::{
+    BLOCK, Error, ErrorKind, Progress, Result, SnapshotId, Store, VolumeId,
+    commit::Capture,
+    format::{COUNT_RETURNED, RootPointer},
+    tree::{Miss, Node, Root, Shape, read_step},
+    units::BLOCK_BYTES,
+};
+use rustc_hash::FxHashMap;
+use std::rc::Rc;
+
+/// The tag that marks a damaged snapshot in the catalog. Its value says what was found first.
+pub const DAMAGED: &str = "snapdisk.damaged";
+
+/// Blocks between two calls of the progress callback: 1 MiB.
+const STEP: u64 = 256;
+/// Blocks read over one view of the store. While it is held, freed space is not used again.
+const VIEW: u64 = 1 << 18;
+
+/// Damage of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// Whose.
+    pub snapshot: SnapshotId,
+    /// The volume that it was taken of.
+    pub volume: VolumeId,
+    /// The first byte that can't be read.
+    pub offset: u64,
+    /// What was found there.
+    pub what: String,
+}
+
+/// What a scrub saw.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct ScrubReport {
+    /// Snapshots verified.
+    pub snapshots: u64,
+    /// Blocks read, of data and nodes. What snapshots share by whole nodes is read once.
+    pub blocks: u64,
+    /// Snapshots with damage, and the first of it.
+    pub damaged: Vec<Damage>,
+    /// Snapshots that an earlier scrub had marked and that verify now.
+    pub healed: Vec<SnapshotId>,
+}
+
+/// The first damage below a node: offset and what.
+type Found = Option<Rc<(u64, String)>>;
+
+struct Walk<'a> {
+    capture: Capture,
+    /// By block and birth stamp, which together name a node for ever.
+    known: FxHashMap<(u64, u64), Found>,
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(Progress) -> bool,
+    buf: Box<[u8; BLOCK]>,
+}
+
+impl Store {
+    /// Verifies every block that a snapshot holds. A snapshot with damage gets the tag [`DAMAGED`]; one that has it and
+    /// verifies loses it. A store that is open for reading is verified and not marked.
+    ///
+    /// `progress` is called after each MiB: it may sleep, to leave the disk to others, and stops the scrub with `Cancelled`
+    /// by returning `false`; what was marked until then stays. Snapshots that are taken or deleted meanwhile are left out.
+    pub fn scrub(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<ScrubReport> {
+        let capture = self.engine.capture()?;
+        let list: Vec<_> = capture
+            .snapshots
+            .iter()
+            .filter(|(_, s)| !capture.sweeping.contains(&s.volume))
+            .map(|(id, s)| (SnapshotId(*id), VolumeId(s.volume)))
+            .collect();
+        let counts = capture.counts.iter().flatten().flat_map(|c| c.iter());
+        let total = counts.filter(|&&n| n > 0 && n < COUNT_RETURNED).count() as u64;
+        let buf = Box::new([0; BLOCK]);
+        let mut walk = Walk { capture, known: FxHashMap::default(), done: 0, total, progress, buf };
+        let mut out = ScrubReport::default();
+        let (mut roots, mut viewed) = (roots_of(&walk.capture), 0);
+        for (snapshot, volume) in list {
+            if walk.done - viewed > VIEW {
+                walk.capture = self.engine.capture()?;
+                (roots, viewed) = (roots_of(&walk.capture), walk.done);
+            }
+            let Some(&root) = roots.get(&snapshot) else { continue };
+            let found = walk.tree(root)?;
+            out.snapshots += 1;
+            self.mark_damage(snapshot, found.as_deref(), &mut out)?;
+            if let Some(found) = found {
+                out.damaged.push(Damage { snapshot, volume, offset: found.0, what: found.1.clone() });
+            }
+        }
+        out.blocks = walk.done;
+        Ok(out)
+    }
+
+    fn mark_damage(&self, id: SnapshotId, found: Option<&(u64, String)>, out: &mut ScrubReport) -> Result<()> {
+        let marked = self.snapshot_by_id(id).and_then(|s| {
+            let mut tags = s.tags()?;
+            let had = match found {
+                Some((offset, what)) => tags.insert(DAMAGED.to_owned(), format!("offset {offset}: {what}")).is_some(),
+                None => tags.remove(DAMAGED).is_some(),
+            };
+            if had != found.is_some() && !self.is_read_only() {
+                self.update(|tx| {
+                    tx.set_snapshot_tags(id, tags);
+                    Ok(())
+                })?;
+            }
+            Ok(had)
+        });
+        match marked {
+            Ok(true) if found.is_none() => out.healed.push(id),
+            // Deleted meanwhile: nobody is misled.
+            Err(e) if e.kind() != ErrorKind::Deleted => return Err(e),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Walk<'_> {
+    fn tree(&mut self, root: RootPointer) -> Result<Found> {
+        let root = Root::from(root);
+        let Some(child) = root.node else { return Ok(None) };
+        self.below(Miss { shape: Shape::Extents, child, level: root.level, bounds: (0, Shape::Extents.end()) })
+    }
+
+    /// Goes down one level at each call: a node that says otherwise does not decode.
+    fn below(&mut self, want: Miss) -> Result<Found> {
+        let name = (want.child.block.0, want.child.stamp.0);
+        if let Some(found) = self.known.get(&name) {
+            return Ok(found.clone());
+        }
+        self.step()?;
+        let node = self.capture.node(want);
+        let mut found = None;
+        match node.as_deref() {
+            Err(e) => {
+                let offset = u64::try_from(want.bounds.0).unwrap_or(u64::MAX).saturating_mul(BLOCK_BYTES);
+                found = Some(Rc::new((offset, tell(e)?)));
+            }
+            Ok(Node::Inner { entries, .. }) => {
+                for i in 0..entries.len() {
+                    let below = self.below(read_step(want, entries, i))?;
+                    found = found.or(below);
+                }
+            }
+            Ok(Node::Extents(leaf)) => {
+                for e in &leaf.extents {
+                    for (i, &sum) in (0..).zip(leaf.sums_of(e)) {
+                        self.step()?;
+                        let block = e.physical.plus(i);
+                        let what = match self.capture.data(block, &mut self.buf[..]) {
+                            Ok(()) if crc32fast::hash(&self.buf[..]) == sum => continue,
+                            Ok(()) => "checksum mismatch".to_owned(),
+                            Err(e) => tell(&e)?,
+                        };
+                        let offset = (e.logical + i) * BLOCK_BYTES;
+                        found = found.or_else(|| Some(Rc::new((offset, format!("{block}: {what}")))));
+                    }
+                }
+            }
+            Ok(Node::Records(_)) => {}
+        }
+        self.known.insert(name, found.clone());
+        Ok(found)
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.done += 1;
+        let told = Progress { done: self.done.min(self.total), total: self.total };
+        if self.done.is_multiple_of(STEP) && !(self.progress)(told) {
+            return Err(Error::new(ErrorKind::Cancelled, "the scrub was cancelled"));
+        }
+        Ok(())
+    }
+}
+
+fn roots_of(capture: &Capture) -> FxHashMap<SnapshotId, RootPointer> {
+    capture.snapshots.iter().map(|(id, s)| (SnapshotId(*id), s.root)).collect()
+}
+
+/// What a read that failed says of the medium; an error that says nothing of it ends the scrub.
+fn tell(e: &Error) -> Result<String> {
+    match e.kind() {
+        ErrorKind::Corrupt | ErrorKind::Truncated | ErrorKind::Io => Ok(e.to_string()),
+        _ => Err(e.clone()),
+    }
+}
