@@ -83,10 +83,32 @@ pub(crate) struct CatalogView<'a> {
     pub(crate) hash_key: u64,
 }
 
+/// What every reader of a record relies on; anything may stand in an image.
+fn sane(what: &str, id: u64, size: u64, root: RootPointer) -> Result<()> {
+    if size <= crate::VOLUME_MAX && size.is_multiple_of(crate::SECTOR) && root.level < crate::format::TREE_LEVELS {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("the record of {what} {id} says what none can")))
+}
+
+fn volume_record(id: u64, value: &[u8]) -> Result<VolumeRecord> {
+    let r: VolumeRecord = codec::decode(Kind::Volume, value)?;
+    sane("volume", id, r.size, r.root)?;
+    Ok(r)
+}
+
+fn snapshot_record(id: u64, value: &[u8]) -> Result<SnapshotRecord> {
+    let r: SnapshotRecord = codec::decode(Kind::Snapshot, value)?;
+    sane("snapshot", id, r.size, r.root)?;
+    Ok(r)
+}
+
 impl CatalogView<'_> {
+    fn value(&self, key: Key) -> Result<Option<Box<[u8]>>> {
+        self.forest.now(|nodes| crate::tree::read_record(nodes, self.root, key))
+    }
     fn get<T: DeserializeOwned>(&self, kind: Kind, key: Key) -> Result<Option<T>> {
-        let value = self.forest.now(|nodes| crate::tree::read_record(nodes, self.root, key))?;
-        value.map(|v| codec::decode(kind, &v)).transpose()
+        self.value(key)?.map(|v| codec::decode(kind, &v)).transpose()
     }
     fn range(&self, from: Key, to: Key, most: usize) -> Result<Vec<Record>> {
         self.forest.now(|nodes| crate::tree::read_records(nodes, self.root, from, to, most))
@@ -105,10 +127,10 @@ impl CatalogView<'_> {
     }
 
     pub(crate) fn volume(&self, id: u64) -> Result<Option<VolumeRecord>> {
-        self.get(Kind::Volume, volume_key(id))
+        self.value(volume_key(id))?.map(|v| volume_record(id, &v)).transpose()
     }
     pub(crate) fn snapshot(&self, id: u64) -> Result<Option<SnapshotRecord>> {
-        self.get(Kind::Snapshot, snapshot_key(id))
+        self.value(snapshot_key(id))?.map(|v| snapshot_record(id, &v)).transpose()
     }
     fn named(&self, key: Key, name: &str) -> Result<Option<u64>> {
         let names: Option<Names> = self.get(Kind::Names, key)?;
@@ -123,7 +145,7 @@ impl CatalogView<'_> {
     pub(crate) fn volumes(&self) -> Result<Vec<(u64, VolumeRecord)>> {
         let mut out = Vec::new();
         self.each(volume_key(0), snapshot_key(0), |r| {
-            out.push((r.key as u64, codec::decode(Kind::Volume, &r.value)?));
+            out.push((r.key as u64, volume_record(r.key as u64, &r.value)?));
             Ok(())
         })?;
         Ok(out)
@@ -131,7 +153,7 @@ impl CatalogView<'_> {
     pub(crate) fn snapshots(&self) -> Result<Vec<(u64, SnapshotRecord)>> {
         let mut out = Vec::new();
         self.each(snapshot_key(0), key(3, 0, 0), |r| {
-            out.push((r.key as u64, codec::decode(Kind::Snapshot, &r.value)?));
+            out.push((r.key as u64, snapshot_record(r.key as u64, &r.value)?));
             Ok(())
         })?;
         Ok(out)

@@ -123,6 +123,7 @@ impl Op {
         let mut placed = Vec::new();
         self.placed(&mut placed);
         let id = |id: u64| id < 1 << 56;
+        let size = |n: u64| n <= crate::VOLUME_MAX && n.is_multiple_of(crate::SECTOR);
         placed.iter().all(|p| p.is_sane())
             && match self {
                 Op::Several(ops) => ops.iter().all(|o| !matches!(o, Op::Several(_)) && o.is_sane()),
@@ -130,8 +131,8 @@ impl Op {
                     let last = crate::VOLUME_MAX / crate::units::BLOCK_BYTES;
                     from <= to && *to <= last && edges.iter().all(|e| e.block >= *from && e.block + e.blocks() <= *to)
                 }
-                Op::CreateVolume { id: n, size, .. } => id(*n) && *size <= crate::VOLUME_MAX,
-                Op::Resize { size, .. } | Op::Rollback { size, .. } => *size <= crate::VOLUME_MAX,
+                Op::CreateVolume { id: n, size: bytes, .. } => id(*n) && size(*bytes),
+                Op::Resize { size: bytes, .. } | Op::Rollback { size: bytes, .. } => size(*bytes),
                 Op::Clone { id: n, .. } => id(*n),
                 Op::Snapshot { members, .. } => members.iter().all(|m| id(m.1)),
                 _ => true,

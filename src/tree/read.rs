@@ -108,6 +108,9 @@ pub(crate) fn pieces(
         };
         let Node::Extents(leaf) = &*node else { return Err(corrupt(miss.child)) };
         let end = to.min(miss.bounds.1 as u64);
+        if end <= at {
+            return Err(corrupt(miss.child));
+        }
         for e in &leaf.extents[leaf.from(at)..] {
             if at >= end || out.len() >= most {
                 break;
