@@ -369,6 +369,12 @@ fn a_full_image_refuses_and_goes_on() {
     v.flush().unwrap();
     v.discard(0, 10 << 20).unwrap();
     v.write_at(&[9; ATOMIC_WRITE_MAX], 0).unwrap();
+    // Also for a write that holds on to the blocks at its edges, while all that is free waits for a checkpoint.
+    while v.write_at(&[7; BLOCK], written).is_ok() {
+        written += B;
+    }
+    v.discard(0, 8 << 20).unwrap();
+    v.write_at(&[9; ATOMIC_WRITE_MAX], 5).unwrap();
     assert!(fs::metadata(dir.path().join("image")).unwrap().len() <= 40 << 20);
     let s = v.snapshot("s").unwrap();
     v.discard(0, 1 << 30).unwrap();

@@ -20,7 +20,6 @@ use snapdisk::{
 use crate::{explorer::search::quietly, model::fill};
 
 struct Target {
-    options: Options,
     image: Image,
     /// The same disk earlier, at several moments.
     past: Vec<Image>,
@@ -86,7 +85,7 @@ fn target() -> &'static Target {
         let again = options.open_on(disk.clone(), Arc::new(SimHost::new(10))).unwrap();
         let _ = self::contents(&again);
         assert!(again.check().unwrap().is_clean());
-        Target { options, image, past, contents, proof: proof >> 12, read: disk.take_read_log() }
+        Target { image, past, contents, proof: proof >> 12, read: disk.take_read_log() }
     })
 }
 

@@ -14,4 +14,5 @@ mod files;
 mod flips;
 mod format;
 mod model;
+mod salvage;
 mod tidy;

@@ -1,6 +1,8 @@
 //! The reference model: what a store must contain, as flat maps from names to blocks.
 
 mod agree;
+mod beside;
+pub(crate) mod history;
 pub(crate) mod op;
 pub(crate) mod run;
 
@@ -91,13 +93,6 @@ impl Object {
         }
         self.size = size;
         self.blocks.resize(size.div_ceil(BLOCK as u64) as usize, None);
-    }
-
-    /// Contents as bytes.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut out: Vec<u8> = self.blocks.iter().flat_map(|c| c.as_ref().map_or([0; BLOCK], |c| c.1)).collect();
-        out.truncate(self.size as usize);
-        out
     }
 
     fn hash(&self, name: &str, kind: u64) -> u64 {

@@ -18,7 +18,8 @@ use snapdisk::{
 use super::case::{Case, start};
 use crate::model::{
     Op,
-    run::{History, Phase, Run, Setup},
+    history::{History, Phase},
+    run::{Run, Setup},
 };
 
 /// States of each kind that were tried.
@@ -295,8 +296,8 @@ impl Search {
         disk.seed(seed);
         disk.start_trace();
         let mut later: Vec<Fault> = case.later.into_iter().collect();
-        later.retain(|_| seed % 2 == 0 && from != From::Failure);
-        let in_recovery = seed % 4 == 0;
+        later.retain(|_| seed.is_multiple_of(2) && from != From::Failure);
+        let in_recovery = seed.is_multiple_of(4);
         if in_recovery {
             disk.set_faults(later.clone());
         }
@@ -309,7 +310,7 @@ impl Search {
         }
         run.steps(&case.more)?;
         run.disk.set_faults(Vec::new());
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             run.settle_down()?;
         }
         watched.verdict()?;

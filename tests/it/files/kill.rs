@@ -185,7 +185,7 @@ pub(super) fn work(path: &Path, done: u64) {
         let act = model.next();
         model.perform(&store, &act).unwrap_or_else(|e| panic!("{act:?}: {e}"));
         model.apply(&act);
-        if model.done - acknowledged >= 1 + Rng::new(model.done / BETWEEN).below(BETWEEN) {
+        if model.done - acknowledged > Rng::new(model.done / BETWEEN).below(BETWEEN) {
             store.flush().unwrap();
             acknowledged = model.done;
             say(acknowledged);

@@ -6,8 +6,9 @@ use proptest::strategy::{Strategy, ValueTree};
 use snapdisk::{Bug, io::sim::SimBackend};
 
 use super::{
+    history::History,
     op::{texts, workload},
-    run::{History, Run},
+    run::Run,
 };
 use crate::explorer::{
     case::{Case, SIZES, start},

@@ -11,9 +11,6 @@ macro_rules! ops {
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub(crate) enum Op { $($(#[$doc])* $name { $($arg: u8),* },)* }
 
-        /// How many kinds of operation there are.
-        pub(crate) const KINDS: usize = [$($text),*].len();
-
         impl Op {
             /// Short text that [`Op::parse`] reads.
             pub(crate) fn text(&self) -> String {
@@ -35,7 +32,7 @@ macro_rules! ops {
                 }
             }
 
-            /// Its kind, as a number below [`KINDS`].
+            /// Its kind, as a number.
             pub(crate) fn kind(&self) -> usize {
                 let mut i = 0;
                 $(if matches!(self, Op::$name { .. }) { return i; } i += 1;)*

@@ -1,89 +1,22 @@
 //! A store and its model side by side on a simulated disk.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use snapdisk::{
     BLOCK, DeleteSnapshots, Durability, Error, ErrorKind, NewOptions, Options, Store,
-    io::{
-        Lane,
-        sim::{Call, Ev, SimBackend, SimHost},
-    },
+    io::sim::{Ev, SimBackend, SimHost},
 };
 
-use super::{BLOCKS_MAX, Model, Object, Op, Seen, fill, observe};
+use super::{
+    BLOCKS_MAX, Model, Object, Op, Seen, fill,
+    history::{History, Phase, explain},
+    observe,
+};
 
 /// Volumes at most.
 const VOLUMES: usize = 4;
 /// Snapshots at most.
 const SNAPSHOTS: usize = 6;
-
-/// What the harness is doing, for [`Ev::Phase`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub(crate) enum Phase {
-    /// Something else.
-    Work,
-    /// An opening, and so recovery.
-    Open,
-    /// A checkpoint that was asked for, or a close.
-    Checkpoint,
-    /// Background steps while something is being reclaimed, and what follows until the next acknowledgement.
-    Reclaim,
-    /// Operations in the middle of another one's sync.
-    Beside,
-}
-
-impl Phase {
-    /// The phase of a mark.
-    pub(crate) fn of(n: u32) -> Phase {
-        [Phase::Work, Phase::Open, Phase::Checkpoint, Phase::Reclaim, Phase::Beside][n as usize % 5]
-    }
-}
-
-/// Every state that the store has had, in commit order, and which of them is sure to survive.
-#[derive(Clone, Default)]
-pub(crate) struct History {
-    /// Hash and state.
-    pub(crate) states: Vec<(u64, Model)>,
-    /// The newest acknowledged as durable.
-    pub(crate) acked: usize,
-    /// The newest that an image may show before anything is done to it.
-    pub(crate) base: usize,
-}
-
-impl History {
-    /// A history that starts with one durable state.
-    pub(crate) fn of(model: Model) -> History {
-        History { states: vec![(model.hash(), model)], acked: 0, base: 0 }
-    }
-
-    /// The newest state.
-    pub(crate) fn last(&self) -> &Model {
-        &self.states.last().expect("never empty").1
-    }
-
-    /// The newest of the states from `acked` to `issued` that a store shows.
-    pub(crate) fn find(&self, acked: usize, issued: usize, hash: u64) -> Option<usize> {
-        let issued = issued.min(self.states.len() - 1);
-        (acked..=issued).rev().find(|&j| self.states[j].0 == hash)
-    }
-
-    /// The highest number that a name has.
-    pub(crate) fn serial(&self) -> u32 {
-        let models = self.states.iter().map(|s| &s.1);
-        let names = models.flat_map(|m| m.volumes.keys().chain(m.snapshots.keys()));
-        names.filter_map(|n| n[1..].parse().ok()).max().unwrap_or(0)
-    }
-
-    /// The part that a crash between these bounds leaves possible.
-    pub(crate) fn cut(&self, acked: usize, issued: usize) -> History {
-        let issued = issued.min(self.states.len() - 1);
-        History { states: self.states[acked..=issued].to_vec(), acked: 0, base: issued - acked }
-    }
-}
 
 /// How to open.
 #[derive(Clone)]
@@ -110,9 +43,9 @@ pub(crate) struct Run {
     pub(crate) history: History,
     /// An operation failed in a way that leaves its outcome open; nothing more is run.
     pub(crate) unknown: bool,
-    setup: Setup,
-    serial: u32,
-    openings: u64,
+    pub(super) setup: Setup,
+    pub(super) serial: u32,
+    pub(super) openings: u64,
 }
 
 /// What an operation is expected to do.
@@ -178,7 +111,7 @@ impl Run {
     }
 
     /// Which of the states `from..=to` the store shows.
-    fn settle(&self, store: &Store, from: usize, to: usize) -> Result<(Seen, Model), String> {
+    pub(super) fn settle(&self, store: &Store, from: usize, to: usize) -> Result<(Seen, Model), String> {
         let hits = self.hits();
         let seen = match observe(store) {
             // A failed read changes nothing: it may be tried again.
@@ -212,97 +145,8 @@ impl Run {
         }
     }
 
-    /// Runs operations on both and compares. An error is a violation.
-    pub(crate) fn steps(&mut self, ops: &[Op]) -> Result<(), String> {
-        let mut rest = ops;
-        while let Some((op, after)) = rest.split_first() {
-            let (place, at, n) = match *op {
-                Op::BesideCheckpoint { at, n } if at % 2 == 0 => (Place::Checkpoint, at / 2, n),
-                Op::BesideCheckpoint { at, n } => (Place::CheckpointWrite, at / 2, n),
-                Op::BesideFlush { at, n } => (Place::Flush, at, n),
-                _ => {
-                    self.step(op)?;
-                    rest = after;
-                    continue;
-                }
-            };
-            let (near, after) = after.split_at(after.len().min(n.into()));
-            let (inner, outer): (Vec<Op>, Vec<Op>) = near.iter().partition(|op| may_run_beside(op, place));
-            self.beside(place, at, &inner)?;
-            self.steps(&outer)?;
-            rest = after;
-        }
-        Ok(())
-    }
-
-    /// A flush or checkpoint with other operations in the middle of one of its syncs.
-    fn beside(&mut self, place: Place, at: u8, inner: &[Op]) -> Result<(), String> {
-        let outer = if place == Place::Flush { Op::Flush {} } else { Op::Checkpoint {} };
-        let (false, Some(store)) = (self.unknown, self.store.clone()) else { return Ok(()) };
-        // What runs inside must not need the checkpoint or flush that it runs in.
-        let roomy = store.stats().is_ok_and(|s| s.log_pages - s.log_used > 9);
-        if !roomy || self.setup.tight || self.setup.faults {
-            self.step(&outer)?;
-            return inner.iter().try_for_each(|op| self.step(op));
-        }
-        self.disk.mark(Ev::Phase(Phase::Checkpoint as u32));
-        self.disk.mark(Ev::Issued(self.history.states.len() as u32));
-        let last = self.history.states.last().expect("never empty").clone();
-        self.history.states.push(last);
-        let before = self.history.states.len() - 1;
-        let sub = Run {
-            disk: self.disk.clone(),
-            store: Some(store.clone()),
-            history: self.history.clone(),
-            unknown: false,
-            setup: self.setup.clone(),
-            serial: self.serial,
-            openings: 0,
-        };
-        let cell = Arc::new(Mutex::new((sub, Ok(()), false)));
-        let (there, ops, mut countdown) = (cell.clone(), inner.to_vec(), Some(at));
-        self.disk.set_during(Some(Box::new(move |call, on| {
-            let here = match place {
-                Place::Checkpoint => call == Call::Push || on == Some(Lane::Checkpoint),
-                Place::CheckpointWrite => call == Call::Write,
-                Place::Flush => call == Call::Write || on == Some(Lane::Flush),
-            };
-            if !here {
-                return;
-            }
-            let due = countdown == Some(0);
-            countdown = countdown.and_then(|n| n.checked_sub(1));
-            if due {
-                let mut there = there.lock().unwrap_or_else(|e| e.into_inner());
-                there.0.disk.mark(Ev::Phase(Phase::Beside as u32));
-                there.2 = true;
-                there.1 = ops.iter().try_for_each(|op| there.0.step(op));
-            }
-        })));
-        let result = if place == Place::Flush { store.flush() } else { store.checkpoint() };
-        self.disk.set_during(None);
-        let ran = {
-            let mut there = cell.lock().unwrap_or_else(|e| e.into_inner());
-            std::mem::replace(&mut there.1, Ok(())).map_err(|e| format!("beside {}: {e}", outer.text()))?;
-            self.history = there.0.history.clone();
-            self.serial = there.0.serial;
-            there.2
-        };
-        result.map_err(|e| format!("{} beside others: {e:?}", outer.text()))?;
-        if self.history.acked < before {
-            self.history.acked = before;
-            self.disk.mark(Ev::Acked(before as u32));
-        }
-        self.disk.mark(Ev::Phase(Phase::Work as u32));
-        let last = self.history.states.len() - 1;
-        self.settle(&store, last, last).map(drop).map_err(|e| format!("beside {}: {e}", outer.text()))?;
-        // The moment may not have come.
-        let left = if ran { &[] } else { inner };
-        left.iter().try_for_each(|op| self.step(op))
-    }
-
     /// Runs one operation on both and compares.
-    fn step(&mut self, op: &Op) -> Result<(), String> {
+    pub(super) fn step(&mut self, op: &Op) -> Result<(), String> {
         if self.unknown || self.store.is_none() {
             return Ok(());
         }
@@ -665,23 +509,6 @@ impl Run {
     }
 }
 
-/// Why no state fits.
-pub(crate) fn explain(history: &History, from: usize, to: usize, seen: &Seen) -> String {
-    let to = to.min(history.states.len() - 1);
-    let elsewhere = history.states.iter().rposition(|s| s.0 == seen.hash);
-    let what = match elsewhere {
-        Some(j) if j < from => "an older state: acknowledged operations are lost".to_owned(),
-        Some(j) => format!("state {j}, from which operations were never issued"),
-        None => format!("no state at all; against the newest:{}", history.states[to].1.diff(seen)),
-    };
-    let oldest = if elsewhere.is_none() && from != to {
-        format!("; against the oldest:{}", history.states[from].1.diff(seen))
-    } else {
-        String::new()
-    };
-    format!("legal are states {from} to {to}, it shows {what}{oldest}")
-}
-
 /// Whether an operation has the reserve to fall back on (P9).
 fn gets_through(op: &Op) -> bool {
     matches!(
@@ -693,28 +520,6 @@ fn gets_through(op: &Op) -> bool {
             | Op::Rollback { .. }
             | Op::Maintain { .. }
     )
-}
-
-/// Where operations run in the middle of another one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// A flush's writes and its sync.
-    Flush,
-    /// A checkpoint's writes, those of the group that it commits first included.
-    CheckpointWrite,
-    /// What a checkpoint pushes and syncs after that.
-    Checkpoint,
-}
-
-/// Whether an operation can run there: it needs no checkpoint; nor a flush where one may be under way.
-fn may_run_beside(op: &Op, place: Place) -> bool {
-    match op {
-        Op::Write { .. } | Op::Bytes { .. } | Op::Trim { .. } | Op::Zero { .. } | Op::Cut { .. } => true,
-        Op::SnapDeferred { .. } => true,
-        Op::Maintain { .. } | Op::Checkpoint {} | Op::Check {} | Op::Reopen {} | Op::Die {} => false,
-        Op::BesideCheckpoint { .. } | Op::BesideFlush { .. } => false,
-        _ => place == Place::Checkpoint,
-    }
 }
 
 fn freeze(model: &mut Model, volume: &str, snapshot: &str) {
