@@ -201,10 +201,8 @@ impl Peers {
             table.add(ROW, "us", name, median(&times) * 1e6);
             table.add(SYNCED, "k ops/s", name, count as f64 / whole / 1e3);
         };
-        for i in 0..2 {
-            if RAW[i].contains(&self.only) {
-                one(RAW[i], &self.raw[i]);
-            }
+        for (name, peer) in RAW.iter().zip(&self.raw).filter(|(name, _)| name.contains(&self.only)) {
+            one(name, peer);
         }
         one("snapdisk, no snapshot", &self.map);
         let snapshot = self.map.snapshot("s").expect("a snapshot");

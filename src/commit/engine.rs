@@ -34,7 +34,19 @@ pub(crate) struct Config {
 }
 
 /// Rounds of freeing space that one operation goes through before it gives up.
-const FUTILE: u32 = 1000;
+const ROUNDS: u32 = 1000;
+
+/// How an operation stands that looks for space.
+#[derive(Default)]
+pub(crate) struct Room {
+    /// Scattered blocks have to do.
+    any: bool,
+    /// Space has to be freed before the next attempt.
+    due: bool,
+    rounds: u32,
+    /// What the host said last.
+    refused: Option<Error>,
+}
 
 /// Everything that changes under the state's lock.
 pub(crate) struct State {
@@ -327,10 +339,14 @@ impl Engine {
         }
     }
 
-    /// Runs `attempt` under the write lock until it is done, in between making room for what it lacks. What it does must be all or
-    /// nothing. `any`: scattered blocks have to do.
-    pub(crate) fn change<T>(&self, mut attempt: impl FnMut(&mut State, bool) -> Result<Attempt<T>>) -> Result<T> {
-        let (mut any, mut futile) = (false, 0);
+    /// Runs `attempt` under the write lock until it is done, in between getting what it lacks from the host and the log. What it does must be
+    /// all or nothing. `None`: space has to be freed first, which [`Engine::make_room`] does at the top of the caller's loop, once the caller
+    /// holds no pin (with one, it would wait for itself).
+    pub(crate) fn change<T>(
+        &self,
+        room: &mut Room,
+        mut attempt: impl FnMut(&mut State, bool) -> Result<Attempt<T>>,
+    ) -> Result<Option<T>> {
         loop {
             self.check_process()?;
             self.disk.writes_allowed()?;
@@ -340,8 +356,11 @@ impl Engine {
             }
             let _guard = PanicGuard::new(&self.disk);
             // Twice the budget: whoever changes more waits for a checkpoint first.
-            let outcome =
-                if state.dirty_bytes() > 2 * self.config.memory { Ok(Attempt::Log) } else { attempt(&mut state, any) };
+            let outcome = if state.dirty_bytes() > 2 * self.config.memory {
+                Ok(Attempt::Log)
+            } else {
+                attempt(&mut state, room.any)
+            };
             let wants = state.log.wants_checkpoint() || state.wants_space() || state.dirty_bytes() > self.config.memory;
             drop(state);
             match outcome? {
@@ -349,41 +368,44 @@ impl Engine {
                     if wants {
                         self.wake();
                     }
-                    return Ok(t);
+                    return Ok(Some(t));
                 }
                 Attempt::Log => self.checkpoint_for_log()?,
                 Attempt::Space(blocks) => match self.give_space(blocks) {
                     Ok(true) => {}
+                    // A host that is full is no reason to give up while the image itself has space to free.
+                    Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
+                    _ if !room.any => room.any = true,
                     outcome => {
-                        // A host that is full is no reason to give up while the image itself has space to free.
-                        if let Err(e) = &outcome
-                            && e.kind() != ErrorKind::NoSpace
-                        {
-                            return outcome.map(|_| unreachable!("an error"));
-                        }
-                        if !any {
-                            any = true;
-                            continue;
-                        }
-                        futile += 1;
-                        let again = match self.free_space()? {
-                            // What is freed may go to others: not for ever.
-                            Freed::Some => futile < FUTILE,
-                            Freed::Later if futile < FUTILE => {
-                                std::thread::yield_now();
-                                true
-                            }
-                            Freed::Later | Freed::Nothing => false,
-                        };
-                        if !again {
-                            let end = self.state.read().forest.space.end() / BLOCK_BYTES;
-                            let full = space::no_space("no space left", end);
-                            return Err(outcome.err().unwrap_or(full));
-                        }
+                        room.refused = outcome.err();
+                        room.due = true;
+                        return Ok(None);
                     }
                 },
             }
         }
+    }
+
+    /// Frees space if the last attempt asked for it; `NoSpace` if there is nothing to free.
+    pub(crate) fn make_room(&self, room: &mut Room) -> Result<()> {
+        if !std::mem::take(&mut room.due) {
+            return Ok(());
+        }
+        room.rounds += 1;
+        let again = match self.free_space()? {
+            // What is freed may go to others: not for ever.
+            Freed::Some => room.rounds < ROUNDS,
+            Freed::Later => {
+                std::thread::yield_now();
+                room.rounds < ROUNDS
+            }
+            Freed::Nothing => false,
+        };
+        if again {
+            return Ok(());
+        }
+        let end = self.state.read().forest.space.end() / BLOCK_BYTES;
+        Err(room.refused.take().unwrap_or_else(|| space::no_space("no space left", end)))
     }
 
     /// Asks the host for space. `Ok(false)`: the image is at its limit.

@@ -3,7 +3,7 @@
 use super::{
     catalog::tag_chunks,
     data::{Target, blocks_of},
-    engine::{Attempt, Claim, Engine, State, deleted},
+    engine::{Attempt, Claim, Engine, Room, State, deleted},
     ops::{DeleteMode, Op, Placed},
 };
 use crate::{
@@ -306,11 +306,13 @@ impl Engine {
     pub(crate) fn commit(&self, wishes: &[Wish], durable: bool) -> Result<()> {
         // The edge blocks of shrinking volumes, as last read: what was read, and the new content.
         let mut edges: Vec<Option<(Target, u64, EdgeBlock)>> = Vec::new();
+        let mut room = Room::default();
         let target = loop {
-            let needs = self.change(|state, any| self.try_commit(state, any, wishes, &edges))?;
-            match needs {
-                Ok(target) => break target,
-                Err(needs) => edges = self.read_edges(needs)?,
+            self.make_room(&mut room)?;
+            match self.change(&mut room, |state, any| self.try_commit(state, any, wishes, &edges))? {
+                Some(Ok(target)) => break target,
+                Some(Err(needs)) => edges = self.read_edges(needs)?,
+                None => edges.clear(),
             }
         };
         if durable {

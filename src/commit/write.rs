@@ -2,7 +2,7 @@
 
 use super::{
     data::{Source, Staged, Target, blocks_of},
-    engine::{Attempt, Claim, Engine, State},
+    engine::{Attempt, Claim, Engine, Room, State},
     meta::EdgeBlock,
     ops::{Op, Placed},
 };
@@ -104,7 +104,9 @@ impl Engine {
         let (from, to) = blocks_of(offset, len as u64);
         let (head, tail) = ((offset % BLOCK_BYTES) as usize, ((offset + len as u64) % BLOCK_BYTES) as usize);
         let target = Target::Volume(volume);
+        let mut room = Room::default();
         loop {
+            self.make_room(&mut room)?;
             // Whole blocks: edges from what is there, the rest from the caller.
             let first =
                 if head > 0 || (tail > 0 && to == from + 1) { Some(self.read_edge(target, from)?) } else { None };
@@ -127,7 +129,7 @@ impl Engine {
             let sums: Vec<u32> = data.chunks_exact(BLOCK).map(crc32fast::hash).collect();
             let hash = self.data_hash(&data);
             let edges = [(from, &first), (to - 1, &last)];
-            let done = self.change(|state, any| {
+            let done = self.change(&mut room, |state, any| {
                 let size = state.head(volume)?.size;
                 state.check_range(target, size, offset, len as u64)?;
                 if !state.edges_hold(volume, &edges)? {
@@ -139,7 +141,7 @@ impl Engine {
                     Attempt::Log => Attempt::Log,
                 })
             })?;
-            if done {
+            if done == Some(true) {
                 return Ok(());
             }
         }
@@ -202,7 +204,9 @@ impl Engine {
         }
         let end = offset + len;
         let (from, to) = blocks_of(offset, len);
+        let mut room = Room::default();
         loop {
+            self.make_room(&mut room)?;
             let size = {
                 let mut state = self.state_mut()?;
                 state.head(volume)?.size
@@ -218,7 +222,7 @@ impl Engine {
             let edges = [(from, &first), (to - 1, &last)];
             let kept: Vec<_> =
                 edges.iter().filter_map(|(b, e)| e.as_ref().filter(|e| e.mapped.is_some()).map(|e| (*b, e))).collect();
-            let done = self.change(|state, any| {
+            let done = self.change(&mut room, |state, any| {
                 let now = state.head(volume)?.size;
                 state.check_range(target, now, offset, len)?;
                 if now != size || !state.edges_hold(volume, &edges)? {
@@ -260,7 +264,7 @@ impl Engine {
                 self.applied(state.apply(&op))?;
                 Ok(Attempt::Done(true))
             })?;
-            if done {
+            if done == Some(true) {
                 return self.relieve();
             }
         }

@@ -527,20 +527,20 @@ fn everything_at_once_on_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let options = Options::new().log_bytes(1 << 20).memory(1 << 20);
-    stress(&options, |o| o.create(&path).unwrap(), |o| o.open(&path).unwrap(), rounds(2000));
+    stress(&options, |o| o.create(&path).unwrap(), |o| o.open(&path).unwrap(), rounds(5000));
 }
 
 #[test]
 fn everything_at_once_with_small_nodes() {
     let _watchdog = Watchdog::new("everything_at_once_with_small_nodes");
-    let knobs = Knobs { fanout: 4, span: 64, index_fanout: 4, log_pages: 64, growth: 4, ..Knobs::default() };
+    let knobs = Knobs { fanout: 4, span: 64, index_fanout: 8, log_pages: 64, growth: 4, ..Knobs::default() };
     let options = Options::new().memory(1 << 20).punch_from(Some(4 * B)).knobs(knobs);
     let backend = Arc::new(MemoryBackend::new());
     let (create, open) = (
         |o: &Options| o.create_on(backend.clone(), Arc::new(SimHost::new(3))).unwrap(),
         |o: &Options| o.open_on(backend.clone(), Arc::new(SimHost::new(4))).unwrap(),
     );
-    stress(&options, create, open, rounds(2000));
+    stress(&options, create, open, rounds(5000));
 }
 
 /// One read that crosses many times as many nodes as the cache holds.

@@ -350,7 +350,7 @@ fn a_full_image_refuses_and_goes_on() {
     let options = options().max_image_bytes(40 << 20).manual_maintenance(true);
     let dir = tempfile::tempdir().unwrap();
     let store = &options.create(dir.path().join("image")).unwrap();
-    let v = &store.create_volume("v", 1 << 30).unwrap();
+    let v = &store.create_volume("v", 64 << 20).unwrap();
     let mut written = 0;
     let full = loop {
         match v.write_at(&[7; 64 * BLOCK], written) {
@@ -373,11 +373,11 @@ fn a_full_image_refuses_and_goes_on() {
     while v.write_at(&[7; BLOCK], written).is_ok() {
         written += B;
     }
-    v.discard(0, 8 << 20).unwrap();
+    v.discard(0, 16 << 20).unwrap();
     v.write_at(&[9; ATOMIC_WRITE_MAX], 5).unwrap();
     assert!(fs::metadata(dir.path().join("image")).unwrap().len() <= 40 << 20);
     let s = v.snapshot("s").unwrap();
-    v.discard(0, 1 << 30).unwrap();
+    v.discard(0, 64 << 20).unwrap();
     store.delete_snapshot(&s).unwrap();
     store.wait_reclaimed().unwrap();
     v.write_at(&vec![1; 16 << 20], 0).unwrap();

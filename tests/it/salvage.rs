@@ -22,8 +22,7 @@ fn salvage_gives_the_state_before_the_damage() {
     // The second of the three log pages that were written since.
     let mut bytes = backend.to_bytes();
     let log = 32 * BLOCK..(32 + 16) * BLOCK;
-    let pages: Vec<usize> =
-        log.step_by(BLOCK).filter(|&at| bytes[at..at + BLOCK] != before[at..at + BLOCK]).collect();
+    let pages: Vec<usize> = log.step_by(BLOCK).filter(|&at| bytes[at..at + BLOCK] != before[at..at + BLOCK]).collect();
     assert_eq!(pages.len(), 3);
     bytes[pages[1] + 100] ^= 1;
 
