@@ -70,7 +70,6 @@ impl State {
                 };
                 (1 + usize::from(old) + tag_chunks(tags)?) * put
             }
-            Op::Several(ops) => ops.iter().map(|o| self.nodes_for(o)).sum::<Result<usize>>()?,
         })
     }
 
@@ -169,7 +168,6 @@ impl State {
                     self.save_head(*id)
                 }
             }
-            Op::Several(ops) => ops.iter().try_for_each(|o| self.apply(o)),
         }
     }
 

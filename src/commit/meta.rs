@@ -385,8 +385,7 @@ impl Engine {
                 _ => {}
             }
         }
-        let op = if ops.len() == 1 { ops.remove(0) } else { Op::Several(ops) };
-        let record = match codec::encode(Kind::Log, &op) {
+        let record = match codec::encode(Kind::Log, &ops) {
             Ok(record) => record,
             Err(e) => {
                 staged.iter().for_each(|s| state.forest.space.give_back(crate::space::Run { start: s.0, len: 1 }));
@@ -402,10 +401,10 @@ impl Engine {
         for (at, data) in staged {
             state.staging.add(at, super::data::Staged { data, offset: 0, blocks: 1 });
         }
-        if !(self.config.knobs.has(Bug::SnapshotNotLogged) && matches!(op, Op::Snapshot { .. })) {
+        if !(self.config.knobs.has(Bug::SnapshotNotLogged) && matches!(ops[..], [Op::Snapshot { .. }])) {
             state.log.append(&record, hashes);
         }
-        self.applied(state.apply(&op))?;
+        self.applied(ops.iter().try_for_each(|op| state.apply(op)))?;
         Ok(Attempt::Done(Ok(state.log.target())))
     }
 

@@ -1,4 +1,5 @@
-//! What the log says: one logical record an operation. Applying it live and at recovery is the same code (I7).
+//! What the log says: a record is a list of operations, nearly always one, of which all count or none. Applying them live and at
+//! recovery is the same code (I7). No type here holds itself: decoding can't recurse.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -102,8 +103,6 @@ pub(crate) enum Op {
         id: u64,
         tags: BTreeMap<String, String>,
     },
-    /// All or nothing.
-    Several(Vec<Op>),
 }
 
 impl Op {
@@ -113,8 +112,6 @@ impl Op {
             Op::Write { data, .. } => out.push(data),
             Op::Cut { edges, .. } => out.extend(edges),
             Op::Rollback { edge, .. } | Op::Resize { edge, .. } => out.extend(edge),
-            // One level only: `Several` never holds another.
-            Op::Several(ops) => ops.iter().filter(|o| !matches!(o, Op::Several(_))).for_each(|o| o.placed(out)),
             _ => {}
         }
     }
@@ -126,7 +123,6 @@ impl Op {
         let size = |n: u64| n <= crate::VOLUME_MAX && n.is_multiple_of(crate::SECTOR);
         placed.iter().all(|p| p.is_sane())
             && match self {
-                Op::Several(ops) => ops.iter().all(|o| !matches!(o, Op::Several(_)) && o.is_sane()),
                 Op::Cut { from, to, edges, .. } => {
                     let last = crate::VOLUME_MAX / crate::units::BLOCK_BYTES;
                     from <= to && *to <= last && edges.iter().all(|e| e.block >= *from && e.block + e.blocks() <= *to)

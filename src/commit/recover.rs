@@ -144,11 +144,11 @@ fn read_group(
 fn decode(mut bytes: &[u8]) -> Result<Vec<Op>> {
     let mut ops = Vec::new();
     while !bytes.is_empty() {
-        let (op, len): (Op, usize) = codec::decode_prefix(Kind::Log, bytes).map_err(|e| e.at("intent log"))?;
-        if !op.is_sane() {
+        let (record, len): (Vec<Op>, usize) = codec::decode_prefix(Kind::Log, bytes).map_err(|e| e.at("intent log"))?;
+        if !record.iter().all(Op::is_sane) {
             return Err(Error::corrupt("intent log: a record that no engine writes"));
         }
-        ops.push(op);
+        ops.extend(record);
         bytes = &bytes[len..];
     }
     Ok(ops)
@@ -224,7 +224,6 @@ impl State {
             | Op::Cut { volume, .. }
             | Op::Rollback { volume, .. }
             | Op::Resize { volume, .. } => self.head(*volume).map(drop),
-            // Members of an update may be made by the update itself.
             _ => Ok(()),
         }
     }

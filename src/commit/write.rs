@@ -14,7 +14,7 @@ use crate::{
     tree::read_block,
     units::BLOCK_BYTES,
 };
-use std::{io::IoSlice, sync::Arc};
+use std::{io::IoSlice, slice, sync::Arc};
 
 /// Bytes to write, in one or several buffers.
 #[derive(Clone, Copy)]
@@ -174,7 +174,7 @@ impl Engine {
             |state: &mut State, runs: Vec<Run>| runs.into_iter().for_each(|r| state.forest.space.give_back(r));
         let placed = Placed { block, runs: runs.iter().map(|r| (r.start.0, r.len)).collect(), sums: sums.to_vec() };
         let op = Op::Write { volume, data: placed };
-        let record = codec::encode(Kind::Log, &op)?;
+        let record = codec::encode(Kind::Log, &slice::from_ref(&op))?;
         if !state.log.fits(record.len()) {
             give_back(state, runs);
             self.log_room(record.len())?;
@@ -250,7 +250,7 @@ impl Engine {
                         })
                         .collect();
                 }
-                let record = codec::encode(Kind::Log, &op)?;
+                let record = codec::encode(Kind::Log, &slice::from_ref(&op))?;
                 if !state.log.fits(record.len()) {
                     runs.into_iter().for_each(|r| state.forest.space.give_back(r));
                     return Ok(Attempt::Log);
