@@ -7,6 +7,7 @@ mod basic;
 #[cfg(feature = "cli")]
 mod cli;
 mod concurrency;
+mod corpus;
 mod costs;
 mod explorer;
 mod faults;
