@@ -75,7 +75,8 @@ impl Options {
         self.max_image_bytes = bytes.min(IMAGE_MAX);
         self
     }
-    /// Free runs of this many bytes and more go back to the host; `None`: none do.
+    /// Free runs of this many bytes and more go back to the host; `None`: none do. About as much as the image grows by at a time (63 MiB, or
+    /// a sixteenth of it) is kept.
     #[must_use]
     pub fn punch_from(mut self, bytes: Option<u64>) -> Self {
         self.punch_from = bytes;

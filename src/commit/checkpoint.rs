@@ -82,7 +82,7 @@ impl Engine {
             };
             (group, runs, nodes, space, next)
         };
-        self.write_group(&mut flusher, group, &runs)?;
+        self.write_group(&mut flusher, group, runs)?;
         next.log_hash = flusher.previous;
         drop(flusher);
 

@@ -105,6 +105,8 @@ pub(crate) struct Engine {
     /// Who takes space from the host or gives it back: runs marked as given back and not punched yet, each with the
     /// generation whose checkpoint says so.
     pub(crate) giving: Mutex<Vec<(u64, Run)>>,
+    /// Buffers of one block, to be used again.
+    pub(crate) buffers: Mutex<Vec<Arc<[u8]>>>,
     /// Set to have the background thread look for work.
     pub(crate) wake: Mutex<bool>,
     pub(crate) woken: Condvar,

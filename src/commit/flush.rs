@@ -5,7 +5,7 @@ use super::{
     engine::{Engine, Flusher},
     log::{Group, page_block},
 };
-use crate::{Error, ErrorKind, Result, format::Page, io::Lane, knobs::Bug, units::Block};
+use crate::{BLOCK, Error, ErrorKind, Result, format::Page, io::Lane, knobs::Bug, units::Block};
 use std::sync::Arc;
 
 /// Staged bytes that are written out ahead of their group.
@@ -40,12 +40,12 @@ impl Engine {
             let mut state = self.state.write();
             (state.log.close(), state.staging.take())
         };
-        self.write_group(flusher, group, &runs)
+        self.write_group(flusher, group, runs)
     }
 
     /// Writes a closed group with its data, syncs, and has it counted as acknowledged.
-    pub(crate) fn write_group(&self, flusher: &mut Flusher, group: Option<Group>, runs: &Arc<Runs>) -> Result<()> {
-        self.write_runs(runs)?;
+    pub(crate) fn write_group(&self, flusher: &mut Flusher, group: Option<Group>, runs: Arc<Runs>) -> Result<()> {
+        self.write_runs(&runs)?;
         if let Some(group) = group {
             let (pages, hash) = group.encode(&self.uuid, self.hash_key, self.epoch, flusher.previous);
             if self.config.knobs.has(Bug::SyncBeforeRecord) {
@@ -60,6 +60,7 @@ impl Engine {
             (flusher.previous, flusher.acked) = (hash, group.number);
         }
         self.state.write().staging.written();
+        self.keep_buffers(runs);
         Ok(())
     }
 
@@ -81,7 +82,29 @@ impl Engine {
         };
         self.write_runs(&runs)?;
         self.state.write().staging.written();
+        self.keep_buffers(runs);
         Ok(())
+    }
+
+    /// Keeps the buffers of single blocks for writes to come: fresh memory would be faulted in page by page.
+    fn keep_buffers(&self, runs: Arc<Runs>) {
+        let Ok(runs) = Arc::try_unwrap(runs) else { return };
+        let mut buffers = self.buffers.lock();
+        let room = (SPILL / BLOCK).saturating_sub(buffers.len());
+        buffers.extend(runs.into_values().map(|r| r.data).filter(|data| data.len() == BLOCK).take(room));
+    }
+    /// A block in a buffer of its own.
+    pub(crate) fn staged_block(&self, block: &[u8]) -> Arc<[u8]> {
+        let kept = self.buffers.lock().pop();
+        if let Some(mut buffer) = kept
+            // A reader may still hold it.
+            && let Some(bytes) = Arc::get_mut(&mut buffer)
+            && bytes.len() == block.len()
+        {
+            bytes.copy_from_slice(block);
+            return buffer;
+        }
+        block.into()
     }
 
     fn write_runs(&self, runs: &Runs) -> Result<()> {

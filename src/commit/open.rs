@@ -79,6 +79,7 @@ impl Engine {
             checkpointer: Mutex::new(Checkpointer { superblock: sb, slot }),
             config,
             giving: Mutex::default(),
+            buffers: Mutex::default(),
             wake: Mutex::new(false),
             woken: Condvar::new(),
             stopping: AtomicBool::new(false),

@@ -112,6 +112,9 @@ impl Engine {
                 if head > 0 || (tail > 0 && to == from + 1) { Some(self.read_edge(target, from)?) } else { None };
             let last = if tail > 0 && to > from + 1 { Some(self.read_edge(target, to - 1)?) } else { None };
             let data: Arc<[u8]> = match bytes {
+                Bytes::One(b) if first.is_none() && last.is_none() && len == BLOCK => {
+                    self.staged_block(&b[skip..skip + len])
+                }
                 Bytes::One(b) if first.is_none() && last.is_none() => b[skip..skip + len].into(),
                 _ => {
                     let mut whole = vec![0; (to - from) as usize * BLOCK];

@@ -208,10 +208,15 @@ impl Bench {
         });
         slots.max_by_key(|sb| sb.sequence).unwrap()
     }
-    /// What `f` costs on a store that was just opened: nothing is in memory.
+    /// What `f` costs on a store that was just opened: nothing is in memory. Opening itself reads superblocks and one way down the
+    /// catalog, whatever there is.
     fn cold<T>(&mut self, f: impl FnOnce(&Store) -> T) -> (T, Tally) {
         self.close();
-        self.open();
+        let meter = self.meter.clone();
+        let ((), cost) = meter.cost(|| self.open());
+        let most = SLOTS.len() as u64 + u64::from(self.superblock().catalog.level) + 1;
+        assert!(cost.reads <= most, "opening reads {} blocks, at most {most} are for it", cost.reads);
+        assert_eq!(cost, Tally { reads: cost.reads, slots: 2, flushes: 1, checkpoints: 1, ..Tally::default() }, "open");
         self.meter.cost(|| f(self.store.as_ref().unwrap()))
     }
 }

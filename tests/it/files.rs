@@ -48,7 +48,7 @@ fn furnish(store: &Store) {
 }
 
 /// Everything that a caller can see.
-fn everything(store: &Store) -> Vec<String> {
+pub(crate) fn everything(store: &Store) -> Vec<String> {
     let mut out = Vec::new();
     let mut buf = Vec::new();
     for v in store.volumes().unwrap() {
