@@ -110,7 +110,7 @@ fn edit(image: &mut Image, input: &mut Input<'_>) {
         let kind = input.u8() % 10;
         if kind == 7 {
             let field = usize::from(input.u8());
-            let value = if input.u8() % 2 == 0 { interesting(input.u8(), image) } else { input.u64() };
+            let value = if input.u8().is_multiple_of(2) { interesting(input.u8(), image) } else { input.u64() };
             image.set_superblock(field, value);
             continue;
         }
