@@ -25,6 +25,7 @@ pub struct Options {
     memory: u64,
     max_image_bytes: u64,
     punch_from: Option<u64>,
+    slack: u32,
     untrusted: bool,
     manual: bool,
     knobs: Knobs,
@@ -46,6 +47,7 @@ impl Options {
             memory: 64 << 20,
             max_image_bytes: IMAGE_MAX,
             punch_from: Some(1 << 20),
+            slack: 100,
             untrusted: false,
             manual: false,
             knobs: Knobs::default(),
@@ -80,6 +82,14 @@ impl Options {
     #[must_use]
     pub fn punch_from(mut self, bytes: Option<u64>) -> Self {
         self.punch_from = bytes;
+        self
+    }
+    /// How much free space the image may have, in percent of what is in use, before writes fill small holes in it instead of growing it:
+    /// room for speed. Random overwrites need about 100 (the default) to find runs of several blocks; 0 keeps the image small and
+    /// has nearly every block written by itself.
+    #[must_use]
+    pub fn slack(mut self, percent: u32) -> Self {
+        self.slack = percent;
         self
     }
     /// Checks the whole image before the first write: for images from elsewhere. Any finding makes opening fail with `Corrupt`.
@@ -117,6 +127,7 @@ impl Options {
             memory: self.memory,
             limit_blocks: self.max_image_bytes / BLOCK as u64,
             punch_from,
+            slack: self.slack,
             manual: self.manual,
             knobs: self.knobs,
         })

@@ -36,6 +36,10 @@ impl State {
         4 * self.tree_nodes(volume) + 2 * leaves
     }
 
+    /// Nodes that a write of `blocks` blocks needs at most: when each is an extent of its own.
+    pub(crate) fn write_nodes(&self, volume: u64, blocks: usize) -> usize {
+        self.splice_nodes(volume, blocks, blocks) + self.put_nodes()
+    }
     /// Nodes that an operation needs at most.
     pub(crate) fn nodes_for(&self, op: &Op) -> Result<usize> {
         let put = self.put_nodes();
@@ -236,17 +240,23 @@ impl State {
     /// Puts data that is already allocated in its place.
     fn place(&mut self, volume: u64, data: &Placed) -> Result<()> {
         let root = Root::from(self.head(volume)?.root);
+        for &(start, len) in &data.runs {
+            for i in 0..u64::from(len) {
+                self.forest.space.first_parent(&self.forest.disk, Block(start).plus(i))?;
+            }
+        }
+        if let [(start, _)] = data.runs[..]
+            && self.forest.exchange(root, data.block, Block(start), &data.sums)?
+        {
+            return Ok(());
+        }
         let mut fresh = Vec::with_capacity(extents_of(data));
         let (mut logical, mut at) = (data.block, 0);
         for &(start, len) in &data.runs {
             let mut done = 0;
             while done < len {
                 let n = (len - done).min(crate::EXTENT_MAX);
-                let physical = Block(start).plus(done.into());
-                for i in 0..u64::from(n) {
-                    self.forest.space.first_parent(&self.forest.disk, physical.plus(i))?;
-                }
-                fresh.push((logical, physical, data.sums[at..at + n as usize].to_vec()));
+                fresh.push((logical, Block(start).plus(done.into()), data.sums[at..at + n as usize].to_vec()));
                 (done, at, logical) = (done + n, at + n as usize, logical + u64::from(n));
             }
         }
@@ -341,6 +351,13 @@ impl State {
     pub(crate) fn touch(&mut self, volume: u64, from: u64, to: u64) -> Result<()> {
         let root = Root::from(self.head(volume)?.root);
         let Some(child) = root.node else { return Ok(()) };
+        let forest = &mut self.forest;
+        if let Some(block) = forest.own_leaf(root, from, to)?
+            && let Some(Node::Extents(leaf)) = forest.dirty.get(&block.0).map(|d| &*d.node)
+        {
+            let runs = leaf.extents[overlap(leaf, from, to)].iter();
+            return runs.into_iter().try_for_each(|e| forest.space.touch_run(&forest.disk, e.physical, e.len));
+        }
         let want = Miss { shape: Shape::Extents, child, level: root.level, bounds: (0, Shape::Extents.end()) };
         self.touch_below(want, from, to, false)
     }

@@ -15,8 +15,8 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Bytes that are written between two requests to write them out.
-const SLICE: u64 = 4 << 20;
+/// Pages that are written between two requests to write them out.
+const SLICE_PAGES: usize = 1024;
 
 impl Engine {
     /// Runs one checkpoint, unless nothing changed since the last.
@@ -141,7 +141,16 @@ impl Engine {
     pub(crate) fn write_pages(&self, pages: &[(Block, Box<Page>)]) -> Result<()> {
         let mut placed: Vec<(Block, &[u8])> = pages.iter().map(|(b, p)| (*b, &p[..])).collect();
         placed.sort_unstable_by_key(|p| p.0);
-        self.write_sorted(&placed, Some(SLICE))
+        for slice in placed.chunks(SLICE_PAGES) {
+            self.write_sorted(slice)?;
+            let (start, end) = (slice[0].0, slice[slice.len() - 1].0.plus(1));
+            self.disk.push(start.offset(), end.offset() - start.offset())?;
+            if !self.config.manual {
+                // This may be the thread that writers leave their data to.
+                self.relieve()?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends quarantines and returns long runs to the host. The latter are punched a checkpoint later.

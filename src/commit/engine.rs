@@ -13,7 +13,7 @@ use crate::{
     format::Superblock,
     io::{Disk, Host},
     knobs::Knobs,
-    space::{self, Giving, Run},
+    space::{self, Giving, Purpose, Run},
     tree::{Forest, Found, NodeCache, Root},
     units::BLOCK_BYTES,
 };
@@ -27,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) log_pages: u64,
     pub(crate) memory: u64,
     pub(crate) limit_blocks: u64,
+    /// Free space that the image may have before small holes are filled, in percent of what is in use.
+    pub(crate) slack: u32,
     /// Runs of this many blocks go back to the host.
     pub(crate) punch_from: u32,
     pub(crate) manual: bool,
@@ -44,6 +46,8 @@ pub(crate) struct Room {
     /// Space has to be freed before the next attempt.
     due: bool,
     rounds: u32,
+    /// So much is to be written that the operation has to see to it.
+    pub(crate) relieve: bool,
     /// What the host said last.
     refused: Option<Error>,
 }
@@ -65,6 +69,8 @@ pub(crate) struct State {
     pub(crate) sweeping: FxHashSet<u64>,
     pub(crate) log: Log,
     pub(crate) staging: Staging,
+    /// Blocks taken by writes that are not published yet.
+    pub(crate) in_flight: u64,
     pub(crate) closed: bool,
     /// Reclaim did something that only a checkpoint makes usable.
     pub(crate) reclaimed: bool,
@@ -256,7 +262,7 @@ impl State {
         let mut left = blocks;
         while left > 0 {
             let forest = &mut self.forest;
-            match forest.space.allocate(&forest.disk, left as u32, any)? {
+            match forest.space.allocate(&forest.disk, Purpose::Data, left as u32, any)? {
                 Some(run) => {
                     left -= u64::from(run.len);
                     runs.push(run);
@@ -363,7 +369,10 @@ impl Engine {
             } else {
                 attempt(&mut state, room.any)
             };
-            let wants = state.log.wants_checkpoint() || state.wants_space() || state.dirty_bytes() > self.config.memory;
+            let long = state.is_long();
+            let wants =
+                long || state.log.wants_checkpoint() || state.wants_space() || state.dirty_bytes() > self.config.memory;
+            room.relieve = long && (self.config.manual || state.is_too_long());
             drop(state);
             match outcome? {
                 Attempt::Done(t) => {
@@ -430,7 +439,10 @@ impl Engine {
                 // Less may still be had.
                 Err(e) if e.kind() == ErrorKind::NoSpace => match &mut giving {
                     Giving::Grow { from, to } if *to - *from > 1 => *to = *from + (*to - *from) / 2,
-                    _ => return Err(e),
+                    _ => {
+                        self.state_mut()?.forest.space.crowded = true;
+                        return Err(e);
+                    }
                 },
                 Err(e) => return Err(e),
             }

@@ -2,14 +2,16 @@
 
 use super::{
     data::Runs,
-    engine::{Engine, Flusher},
+    engine::{Engine, Flusher, State},
     log::{Group, page_block},
 };
 use crate::{BLOCK, Error, ErrorKind, Result, format::Page, io::Lane, knobs::Bug, units::Block};
 use std::sync::Arc;
 
 /// Staged bytes that are written out ahead of their group.
-pub(crate) const SPILL: usize = 8 << 20;
+const SPILL: usize = 4 << 20;
+/// Where the background thread does that: staged bytes for which it is not waited.
+const SPILL_BEHIND: usize = 32 << 20;
 
 impl Engine {
     /// Makes durable everything that returned before. Concurrent callers share one sync; without anything new there is
@@ -67,30 +69,32 @@ impl Engine {
     fn write_log(&self, position: u64, pages: &[Box<Page>]) -> Result<()> {
         let ring = self.config.log_pages;
         let placed: Vec<_> = (position..).zip(pages).map(|(p, page)| (page_block(p, ring), &page[..])).collect();
-        self.write_sorted(&placed, None)
+        self.write_sorted(&placed)
     }
 
-    /// Writes data out before its group closes: memory stays bounded, and the group's sync has less to do.
-    pub(crate) fn spill(&self) -> Result<()> {
+    /// Writes data out before its group closes: memory stays bounded. Gives the range of the image that was written.
+    fn spill(&self) -> Result<Option<(u64, u64)>> {
         let _flusher = self.flusher.lock();
         let runs = {
             let mut state = self.state.write();
             if state.staging.bytes < SPILL {
-                return Ok(());
+                return Ok(None);
             }
             state.staging.take()
         };
         self.write_runs(&runs)?;
         self.state.write().staging.written();
+        let end = runs.last_key_value().map(|(&at, run)| Block(at).plus(run.blocks.into()));
+        let range = runs.first_key_value().zip(end).map(|((&at, _), end)| (Block(at).offset(), end.offset()));
         self.keep_buffers(runs);
-        Ok(())
+        Ok(range)
     }
 
     /// Keeps the buffers of single blocks for writes to come: fresh memory would be faulted in page by page.
     fn keep_buffers(&self, runs: Arc<Runs>) {
         let Ok(runs) = Arc::try_unwrap(runs) else { return };
         let mut buffers = self.buffers.lock();
-        let room = (SPILL / BLOCK).saturating_sub(buffers.len());
+        let room = (SPILL_BEHIND / BLOCK).saturating_sub(buffers.len());
         buffers.extend(runs.into_values().map(|r| r.data).filter(|data| data.len() == BLOCK).take(room));
     }
     /// A block in a buffer of its own.
@@ -109,31 +113,22 @@ impl Engine {
 
     fn write_runs(&self, runs: &Runs) -> Result<()> {
         let placed: Vec<_> = runs.iter().map(|(&start, run)| (Block(start), run.bytes())).collect();
-        self.write_sorted(&placed, None)
+        self.write_sorted(&placed)
     }
 
-    /// Writes buffers at ascending places, adjacent ones together; with `push`, has every slice of that many bytes written out.
-    pub(crate) fn write_sorted(&self, placed: &[(Block, &[u8])], push: Option<u64>) -> Result<()> {
+    /// Writes buffers at ascending places, adjacent ones together.
+    pub(crate) fn write_sorted(&self, placed: &[(Block, &[u8])]) -> Result<()> {
         let mut i = 0;
-        let (mut slice, mut written) = (placed.first().map_or(0, |p| p.0.offset()), 0);
         while i < placed.len() {
             let start = placed[i].0.offset();
             let mut end = start;
             let mut bufs = Vec::new();
             while let Some((_, buf)) = placed.get(i).filter(|p| p.0.offset() == end) {
-                if push.is_some_and(|most| written + end - start >= most) {
-                    break;
-                }
                 bufs.push(*buf);
                 end += buf.len() as u64;
                 i += 1;
             }
             self.disk.write(start, &bufs)?;
-            written += end - start;
-            if push.is_some_and(|most| written >= most || i == placed.len()) {
-                self.disk.push(slice, end - slice)?;
-                (slice, written) = (placed.get(i).map_or(0, |p| p.0.offset()), 0);
-            }
         }
         Ok(())
     }
@@ -155,7 +150,7 @@ impl Engine {
         self.write_log(group.position, &pages)
     }
 
-    /// After an operation that made the open group or its data long: writes them, so that neither grows without bound.
+    /// Writes the open group or its data where either became long, so that neither grows without bound.
     pub(crate) fn relieve(&self) -> Result<()> {
         let (long, bytes) = {
             let state = self.state.read();
@@ -166,10 +161,34 @@ impl Engine {
             let target = self.state.read().log.target();
             self.flush_to(target)
         } else if bytes >= SPILL {
-            self.spill()
+            self.spill().map(drop)
         } else {
             Ok(())
         }
+    }
+    /// [`Engine::relieve`] by a thread that nobody waits for: it has the medium begin with what it wrote, while the next data comes in.
+    pub(crate) fn relieve_behind(&self) -> Result<()> {
+        if self.state.read().log.is_long() {
+            return self.relieve();
+        }
+        if let Some((start, end)) = self.spill()?
+            // Errors of the medium show at this description once: no checkpoint may sync through it meanwhile (I6).
+            && let Some(_checkpointer) = self.checkpointer.try_lock()
+        {
+            self.disk.push(start, end - start)?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Whether there is something to relieve.
+    pub(crate) fn is_long(&self) -> bool {
+        self.staging.bytes >= SPILL || self.log.is_long()
+    }
+    /// Whether so much is to relieve that nobody may add to it.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.staging.bytes >= SPILL_BEHIND || self.log.is_too_long()
     }
 }
 

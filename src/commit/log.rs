@@ -4,8 +4,10 @@
 //! durable. No byte of group g+1 is written before g's sync returned, so g+1 on disk proves g. The empty group is a
 //! placeholder that proves the last one: the next real group takes its number, page and previous hash.
 
+use super::ops::Op;
 use crate::{
-    BLOCK,
+    BLOCK, Result,
+    codec::{self, Kind},
     format::{LOG_PAYLOAD, LOG_START, LogHeader, Page, put, seal_log},
     units::Block,
 };
@@ -116,6 +118,23 @@ impl Log {
     pub(crate) fn fits(&self, bytes: usize) -> bool {
         page_count(self.pending.len() + bytes) + 1 + (self.position - self.tail) <= self.pages
     }
+    /// Encodes and appends a record. `Err` with its length if it does not fit now.
+    pub(crate) fn append_ops(
+        &mut self,
+        ops: &[Op],
+        data: impl IntoIterator<Item = u64>,
+    ) -> Result<std::result::Result<(), usize>> {
+        let start = self.pending.len();
+        codec::encode_into(&mut self.pending, Kind::Log, &ops)?;
+        let bytes = self.pending.len() - start;
+        if !self.fits(0) {
+            self.pending.truncate(start);
+            return Ok(Err(bytes));
+        }
+        data.into_iter().for_each(|h| self.data.add(h));
+        self.records += 1;
+        Ok(Ok(()))
+    }
     pub(crate) fn append(&mut self, record: &[u8], data: impl IntoIterator<Item = u64>) {
         self.pending.extend_from_slice(record);
         data.into_iter().for_each(|h| self.data.add(h));
@@ -130,7 +149,14 @@ impl Log {
     }
     /// The open group is long enough to be written by itself.
     pub(crate) fn is_long(&self) -> bool {
-        page_count(self.pending.len()) >= (self.pages / 8).max(1) && self.pending.len() > LOG_PAYLOAD / 2
+        self.is_share(8)
+    }
+    /// The open group must be written before anything is added to it.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.is_share(2)
+    }
+    fn is_share(&self, share: u64) -> bool {
+        page_count(self.pending.len()) >= (self.pages / share).max(1) && self.pending.len() > LOG_PAYLOAD / 2
     }
     pub(crate) fn wants_checkpoint(&self) -> bool {
         self.records >= RECORDS_MAX || self.used_pages() * 4 >= self.pages * 3

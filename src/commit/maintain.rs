@@ -233,6 +233,7 @@ impl Engine {
                 return;
             }
             // Errors show at the next operation: what failed has poisoned.
+            let _ = self.relieve_behind();
             let more = self.maintain(64).unwrap_or(false);
             if more {
                 *self.wake.lock() = true;

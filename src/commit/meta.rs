@@ -318,7 +318,7 @@ impl Engine {
         if durable {
             return self.flush_to(target);
         }
-        self.relieve()
+        if room.relieve { self.relieve() } else { Ok(()) }
     }
 
     #[allow(clippy::type_complexity, reason = "outcome or what must be read first")]

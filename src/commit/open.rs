@@ -29,7 +29,7 @@ impl Engine {
             sb.uuid,
             sb.spans,
             config.limit_blocks,
-            config.knobs.growth,
+            (config.knobs.growth, config.slack),
             Space::entry(sb.index_stamp, sb.index_home),
             (sb.free, sb.returned),
             sb.generation,
@@ -46,6 +46,7 @@ impl Engine {
             fanout: config.knobs.fanout,
             shadowed: 0,
             dooms: Vec::new(),
+            found: None,
         };
         let state = State {
             forest,
@@ -61,6 +62,7 @@ impl Engine {
             sweeping: Default::default(),
             log: Log::new(sb.log_pages, sb.hash_key, sb.log_position, sb.log_group + 1),
             staging: Default::default(),
+            in_flight: 0,
             closed: false,
             reclaimed: false,
             knobs: config.knobs,
@@ -127,12 +129,9 @@ impl Engine {
         // The ring is written, not only reserved: a first write into fresh space would drag the host's journal into every flush.
         let ring = LOG_START.offset() + sb.log_pages * BLOCK_BYTES;
         disk.reserve(0, ring)?;
-        let zeros = vec![0; 256 * BLOCK];
-        let mut at = LOG_START.offset();
-        while at < ring {
-            let n = (ring - at).min(zeros.len() as u64);
-            disk.write(at, &[&zeros[..n as usize]])?;
-            at += n;
+        // Page by page, so that the host caches it in small folios: that is how it will be written.
+        for at in (LOG_START.offset()..ring).step_by(BLOCK) {
+            disk.write(at, &[&[0; BLOCK]])?;
         }
         let engine = Engine::build(disk, host, config, sb, 0, 1);
         let first = u64::from(engine.config.knobs.growth.max(1));

@@ -32,7 +32,7 @@ pub(crate) struct Capture {
     pub(crate) counts: Vec<Result<Arc<Vec<u32>>>>,
     pub(crate) free: u64,
     pub(crate) returned: u64,
-    /// Allocatable, in quarantine, and reserved for nodes: together all that is free.
+    /// Allocatable, in quarantine, reserved for nodes, and taken by writes in flight: together all that is free.
     pub(crate) accounted: u64,
     dirty: DirtyNodes,
     frozen: Arc<DirtyNodes>,
@@ -98,7 +98,7 @@ impl State {
             counts,
             free: forest.space.free(),
             returned: forest.space.returned(),
-            accounted: forest.space.available() + forest.space.waiting() + forest.pool.len() as u64,
+            accounted: forest.space.available() + forest.space.waiting() + forest.pool.len() as u64 + self.in_flight,
             dirty: forest.dirty.clone(),
             frozen: forest.frozen.clone(),
             staged: self.staging.clone(),

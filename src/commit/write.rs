@@ -15,6 +15,12 @@ use crate::{
     units::BLOCK_BYTES,
 };
 use std::{io::IoSlice, slice, sync::Arc};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Bytes from which on a write of whole blocks is not staged.
+const DIRECT: usize = 64 << 10;
+/// Bytes that are summed and written at a time.
+const PIECE: usize = 64 << 10;
 
 /// Bytes to write, in one or several buffers.
 #[derive(Clone, Copy)]
@@ -86,24 +92,35 @@ impl Engine {
         self.disk.writes_allowed()?;
         let len = bytes.len();
         let target = Target::Volume(volume);
-        self.with_head(target, || {
-            let state = self.view()?;
-            state.check_range(target, state.extent_root(target)?.1, offset, len)
-        })?;
         let most = ATOMIC_WRITE_MAX as u64;
+        let whole = offset.is_multiple_of(BLOCK_BYTES) && len.is_multiple_of(BLOCK_BYTES);
+        if len == 0 || len > most || !whole || offset.checked_add(len).is_none() {
+            // Of several units none is written if one does not fit; nothing is read past the end.
+            self.with_head(target, || {
+                let state = self.view()?;
+                state.check_range(target, state.extent_root(target)?.1, offset, len)
+            })?;
+        }
         let mut at = 0;
         while at < len {
             let unit = if len <= most { len } else { (len - at).min(most - (offset + at) % most) };
             self.write_unit(volume, bytes, at as usize, offset + at, unit as usize)?;
             at += unit;
         }
-        self.relieve()
+        Ok(())
     }
 
     fn write_unit(&self, volume: u64, bytes: Bytes<'_>, skip: usize, offset: u64, len: usize) -> Result<()> {
+        let target = Target::Volume(volume);
         let (from, to) = blocks_of(offset, len as u64);
         let (head, tail) = ((offset % BLOCK_BYTES) as usize, ((offset + len as u64) % BLOCK_BYTES) as usize);
-        let target = Target::Volume(volume);
+        if let Bytes::One(b) = bytes
+            && head == 0
+            && tail == 0
+            && len >= DIRECT
+        {
+            return self.write_direct(volume, &b[skip..skip + len], offset);
+        }
         let mut room = Room::default();
         loop {
             self.make_room(&mut room)?;
@@ -129,7 +146,8 @@ impl Engine {
                     whole.into()
                 }
             };
-            let sums: Vec<u32> = data.chunks_exact(BLOCK).map(crc32fast::hash).collect();
+            let sums = data.chunks_exact(BLOCK).map(crc32fast::hash).collect();
+            let mut op = Op::Write { volume, data: Placed { block: from, runs: Vec::new(), sums } };
             let hash = self.data_hash(&data);
             let edges = [(from, &first), (to - 1, &last)];
             let done = self.change(&mut room, |state, any| {
@@ -138,59 +156,140 @@ impl Engine {
                 if !state.edges_hold(volume, &edges)? {
                     return Ok(Attempt::Done(false));
                 }
-                self.log_write(state, any, volume, from, &data, &sums, hash).map(|a| match a {
-                    Attempt::Done(()) => Attempt::Done(true),
-                    Attempt::Space(n) => Attempt::Space(n),
-                    Attempt::Log => Attempt::Log,
-                })
+                let runs = match self.allocate_write(state, volume, to - from, any)? {
+                    Ok(runs) => runs,
+                    Err(lack) => return Ok(Attempt::Space(lack)),
+                };
+                let logged = self.log_write(state, &mut op, &runs, hash, Some(&data));
+                if !matches!(logged, Ok(true)) {
+                    runs.into_iter().for_each(|r| state.forest.space.give_back(r));
+                }
+                Ok(if logged? { Attempt::Done(true) } else { Attempt::Log })
             })?;
             if done == Some(true) {
-                return Ok(());
+                return if room.relieve { self.relieve() } else { Ok(()) };
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of one record")]
-    fn log_write(
+    /// Takes the blocks for a write of `blocks` blocks. `Err`: it lacks that many.
+    fn allocate_write(
         &self,
         state: &mut State,
-        any: bool,
         volume: u64,
-        block: u64,
-        data: &Arc<[u8]>,
-        sums: &[u32],
-        hash: u64,
-    ) -> Result<Attempt<()>> {
-        let blocks = sums.len() as u64;
-        // At worst each block is an extent of its own.
-        let bound = Op::Write { volume, data: Placed { block, runs: vec![(0, 1); blocks as usize], sums: Vec::new() } };
-        let nodes = state.nodes_for(&bound)?;
+        blocks: u64,
+        any: bool,
+    ) -> Result<std::result::Result<Vec<Run>, u64>> {
+        let nodes = state.write_nodes(volume, blocks as usize);
         if let Some(lack) = state.reserve(Claim::Ordinary, nodes, blocks)? {
             if self.config.knobs.has(Bug::NoSpaceHalfApplied) && state.forest.space.available() > 8 {
                 state.forest.pool.clear();
             }
-            return Ok(Attempt::Space(lack));
+            return Ok(Err(lack));
         }
-        state.touch(volume, block, block + blocks)?;
-        let Some(runs) = state.allocate_data(blocks, any)? else { return Ok(Attempt::Space(blocks)) };
-        let give_back =
-            |state: &mut State, runs: Vec<Run>| runs.into_iter().for_each(|r| state.forest.space.give_back(r));
-        let placed = Placed { block, runs: runs.iter().map(|r| (r.start.0, r.len)).collect(), sums: sums.to_vec() };
-        let op = Op::Write { volume, data: placed };
-        let record = codec::encode(Kind::Log, &slice::from_ref(&op))?;
-        if !state.log.fits(record.len()) {
-            give_back(state, runs);
-            self.log_room(record.len())?;
-            return Ok(Attempt::Log);
+        Ok(state.allocate_data(blocks, any)?.ok_or(blocks))
+    }
+
+    /// Logs and applies a write of data that has its blocks, and stages it unless it is there already. `false`: the log has no room.
+    fn log_write(
+        &self,
+        state: &mut State,
+        op: &mut Op,
+        runs: &[Run],
+        hash: u64,
+        data: Option<&Arc<[u8]>>,
+    ) -> Result<bool> {
+        let Op::Write { volume, data: placed } = op else { return Ok(false) };
+        state.touch(*volume, placed.block, placed.block + placed.sums.len() as u64)?;
+        placed.runs.clear();
+        placed.runs.extend(runs.iter().map(|r| (r.start.0, r.len)));
+        if let Err(bytes) = state.log.append_ops(slice::from_ref(op), [hash])? {
+            self.log_room(bytes)?;
+            return Ok(false);
         }
-        let mut offset = 0;
+        if let Some(data) = data {
+            let mut offset = 0;
+            for run in runs {
+                state.staging.add(run.start, Staged { data: data.clone(), offset, blocks: run.len });
+                offset += run.len as usize * BLOCK;
+            }
+        }
+        self.applied(state.apply(op))?;
+        Ok(true)
+    }
+
+    /// A large write of whole blocks: it goes to its place in the file at once, and is logged and published when it is there. Until then
+    /// its blocks are taken and nobody refers to them.
+    fn write_direct(&self, volume: u64, data: &[u8], offset: u64) -> Result<()> {
+        let target = Target::Volume(volume);
+        let (block, blocks) = (offset / BLOCK_BYTES, (data.len() / BLOCK) as u64);
+        let mut room = Room::default();
+        let runs = loop {
+            self.make_room(&mut room)?;
+            let taken = self.change(&mut room, |state, any| {
+                let size = state.head(volume)?.size;
+                state.check_range(target, size, offset, data.len() as u64)?;
+                Ok(match self.allocate_write(state, volume, blocks, any)? {
+                    Ok(runs) => {
+                        state.in_flight += blocks;
+                        Attempt::Done(runs)
+                    }
+                    Err(lack) => Attempt::Space(lack),
+                })
+            })?;
+            if let Some(runs) = taken {
+                break runs;
+            }
+        };
+        let published = self.write_in_place(&runs, data).and_then(|(sums, hash)| {
+            let mut op = Op::Write { volume, data: Placed { block, runs: Vec::new(), sums } };
+            loop {
+                self.make_room(&mut room)?;
+                let done = self.change(&mut room, |state, _| {
+                    let size = state.head(volume)?.size;
+                    state.check_range(target, size, offset, data.len() as u64)?;
+                    let nodes = state.write_nodes(volume, blocks as usize);
+                    if let Some(lack) = state.reserve(Claim::Ordinary, nodes, 0)? {
+                        return Ok(Attempt::Space(lack));
+                    }
+                    if !self.log_write(state, &mut op, &runs, hash, None)? {
+                        return Ok(Attempt::Log);
+                    }
+                    state.in_flight -= blocks;
+                    Ok(Attempt::Done(()))
+                })?;
+                if done.is_some() {
+                    return Ok(());
+                }
+            }
+        });
+        if published.is_err() {
+            let mut state = self.state.write();
+            state.in_flight -= blocks;
+            runs.into_iter().for_each(|r| state.forest.space.give_back(r));
+        }
+        published?;
+        if room.relieve { self.relieve() } else { Ok(()) }
+    }
+
+    /// Writes data into blocks that nobody refers to; gives its checksums and its hash.
+    fn write_in_place(&self, runs: &[Run], data: &[u8]) -> Result<(Vec<u32>, u64)> {
+        let mut sums = Vec::with_capacity(data.len() / BLOCK);
+        let mut hash = Xxh3::with_seed(self.hash_key);
+        let mut rest = data;
         for run in runs {
-            state.staging.add(run.start, Staged { data: data.clone(), offset, blocks: run.len });
-            offset += run.len as usize * BLOCK;
+            let (here, after) = rest.split_at(run.len as usize * BLOCK);
+            rest = after;
+            let mut at = run.start.offset();
+            // Piece by piece: what is summed is still in the processor's cache when it is copied.
+            for piece in here.chunks(PIECE) {
+                sums.extend(piece.chunks_exact(BLOCK).map(crc32fast::hash));
+                hash.update(piece);
+                self.disk.write(at, &[piece])?;
+                at += piece.len() as u64;
+            }
         }
-        state.log.append(&record, [hash]);
-        self.applied(state.apply(&op))?;
-        Ok(Attempt::Done(()))
+        Ok((sums, hash.digest()))
     }
 
     /// Makes a range read as zeros: one unit, whatever its length.
@@ -268,7 +367,7 @@ impl Engine {
                 Ok(Attempt::Done(true))
             })?;
             if done == Some(true) {
-                return self.relieve();
+                return if room.relieve { self.relieve() } else { Ok(()) };
             }
         }
     }

@@ -17,8 +17,10 @@ use std::{
     },
 };
 
-/// Buffers in one gathered write.
-const GATHER: usize = 1024;
+/// Bytes that one call writes at most, and the boundary at which it ends. Linux caches what one call wrote in folios as large as the call, and
+/// each later write of a single block walks the buffer heads of its whole folio, at the write and again at the sync: in folios of
+/// 1 MiB that costs several times the copy.
+const CALL: usize = 64 << 10;
 
 /// A backend behind its latch.
 pub(crate) struct Disk {
@@ -159,12 +161,19 @@ impl Disk {
                 (i, skip) = (i + 1, 0);
                 continue;
             }
-            let n = if bufs.len() - i == 1 {
-                self.backend.write_at(off, &bufs[i][skip..])
+            let mut left = CALL - (off % CALL as u64) as usize;
+            let first = &bufs[i][skip..];
+            let n = if bufs.len() - i == 1 || first.len() >= left {
+                self.backend.write_at(off, &first[..first.len().min(left)])
             } else {
-                let rest = bufs[i + 1..].iter().take(GATHER - 1);
-                let slices: Vec<_> =
-                    std::iter::once(IoSlice::new(&bufs[i][skip..])).chain(rest.map(|b| IoSlice::new(b))).collect();
+                let mut slices = Vec::with_capacity(left / BLOCK);
+                for buf in std::iter::once(first).chain(bufs[i + 1..].iter().copied()) {
+                    slices.push(IoSlice::new(&buf[..buf.len().min(left)]));
+                    left -= buf.len().min(left);
+                    if left == 0 {
+                        break;
+                    }
+                }
                 self.backend.write_vectored_at(off, &slices)
             };
             let mut n = match n {

@@ -1,4 +1,6 @@
-//! Counts in memory, the allocator, the quarantine, and what a checkpoint takes and gives back.
+//! Counts in memory, the quarantine, and what a checkpoint takes and gives back.
+
+mod allocate;
 
 use super::{
     Geometry,
@@ -47,6 +49,14 @@ struct IndexPage {
     stamp: u64,
 }
 
+/// What blocks are taken for. Either has a region of its own to take from: nodes come and go at every checkpoint, and between data they would
+/// leave holes in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Data,
+    Nodes,
+}
+
 /// Space to ask the host for, outside any lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Giving {
@@ -79,7 +89,14 @@ pub(crate) struct Space {
     /// Blocks of count zero, loaded or not.
     free: u64,
     returned: u64,
-    cursor: Option<u64>,
+    /// The regions that are being taken from, by [`Purpose`]. The index says that nothing is available in them.
+    cursors: [Option<u64>; 2],
+    /// Free space that the image may have before nearly full regions are filled up, in percent of what is in use.
+    slack: u64,
+    /// Some block got another parent since the last freeze.
+    shared: bool,
+    /// The host has no more space, as far as is known.
+    pub(crate) crowded: bool,
     generation: u64,
     durable: u64,
     changed: Vec<u64>,
@@ -101,7 +118,7 @@ impl Space {
         uuid: [u8; 16],
         spans: u64,
         limit_blocks: u64,
-        growth: u32,
+        (growth, slack): (u32, u32),
         top_entry: Entry,
         totals: (u64, u64),
         durable: u64,
@@ -121,7 +138,10 @@ impl Space {
             available: totals.0,
             free: totals.0,
             returned: totals.1,
-            cursor: None,
+            cursors: [None; 2],
+            slack: slack.into(),
+            crowded: false,
+            shared: false,
             generation: durable + 1,
             durable,
             changed: Vec::new(),
@@ -241,11 +261,18 @@ impl Space {
     #[inline]
     pub(crate) fn count(&mut self, disk: &Disk, block: Block) -> Result<u32> {
         let (region, place) = self.locate(block)?;
-        self.load(disk, region)?;
-        Ok(match self.regions[&region].counts[place] {
-            COUNT_RETURNED => 0,
-            n => n,
-        })
+        let n = match self.regions.get(&region) {
+            Some(r) => r.counts[place],
+            None => {
+                self.load(disk, region)?;
+                self.regions[&region].counts[place]
+            }
+        };
+        Ok(if n == COUNT_RETURNED { 0 } else { n })
+    }
+    /// Whether any block got another parent since the last freeze: if not, every node made since has one.
+    pub(crate) fn was_shared(&self) -> bool {
+        self.shared
     }
 
     /// All counts of a region as they are now, for the checker.
@@ -254,14 +281,22 @@ impl Space {
         Ok(self.regions[&region].counts.clone())
     }
 
+    /// A region that is in memory, to be changed.
     fn region_mut(&mut self, region: u64) -> &mut Region {
-        let generation = self.generation;
         let r = self.regions.get_mut(&region).expect("loaded");
-        if r.changed != generation {
-            r.changed = generation;
+        if r.changed != self.generation {
+            r.changed = self.generation;
             self.changed.push(region);
         }
         r
+    }
+    /// A block's region, to be changed, and its place in it.
+    fn place_mut(&mut self, disk: &Disk, block: Block) -> Result<(&mut Region, usize)> {
+        let (region, place) = self.locate(block)?;
+        if !self.regions.contains_key(&region) {
+            self.load(disk, region)?;
+        }
+        Ok((self.region_mut(region), place))
     }
 
     /// One more parent.
@@ -270,25 +305,25 @@ impl Space {
         if n == 0 || n >= COUNT_MAX {
             return Err(Error::corrupt(format!("{block} has {n} parents and can't get one more")));
         }
-        let (region, place) = self.locate(block)?;
-        Arc::make_mut(&mut self.region_mut(region).counts)[place] = n + 1;
+        self.shared = true;
+        let (r, place) = self.place_mut(disk, block)?;
+        Arc::make_mut(&mut r.counts)[place] = n + 1;
         Ok(())
     }
     /// One parent less; a block without parents goes into quarantine. Gives what is left.
     pub(crate) fn decref(&mut self, disk: &Disk, block: Block) -> Result<u32> {
-        let n = self.count(disk, block)?;
+        let (r, place) = self.place_mut(disk, block)?;
+        let n = match r.counts[place] {
+            0 | COUNT_RETURNED => return Err(Error::corrupt(format!("{block} is free and loses a parent"))),
+            n => n - 1,
+        };
+        Arc::make_mut(&mut r.counts)[place] = n;
         if n == 0 {
-            return Err(Error::corrupt(format!("{block} is free and loses a parent")));
-        }
-        let (region, place) = self.locate(block)?;
-        let r = self.region_mut(region);
-        Arc::make_mut(&mut r.counts)[place] = n - 1;
-        if n == 1 {
             r.held += 1;
             self.free += 1;
             self.quarantine_block(block);
         }
-        Ok(n - 1)
+        Ok(n)
     }
     fn quarantine_block(&mut self, block: Block) {
         if self.reuse_at_once {
@@ -303,133 +338,13 @@ impl Space {
     }
     /// The first parent of an allocated block.
     pub(crate) fn first_parent(&mut self, disk: &Disk, block: Block) -> Result<()> {
-        let (region, place) = self.locate(block)?;
-        self.load(disk, region)?;
-        let r = self.region_mut(region);
+        let (r, place) = self.place_mut(disk, block)?;
         if r.counts[place] != 0 || bit(&r.available, place) || r.held == 0 {
             return Err(Error::corrupt(format!("{block} is used without having been allocated")));
         }
         r.held -= 1;
         Arc::make_mut(&mut r.counts)[place] = 1;
         self.free = self.free.saturating_sub(1);
-        Ok(())
-    }
-
-    // ---- allocation
-
-    /// Takes up to `want` adjacent blocks, of count zero, out of what is available. `None`: nothing that it may take is
-    /// left (`any`: however scattered; otherwise regions that are nearly full are left alone).
-    pub(crate) fn allocate(&mut self, disk: &Disk, want: u32, any: bool) -> Result<Option<Run>> {
-        loop {
-            let region = match self.cursor {
-                Some(r) => r,
-                None => match self.find_region(disk, any)? {
-                    Some(r) => {
-                        self.cursor = Some(r);
-                        r
-                    }
-                    None => return Ok(None),
-                },
-            };
-            self.load(disk, region)?;
-            let start = self.geo.start(region);
-            let r = self.regions.get_mut(&region).expect("loaded");
-            if let Some((place, len)) = r.first_run(want) {
-                for i in place..place + len {
-                    r.set_available(i, false);
-                }
-                r.held += len as u32;
-                self.available = self.available.saturating_sub(len as u64);
-                return Ok(Some(Run { start: start.plus(place as u64), len: len as u32 }));
-            }
-            self.cursor = None;
-            self.note(region);
-        }
-    }
-
-    /// The region with most blocks available.
-    fn find_region(&mut self, disk: &Disk, any: bool) -> Result<Option<u64>> {
-        let floor = if any { 1 } else { (self.geo.span / 8).max(1) as u16 };
-        let fanout = u64::from(self.geo.fanout);
-        let (mut level, mut index) = (self.top, 0);
-        loop {
-            let page = self.load_index(disk, level, index)?;
-            let Some((i, best)) = page.now.iter().map(|n| n.0).enumerate().max_by_key(|&(i, n)| (n, usize::MAX - i))
-            else {
-                return Ok(None);
-            };
-            if best < floor {
-                return Ok(None);
-            }
-            index = index * fanout + i as u64;
-            level -= 1;
-            if level == 0 {
-                self.load(disk, index)?;
-                if self.regions[&index].free < floor {
-                    self.note(index);
-                    (level, index) = (self.top, 0);
-                    continue;
-                }
-                return Ok(Some(index));
-            }
-        }
-    }
-
-    /// Tells the index pages what a loaded region has now.
-    fn note(&mut self, region: u64) {
-        let Some(r) = self.regions.get(&region) else { return };
-        let mut value = (r.free, r.returned);
-        let fanout = u64::from(self.geo.fanout);
-        let mut index = region;
-        for level in 1..=self.top {
-            let place = (index % fanout) as usize;
-            index /= fanout;
-            let Some(page) = self.index.get_mut(&(level, index)) else { return };
-            if page.now[place] == value {
-                return;
-            }
-            page.now[place] = value;
-            value = page.now.iter().fold((0, 0), |m, n| (m.0.max(n.0), m.1.max(n.1)));
-        }
-    }
-
-    /// Returns blocks that were allocated and never written or named.
-    pub(crate) fn give_back(&mut self, run: Run) {
-        for i in 0..u64::from(run.len) {
-            if let Ok((region, place)) = self.locate(run.start.plus(i))
-                && let Some(r) = self.regions.get_mut(&region)
-                && r.counts[place] == 0
-                && !bit(&r.available, place)
-            {
-                r.set_available(place, true);
-                r.held -= 1;
-                self.available += 1;
-                self.note(region);
-            }
-        }
-    }
-    /// Takes one particular free block, as recovery does with those that the log names. Already taken is fine.
-    pub(crate) fn take(&mut self, disk: &Disk, block: Block) -> Result<()> {
-        let (region, place) = self.locate(block)?;
-        self.load(disk, region)?;
-        let r = self.region_mut(region);
-        match r.counts[place] {
-            COUNT_RETURNED => {
-                Arc::make_mut(&mut r.counts)[place] = 0;
-                r.returned -= 1;
-                r.held += 1;
-                self.returned = self.returned.saturating_sub(1);
-                self.free += 1;
-            }
-            0 if bit(&r.available, place) => {
-                r.set_available(place, false);
-                r.held += 1;
-                self.available = self.available.saturating_sub(1);
-            }
-            0 => {}
-            n => return Err(Error::corrupt(format!("the log allocates {block}, which has {n} parents"))),
-        }
-        self.note(region);
         Ok(())
     }
 
@@ -561,6 +476,7 @@ impl Space {
             top_entry: self.top_entry,
         };
         self.generation += 1;
+        self.shared = false;
         self.pin = Arc::new(self.generation);
         frozen
     }
@@ -583,6 +499,7 @@ impl Space {
             Arc::make_mut(&mut page.entries)[0] = frozen.top_entry;
         }
         self.durable = frozen.generation;
+        self.crowded = false;
     }
 
     /// Ends quarantines whose checkpoint is durable and whose readers have gone; gives the runs that were long enough to be
@@ -624,7 +541,7 @@ impl Space {
     fn return_runs(&mut self, region: u64, from: u32, out: &mut Vec<(u64, Run)>) {
         // What is about to be written again is not worth a punch and a reservation.
         let cushion = u64::from(self.geo.span) * u64::from(self.growth).max(self.spans / 16);
-        if self.cursor == Some(region) || self.available < cushion {
+        if self.cursors.contains(&Some(region)) || self.available < cushion {
             return;
         }
         let (generation, start) = (self.generation, self.geo.start(region));
@@ -674,9 +591,9 @@ impl Space {
     /// Forgets regions that the disk has just so, down to `keep` of them.
     pub(crate) fn evict(&mut self, keep: usize) {
         if self.regions.len() > keep {
-            let (durable, cursor) = (self.durable, self.cursor);
+            let (durable, cursors) = (self.durable, self.cursors);
             self.regions.retain(|&i, r| {
-                r.held > 0 || r.changed > durable || cursor == Some(i) || r.returned > 0 || r.stamp == 0
+                r.held > 0 || r.changed > durable || cursors.contains(&Some(i)) || r.returned > 0 || r.stamp == 0
             });
         }
     }

@@ -16,4 +16,4 @@ mod region;
 mod tests;
 
 pub(crate) use geometry::Geometry;
-pub(crate) use map::{Giving, Run, Space, no_space};
+pub(crate) use map::{Giving, Purpose, Run, Space, no_space};

@@ -8,7 +8,7 @@
 
 use super::{
     forest::Forest,
-    node::{Child, Entry, ExtentLeaf, Key, Node, Record, Root, Shape},
+    node::{Child, Entry, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
     read::{Miss, children_of, overlap, step},
 };
 use crate::{
@@ -55,6 +55,7 @@ impl Forest {
         fresh: Option<Fresh>,
         doom: bool,
     ) -> Result<Root> {
+        self.found = None;
         let (child, mut level) = match root.node {
             None if fresh.is_none() => return Ok(root),
             None => {
@@ -107,8 +108,57 @@ impl Forest {
         }
     }
 
+    /// The leaf that alone is responsible for `lo..hi` of a tree of extents, if it and all above it are of this generation and have one parent.
+    pub(crate) fn own_leaf(&mut self, root: Root, lo: u64, hi: u64) -> Result<Option<Block>> {
+        let Some(top) = root.node else { return Ok(None) };
+        if let Some((root, from, to, leaf)) = self.found
+            && (root, from, to) == (top, lo, hi)
+            && root.stamp == self.stamp
+            && !self.space.was_shared()
+        {
+            return Ok(Some(leaf));
+        }
+        let mut at = top;
+        let shared = self.space.was_shared();
+        loop {
+            if at.stamp != self.stamp || (shared && self.space.count(&self.disk, at.block)? != 1) {
+                return Ok(None);
+            }
+            match self.dirty.get(&at.block.0).map(|d| &*d.node) {
+                Some(Node::Inner { entries, .. }) => {
+                    let i = child_of(entries, lo.into());
+                    if entries.get(i + 1).is_some_and(|next| next.key < hi.into()) {
+                        return Ok(None);
+                    }
+                    at = entries[i].child;
+                }
+                Some(Node::Extents(_)) => {
+                    self.found = Some((top, lo, hi, at.block));
+                    return Ok(Some(at.block));
+                }
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Puts one extent in the place of another of the same blocks, where no node has to be copied and none changes its size: the common
+    /// overwrite. `false`: it is not that simple, and nothing was done.
+    pub(crate) fn exchange(&mut self, root: Root, logical: u64, physical: Block, sums: &[u32]) -> Result<bool> {
+        let Some(block) = self.own_leaf(root, logical, logical + sums.len() as u64)? else { return Ok(false) };
+        let Some(d) = self.dirty.get_mut(&block.0) else { return Ok(false) };
+        let Node::Extents(leaf) = &*d.node else { return Ok(false) };
+        let Some(i) = leaf.exchangeable(logical, physical, sums.len()) else { return Ok(false) };
+        let Node::Extents(leaf) = std::sync::Arc::make_mut(&mut d.node) else { return Ok(false) };
+        let old = leaf.exchange(i, physical, sums);
+        for i in 0..sums.len() as u64 {
+            self.space.decref(&self.disk, old.plus(i))?;
+        }
+        Ok(true)
+    }
+
     /// Takes one reference off a subtree and frees what nobody else refers to.
     pub(crate) fn release(&mut self, want: Miss) -> Result<()> {
+        self.found = None;
         if self.space.count(&self.disk, want.child.block)? > 1 {
             self.space.decref(&self.disk, want.child.block)?;
             return Ok(());
@@ -130,9 +180,9 @@ impl Forest {
             Node::Inner { .. } => return Err(Error::corrupt(format!("{}: a node of another level", at.child.block))),
             Node::Extents(leaf) => {
                 let last = leaf.extents.last().is_none_or(|e| Key::from(e.end()) <= span.lo);
-                let fresh = match fresh {
-                    Some(Fresh::Extents(list)) => list,
-                    _ => Vec::new(),
+                let fresh = match &fresh {
+                    Some(Fresh::Extents(list)) => &list[..],
+                    _ => &[],
                 };
                 // Keys of extent trees are below 2^36. What is fresh may reach past this leaf: its right neighbours lose the
                 // range as well, and their separators move up to its end.
@@ -295,40 +345,41 @@ impl Forest {
 }
 
 /// Replaces `lo..hi` in a leaf; gives the runs that it no longer refers to.
-fn replace(leaf: &mut ExtentLeaf, lo: u64, hi: u64, fresh: Vec<(u64, Block, Vec<u32>)>) -> Vec<Run> {
+fn replace(leaf: &mut ExtentLeaf, lo: u64, hi: u64, fresh: &[(u64, Block, Vec<u32>)]) -> Vec<Run> {
     let range = overlap(leaf, lo, hi);
-    let (tail, tail_sums) = leaf.split_off(range.end);
-    let (old, old_sums) = leaf.split_off(range.start);
-    let first_sum = old.first().map_or(0, |e| e.sums_at as usize);
-    let sums_of = |e: &super::node::Extent| {
-        let at = e.sums_at as usize - first_sum;
-        &old_sums[at..at + e.len as usize]
-    };
+    let old = &leaf.extents[range.clone()];
+    let freed = old
+        .iter()
+        .map(|e| {
+            let (from, to) = (e.logical.max(lo), e.end().min(hi));
+            Run { start: e.physical.plus(from - e.logical), len: (to - from) as u32 }
+        })
+        .collect();
+    // With the neighbours, which may join.
+    let wide = range.start.saturating_sub(1)..(range.end + 1).min(leaf.extents.len());
+    let mut middle = ExtentLeaf::default();
+    for e in &leaf.extents[wide.start..range.start] {
+        middle.push(e.logical, e.physical, leaf.sums_of(e));
+    }
     if let Some(e) = old.first()
         && e.logical < lo
     {
-        leaf.push(e.logical, e.physical, &sums_of(e)[..(lo - e.logical) as usize]);
+        middle.push(e.logical, e.physical, &leaf.sums_of(e)[..(lo - e.logical) as usize]);
     }
     for (logical, physical, sums) in fresh {
-        leaf.push(logical, physical, &sums);
+        middle.push(*logical, *physical, sums);
     }
     if let Some(e) = old.last()
         && e.end() > hi
     {
         let skip = hi - e.logical;
-        leaf.push(hi, e.physical.plus(skip), &sums_of(e)[skip as usize..]);
+        middle.push(hi, e.physical.plus(skip), &leaf.sums_of(e)[skip as usize..]);
     }
-    if let Some((e, rest)) = tail.split_first() {
-        let (sums, rest_sums) = tail_sums.split_at(e.len as usize);
-        leaf.push(e.logical, e.physical, sums);
-        leaf.extend(rest, rest_sums);
+    for e in &leaf.extents[range.end..wide.end] {
+        middle.push(e.logical, e.physical, leaf.sums_of(e));
     }
-    old.iter()
-        .map(|e| {
-            let (from, to) = (e.logical.max(lo), e.end().min(hi));
-            Run { start: e.physical.plus(from - e.logical), len: (to - from) as u32 }
-        })
-        .collect()
+    leaf.splice(wide, &middle);
+    freed
 }
 
 /// Cuts a node into parts that fit, each with its first key.

@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     format::{Page, PageHeader},
     io::Disk,
-    space::Space,
+    space::{Purpose, Space},
     units::{Block, Stamp},
 };
 use parking_lot::Mutex;
@@ -149,6 +149,8 @@ pub(crate) struct Forest {
     /// Nodes copied, ever.
     pub(crate) shadowed: u64,
     pub(crate) dooms: Vec<super::Doomed>,
+    /// What [`Forest::own_leaf`] last found: root, range, leaf. Whatever changes a tree's shape clears it.
+    pub(crate) found: Option<(Child, u64, u64, Block)>,
 }
 
 impl Nodes for Forest {
@@ -199,9 +201,9 @@ impl Forest {
             let more = if self.space.available() > 16 * POOL { POOL } else { 0 };
             let want = (nodes - self.pool.len()).max(more as usize) as u32;
             let disk = &*self.disk;
-            let run = match self.space.allocate(disk, want, false)? {
+            let run = match self.space.allocate(disk, Purpose::Nodes, want, false)? {
                 Some(run) => run,
-                None => match self.space.allocate(disk, want, true)? {
+                None => match self.space.allocate(disk, Purpose::Nodes, want, true)? {
                     Some(run) => run,
                     None => return Ok(false),
                 },

@@ -120,18 +120,35 @@ impl ExtentLeaf {
             _ => before,
         }
     }
-    /// Takes off everything from extent `i` on: extents and their checksums.
-    pub(crate) fn split_off(&mut self, i: usize) -> (Vec<Extent>, Vec<u32>) {
-        let sum = self.extents.get(i).map_or(self.sums.len(), |e| e.sums_at as usize);
-        self.starts.truncate(i);
-        (self.extents.split_off(i), self.sums.split_off(sum))
+    /// Puts the extents of another leaf in the place of some.
+    pub(crate) fn splice(&mut self, range: std::ops::Range<usize>, other: &ExtentLeaf) {
+        let sum_at = |i: usize| self.extents.get(i).map_or(self.sums.len(), |e| e.sums_at as usize);
+        let (from, to) = (sum_at(range.start), sum_at(range.end));
+        let tail = range.start + other.extents.len();
+        self.extents
+            .splice(range.clone(), other.extents.iter().map(|e| Extent { sums_at: e.sums_at + from as u32, ..*e }));
+        self.starts.splice(range, other.starts.iter().copied());
+        self.sums.splice(from..to, other.sums.iter().copied());
+        if other.sums.len() != to - from {
+            let (old, new) = (to as u32, (from + other.sums.len()) as u32);
+            self.extents[tail..].iter_mut().for_each(|e| e.sums_at = e.sums_at - old + new);
+        }
     }
-    /// Puts extents back whose checksums are `sums`; nothing is joined.
-    pub(crate) fn extend(&mut self, extents: &[Extent], sums: &[u32]) {
-        let (base, old) = (self.sums.len() as u32, extents.first().map_or(0, |e| e.sums_at));
-        self.starts.extend(extents.iter().map(|e| e.logical as u32));
-        self.extents.extend(extents.iter().map(|e| Extent { sums_at: e.sums_at - old + base, ..*e }));
-        self.sums.extend_from_slice(sums);
+    /// The extent that covers exactly `len` blocks from `logical` on and, lying at `physical`, would join no neighbour.
+    pub(crate) fn exchangeable(&self, logical: u64, physical: Block, len: usize) -> Option<usize> {
+        let i = self.from(logical);
+        let e = *self.extents.get(i)?;
+        let joins = |a: &Extent, b: &Extent| a.end() == b.logical && a.physical.plus(a.len.into()) == b.physical;
+        let new = Extent { physical, ..e };
+        let alone = !(i > 0 && joins(&self.extents[i - 1], &new))
+            && !self.extents.get(i + 1).is_some_and(|next| joins(&new, next));
+        (alone && e.logical == logical && e.len as usize == len).then_some(i)
+    }
+    /// Gives extent `i` another place and other checksums; gives its old place.
+    pub(crate) fn exchange(&mut self, i: usize, physical: Block, sums: &[u32]) -> Block {
+        let e = &mut self.extents[i];
+        self.sums[e.sums_at as usize..][..sums.len()].copy_from_slice(sums);
+        std::mem::replace(&mut e.physical, physical)
     }
     pub(crate) fn sums_of(&self, e: &Extent) -> &[u32] {
         &self.sums[e.sums_at as usize..(e.sums_at + e.len) as usize]

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 fn forest(fanout: usize) -> Forest {
     let disk = Arc::new(Disk::new(Arc::new(MemoryBackend::new()), true, Knobs::default()));
     let geo = Geometry { base: 100, span: 1008, fanout: 252 };
-    let mut space = Space::new(geo, [7; 16], 0, 1 << 20, 4, Space::entry(0, 0), (0, 0), 0);
+    let mut space = Space::new(geo, [7; 16], 0, 1 << 20, (4, 0), Space::entry(0, 0), (0, 0), 0);
     space.grow(&disk, 20).unwrap();
     Forest {
         disk,
@@ -26,6 +26,7 @@ fn forest(fanout: usize) -> Forest {
         fanout,
         shadowed: 0,
         dooms: Vec::new(),
+        found: None,
     }
 }
 
@@ -88,7 +89,7 @@ fn trees_are_maps_and_counts_are_parents() {
                     let mut at = lo;
                     while at < lo + len.min(70) {
                         let want = (lo + len.min(70) - at).min(64) as u32;
-                        let run = f.space.allocate(&f.disk, want, true).unwrap().unwrap();
+                        let run = f.space.allocate(&f.disk, crate::space::Purpose::Data, want, true).unwrap().unwrap();
                         for i in 0..u64::from(run.len) {
                             f.space.first_parent(&f.disk, run.start.plus(i)).unwrap();
                             map.insert(at + i, step);

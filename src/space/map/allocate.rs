@@ -1,0 +1,143 @@
+//! The allocator: which free blocks are taken, and in what order.
+
+use super::{Purpose, Run, Space};
+use crate::{Error, Result, format::COUNT_RETURNED, io::Disk, space::region::bit, units::Block};
+use std::sync::Arc;
+
+impl Space {
+    /// Takes up to `want` adjacent blocks, of count zero, out of what is available. `None`: nothing that it may take is
+    /// left (`any`: however scattered; otherwise regions that are nearly full are left alone).
+    pub(crate) fn allocate(&mut self, disk: &Disk, purpose: Purpose, want: u32, any: bool) -> Result<Option<Run>> {
+        let mine = purpose as usize;
+        loop {
+            let region = match self.cursors[mine] {
+                Some(r) => r,
+                None => match self.find_region(disk, any)? {
+                    Some(r) => {
+                        self.set_cursor(mine, Some(r));
+                        r
+                    }
+                    // The last blocks may be where the other purpose takes from.
+                    None if any && self.cursors[1 - mine].is_some() => {
+                        self.set_cursor(1 - mine, None);
+                        continue;
+                    }
+                    None => return Ok(None),
+                },
+            };
+            self.load(disk, region)?;
+            let start = self.geo.start(region);
+            let r = self.regions.get_mut(&region).expect("loaded");
+            if let Some((place, len)) = r.first_run(want) {
+                for i in place..place + len {
+                    r.set_available(i, false);
+                }
+                r.held += len as u32;
+                self.available = self.available.saturating_sub(len as u64);
+                return Ok(Some(Run { start: start.plus(place as u64), len: len as u32 }));
+            }
+            self.set_cursor(mine, None);
+        }
+    }
+
+    fn set_cursor(&mut self, mine: usize, region: Option<u64>) {
+        let old = std::mem::replace(&mut self.cursors[mine], region);
+        [old, region].into_iter().flatten().for_each(|r| self.note(r));
+    }
+
+    /// Blocks that a region must have available to be taken from. While the image has little free space for what it holds, it grows
+    /// rather than have new data scattered over small holes: a run costs the host about the same however long it is.
+    fn floor(&self) -> u16 {
+        let span = u64::from(self.geo.span);
+        let total = self.spans * span - self.returned.min(self.spans * span);
+        let used = total.saturating_sub(self.free);
+        let grows = !self.crowded && self.spans < self.spans_max && total * 100 <= used * (100 + self.slack);
+        (if grows { span * 3 / 4 } else { span / 8 }).max(1) as u16
+    }
+
+    /// The region with most blocks available.
+    fn find_region(&mut self, disk: &Disk, any: bool) -> Result<Option<u64>> {
+        let floor = if any { 1 } else { self.floor() };
+        let fanout = u64::from(self.geo.fanout);
+        let (mut level, mut index) = (self.top, 0);
+        loop {
+            let page = self.load_index(disk, level, index)?;
+            let Some((i, best)) = page.now.iter().map(|n| n.0).enumerate().max_by_key(|&(i, n)| (n, usize::MAX - i))
+            else {
+                return Ok(None);
+            };
+            if best < floor {
+                return Ok(None);
+            }
+            index = index * fanout + i as u64;
+            level -= 1;
+            if level == 0 {
+                self.load(disk, index)?;
+                if self.regions[&index].free < floor {
+                    self.note(index);
+                    (level, index) = (self.top, 0);
+                    continue;
+                }
+                return Ok(Some(index));
+            }
+        }
+    }
+
+    /// Tells the index pages what a loaded region has now.
+    pub(super) fn note(&mut self, region: u64) {
+        let Some(r) = self.regions.get(&region) else { return };
+        let mut value = (if self.cursors.contains(&Some(region)) { 0 } else { r.free }, r.returned);
+        let fanout = u64::from(self.geo.fanout);
+        let mut index = region;
+        for level in 1..=self.top {
+            let place = (index % fanout) as usize;
+            index /= fanout;
+            let Some(page) = self.index.get_mut(&(level, index)) else { return };
+            if page.now[place] == value {
+                return;
+            }
+            page.now[place] = value;
+            value = page.now.iter().fold((0, 0), |m, n| (m.0.max(n.0), m.1.max(n.1)));
+        }
+    }
+
+    /// Returns blocks that were allocated and never written or named.
+    pub(crate) fn give_back(&mut self, run: Run) {
+        for i in 0..u64::from(run.len) {
+            if let Ok((region, place)) = self.locate(run.start.plus(i))
+                && let Some(r) = self.regions.get_mut(&region)
+                && r.counts[place] == 0
+                && !bit(&r.available, place)
+            {
+                r.set_available(place, true);
+                r.held -= 1;
+                self.available += 1;
+                self.note(region);
+            }
+        }
+    }
+    /// Takes one particular free block, as recovery does with those that the log names. Already taken is fine.
+    pub(crate) fn take(&mut self, disk: &Disk, block: Block) -> Result<()> {
+        let (region, place) = self.locate(block)?;
+        self.load(disk, region)?;
+        let r = self.region_mut(region);
+        match r.counts[place] {
+            COUNT_RETURNED => {
+                Arc::make_mut(&mut r.counts)[place] = 0;
+                r.returned -= 1;
+                r.held += 1;
+                self.returned = self.returned.saturating_sub(1);
+                self.free += 1;
+            }
+            0 if bit(&r.available, place) => {
+                r.set_available(place, false);
+                r.held += 1;
+                self.available = self.available.saturating_sub(1);
+            }
+            0 => {}
+            n => return Err(Error::corrupt(format!("the log allocates {block}, which has {n} parents"))),
+        }
+        self.note(region);
+        Ok(())
+    }
+}
