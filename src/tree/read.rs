@@ -3,9 +3,12 @@
 //! Lookups run under a lock and must not wait for a disk: where a node is not in memory they stop with a [`Miss`]; the
 //! caller loads it outside the lock and asks again.
 
-use super::node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, child_of};
+use super::{
+    node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
+    packed::Packed,
+};
 use crate::{Error, Result, units::Block};
-use std::sync::Arc;
+use std::ops::Deref;
 
 /// A node that a lookup needs: enough to load and check it.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +21,19 @@ pub(crate) struct Miss {
 
 /// Where nodes come from.
 pub(crate) trait Nodes {
+    /// A node while it is looked at.
+    type Ref<'a>: Deref<Target = Node>
+    where
+        Self: 'a;
     /// The node, if it can be had here and now; the outer error is for good, the inner one asks for a load.
-    fn node(&self, want: Miss) -> Result<Result<Arc<Node>, Miss>>;
+    fn node(&self, want: &Miss) -> Found<Self::Ref<'_>>;
+    /// The form of a node in which single keys are found sooner, where it has one.
+    fn packed<'a>(_: &Self::Ref<'a>) -> Option<&'a Packed>
+    where
+        Self: 'a,
+    {
+        None
+    }
 }
 
 /// What a lookup gives: an answer, or the node that it lacks.
@@ -59,13 +73,23 @@ pub(crate) fn step(at: Miss, entries: &[super::node::Entry], i: usize) -> Miss {
 }
 
 /// The leaf that holds `key`, and the keys that it is responsible for.
-fn leaf(nodes: &impl Nodes, root: Root, shape: Shape, key: Key) -> Found<Option<(Arc<Node>, Miss)>> {
+#[inline]
+fn leaf<N: Nodes>(nodes: &N, root: Root, shape: Shape, key: Key) -> Found<Option<(N::Ref<'_>, Miss)>> {
     let Some(mut at) = root_miss(root, shape) else { return Ok(Ok(None)) };
     loop {
-        let node = have!(nodes.node(at));
+        let node = have!(nodes.node(&at));
+        if at.level == 0 {
+            return Ok(Ok(Some((node, at))));
+        }
+        if let Some(packed) = N::packed(&node)
+            && let Some((child, lo, hi)) = packed.child(key)
+        {
+            let bounds = (at.bounds.0.max(lo), hi.unwrap_or(at.bounds.1));
+            at = Miss { shape, child, level: at.level - 1, bounds };
+            continue;
+        }
         match &*node {
-            Node::Inner { entries, .. } if at.level > 0 => at = step(at, entries, child_of(entries, key)),
-            _ if at.level == 0 => return Ok(Ok(Some((node, at)))),
+            Node::Inner { entries, .. } => at = step(at, entries, child_of(entries, key)),
             _ => return Err(corrupt(at.child)),
         }
     }
@@ -73,8 +97,13 @@ fn leaf(nodes: &impl Nodes, root: Root, shape: Shape, key: Key) -> Found<Option<
 
 /// Where one block is, with its checksum.
 #[inline]
-pub(crate) fn block(nodes: &impl Nodes, root: Root, logical: u64) -> Found<Option<(Block, u32)>> {
+pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Found<Option<(Block, u32)>> {
     let Some((node, at)) = have!(leaf(nodes, root, Shape::Extents, logical.into())) else { return Ok(Ok(None)) };
+    if let Some(packed) = N::packed(&node)
+        && let Some(found) = packed.block(logical)
+    {
+        return Ok(Ok(found));
+    }
     let Node::Extents(leaf) = &*node else { return Err(corrupt(at.child)) };
     Ok(Ok(match leaf.extents.get(leaf.from(logical)) {
         Some(e) if e.logical <= logical => {
