@@ -48,15 +48,6 @@ macro_rules! have {
     };
 }
 
-/// A run of blocks of a volume: where they are, or a hole.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Piece {
-    pub(crate) logical: u64,
-    pub(crate) len: u64,
-    /// Physical start and one checksum a block; `None`: a hole.
-    pub(crate) data: Option<(Block, Vec<u32>)>,
-}
-
 fn corrupt(child: Child) -> Error {
     Error::corrupt(format!("{}: a node of another kind", child.block))
 }
@@ -114,17 +105,18 @@ pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Found<Opti
     }))
 }
 
-/// The blocks `from..to` in order, holes too, at most `most` pieces; gives where it stopped.
+/// Gives `visit` the blocks `from..to` in order, holes too, in at most `most` pieces: first block, blocks, and unless it is a hole
+/// where it is with one checksum a block. Returns where it stopped.
 pub(crate) fn pieces(
     nodes: &impl Nodes,
     root: Root,
     from: u64,
     to: u64,
     most: usize,
-    out: &mut Vec<Piece>,
+    visit: &mut impl FnMut(u64, u64, Option<(Block, &[u32])>),
 ) -> Found<u64> {
-    let mut at = from;
-    while at < to && out.len() < most {
+    let (mut at, mut given) = (from, 0);
+    while at < to && given < most {
         let found = match leaf(nodes, root, Shape::Extents, at.into())? {
             Ok(found) => found,
             // What was found stands: asking for everything at once could need more nodes than the cache holds.
@@ -132,7 +124,7 @@ pub(crate) fn pieces(
             Err(miss) => return Ok(Err(miss)),
         };
         let Some((node, miss)) = found else {
-            out.push(Piece { logical: at, len: to - at, data: None });
+            visit(at, to - at, None);
             return Ok(Ok(to));
         };
         let Node::Extents(leaf) = &*node else { return Err(corrupt(miss.child)) };
@@ -141,34 +133,27 @@ pub(crate) fn pieces(
             return Err(corrupt(miss.child));
         }
         for e in &leaf.extents[leaf.from(at)..] {
-            if at >= end || out.len() >= most {
+            if at >= end || given >= most {
                 break;
             }
             if e.logical > at {
                 let len = e.logical.min(end) - at;
-                hole(out, at, len);
-                at += len;
+                visit(at, len, None);
+                (at, given) = (at + len, given + 1);
             }
-            if at < end && out.len() < most {
+            if at < end && given < most {
                 let (skip, stop) = (at - e.logical, e.end().min(end));
                 let sums = &leaf.sums_of(e)[skip as usize..(stop - e.logical) as usize];
-                out.push(Piece { logical: at, len: stop - at, data: Some((e.physical.plus(skip), sums.to_vec())) });
-                at = stop;
+                visit(at, stop - at, Some((e.physical.plus(skip), sums)));
+                (at, given) = (stop, given + 1);
             }
         }
-        if at < end && out.len() < most {
-            hole(out, at, end - at);
-            at = end;
+        if at < end && given < most {
+            visit(at, end - at, None);
+            (at, given) = (end, given + 1);
         }
     }
     Ok(Ok(at))
-}
-
-fn hole(out: &mut Vec<Piece>, at: u64, len: u64) {
-    match out.last_mut() {
-        Some(Piece { logical, len: before, data: None }) if *logical + *before == at => *before += len,
-        _ => out.push(Piece { logical: at, len, data: None }),
-    }
 }
 
 /// The record at `key`.
