@@ -1,6 +1,7 @@
 //! Nodes of extent trees laid out for finding one key: what one search reads lies in a few cache lines side by side.
 //!
-//! Keys are in groups of sixteen, a cache line each, and the first keys of all groups in one more. Both are searched by counting, which has
+//! A leaf whose blocks lie close together is a table: one line says where a block is and what its checksum is. In all others keys are
+//! in groups of sixteen, a cache line each, and the first keys of all groups in one more. Both are searched by counting, which has
 //! no branches to miss. What belongs to a group's keys lies behind them:
 //!
 //! * inner node: block and stamp of each child;
@@ -12,10 +13,19 @@ use super::node::{Child, ExtentLeaf, Key, Node};
 use crate::units::{Block, Stamp};
 use std::hint::black_box;
 
+#[cfg(test)]
+mod tests;
+
 /// Keys in a group, and groups at most: as many keys as fit a page.
 const GROUP: usize = 16;
 /// Lines of a group of an inner node.
 const INNER_LINES: usize = 5;
+
+/// Blocks that a leaf's table spans at most, and blocks of it in a line.
+const SPAN: u64 = 1024;
+const ROW: usize = GROUP / 2;
+/// In a table: no block here.
+const HOLE: u32 = u32::MAX;
 
 /// A cache line.
 #[derive(Clone, Copy)]
@@ -37,8 +47,82 @@ impl Line {
     }
 }
 
+/// A node in the form that suits it.
+pub(crate) enum Packed {
+    Table(Table),
+    Groups(Groups),
+}
+
+impl Packed {
+    /// `None` for nodes that have no such form.
+    pub(super) fn of(node: &Node) -> Option<Packed> {
+        if let Node::Extents(leaf) = node
+            && let Some(table) = Table::of(leaf)
+        {
+            return Some(Packed::Table(table));
+        }
+        Groups::of(node).map(Packed::Groups)
+    }
+    /// The child of an inner node that is responsible for `key`, the lowest key if it is not the first child, and the next child's
+    /// first key. `None`: this form can't tell.
+    #[inline]
+    pub(super) fn child(&self, key: Key) -> Option<(Child, Key, Option<Key>)> {
+        match self {
+            Packed::Groups(groups) => groups.child(key),
+            Packed::Table(_) => None,
+        }
+    }
+    /// Where a leaf says that a block is, with its checksum. `None`: this form can't tell.
+    #[inline]
+    pub(super) fn block(&self, logical: u64) -> Option<Option<(Block, u32)>> {
+        match self {
+            Packed::Table(table) => Some(table.block(logical)),
+            Packed::Groups(groups) => groups.block(logical),
+        }
+    }
+}
+
+/// A leaf: low half of the physical block and checksum for every block from the first to the last.
+pub(crate) struct Table {
+    rows: Box<[Line]>,
+    first: u64,
+    /// High half of every physical block.
+    high: u32,
+}
+
+impl Table {
+    fn of(leaf: &ExtentLeaf) -> Option<Table> {
+        let first = leaf.extents.first()?;
+        let high = (first.physical.0 >> 32) as u32;
+        let span = leaf.extents.last()?.end() - first.logical;
+        if span > SPAN {
+            return None;
+        }
+        let hole = Line(std::array::from_fn(|i| if i % 2 == 0 { HOLE } else { 0 }));
+        let mut rows = vec![hole; (span as usize).div_ceil(ROW)];
+        for e in &leaf.extents {
+            for (i, &sum) in leaf.sums_of(e).iter().enumerate() {
+                let (at, physical) = ((e.logical - first.logical) as usize + i, e.physical.0 + i as u64);
+                if physical >> 32 != u64::from(high) || physical as u32 == HOLE {
+                    return None;
+                }
+                rows[at / ROW].0[at % ROW * 2] = physical as u32;
+                rows[at / ROW].0[at % ROW * 2 + 1] = sum;
+            }
+        }
+        Some(Table { rows: rows.into(), first: first.logical, high })
+    }
+    #[inline]
+    fn block(&self, logical: u64) -> Option<(Block, u32)> {
+        let at = usize::try_from(logical.checked_sub(self.first)?).ok()?;
+        let row = &self.rows.get(at / ROW)?.0;
+        let (low, sum) = (row[at % ROW * 2], row[at % ROW * 2 + 1]);
+        (low != HOLE).then(|| (Block(u64::from(self.high) << 32 | u64::from(low)), sum))
+    }
+}
+
 /// A node, to be searched.
-pub(crate) struct Packed {
+pub(crate) struct Groups {
     /// First the groups' first keys, then for each group the line at which it begins, then the groups.
     lines: Box<[Line]>,
     /// High half of every key.
@@ -47,9 +131,9 @@ pub(crate) struct Packed {
     leaf: bool,
 }
 
-impl Packed {
+impl Groups {
     /// `None` for nodes that have no such form: records, more keys than fit a page, keys with different high halves.
-    pub(super) fn of(node: &Node) -> Option<Packed> {
+    fn of(node: &Node) -> Option<Groups> {
         let keys: Vec<Key> = match node {
             Node::Inner { entries, .. } => entries.iter().map(|e| e.key).collect(),
             Node::Extents(leaf) => leaf.extents.iter().map(|e| e.logical.into()).collect(),
@@ -78,10 +162,10 @@ impl Packed {
             }
         }
         let leaf = matches!(node, Node::Extents(_));
-        Some(Packed { lines: lines.into(), high, keys: keys.len() as u16, leaf })
+        Some(Groups { lines: lines.into(), high, keys: keys.len() as u16, leaf })
     }
 
-    /// The last key that is not above `key`: its number, its group, its place there. `None`: all are above.
+    /// The last key that is not above `key`: its group and its place there. `None`: all are above.
     #[inline]
     fn find(&self, key: u32) -> Option<(usize, usize)> {
         let keys = usize::from(self.keys);
@@ -91,10 +175,8 @@ impl Packed {
         Some((g, i))
     }
 
-    /// The child of an inner node that is responsible for `key`, the lowest key if it is not the first child, and the next child's
-    /// first key. `None`: this form can't tell.
     #[inline]
-    pub(super) fn child(&self, key: Key) -> Option<(Child, Key, Option<Key>)> {
+    fn child(&self, key: Key) -> Option<(Child, Key, Option<Key>)> {
         if self.leaf || key >> 32 != Key::from(self.high) {
             return None;
         }
@@ -113,9 +195,8 @@ impl Packed {
         Some((child, lo, hi))
     }
 
-    /// Where a leaf says that a block is, with its checksum. `None`: this form can't tell.
     #[inline]
-    pub(super) fn block(&self, logical: u64) -> Option<Option<(Block, u32)>> {
+    fn block(&self, logical: u64) -> Option<Option<(Block, u32)>> {
         if !self.leaf || logical >> 32 != u64::from(self.high) {
             return None;
         }

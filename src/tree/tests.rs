@@ -1,6 +1,6 @@
 //! Trees against ordered maps, with exact counts.
 
-use super::{Child, Forest, Fresh, Miss, Node, NodeCache, Root, Shape, read_block, read_step};
+use super::{Child, Forest, Fresh, Miss, Node, NodeCache, Root, Shape, read::Nodes, read_block, read_step};
 use crate::{
     io::{Disk, MemoryBackend},
     knobs::Knobs,
