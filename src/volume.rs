@@ -62,14 +62,15 @@ pub(crate) fn extents(engine: &Engine, target: Target, range: Range<u64>) -> Res
                 let (root, size) = state.extent_root(target)?;
                 state.check_range(target, size, range.start, len)?;
                 pieces.clear();
-                crate::tree::read_pieces(&state.forest, root, at, to, 1024, &mut pieces)
+                crate::tree::read_pieces(&state.forest, root, at, to, 1024, &mut |logical, len, data| {
+                    pieces.push((logical, len, data.is_some()));
+                })
             })
         })?;
         first = false;
-        for p in pieces {
-            let start = (p.logical * BLOCK_BYTES).max(range.start);
-            let end = ((p.logical + p.len) * BLOCK_BYTES).min(range.end);
-            let data = p.data.is_some();
+        for (logical, len, data) in pieces {
+            let start = (logical * BLOCK_BYTES).max(range.start);
+            let end = ((logical + len) * BLOCK_BYTES).min(range.end);
             match out.last_mut() {
                 Some(last) if last.data == data && last.offset + last.len == start => last.len += end - start,
                 _ => out.push(MapExtent { offset: start, len: end - start, data }),

@@ -10,7 +10,7 @@ use crate::{
     format::{Page, SLOTS, Superblock},
     io::Lane,
     knobs::Bug,
-    tree::{DirtyNodes, Forest},
+    tree::{Cached, Child, Dirty, Forest},
     units::{Block, Stamp},
 };
 use std::sync::Arc;
@@ -104,11 +104,17 @@ impl Engine {
         }
         self.write_superblock(checkpointer, next)?;
 
+        // What the disk has now is worth keeping, as far as there is room.
+        let most = self.state.read().forest.cache.most;
+        let at =
+            |(&block, d): (&u64, &Dirty)| Cached::new(Child { block: Block(block), stamp: d.stamp }, d.node.clone());
+        let kept: Vec<Cached> = nodes.iter().take(most).map(at).collect();
+
         let mut state = self.state.write();
         state.log.tail = checkpointer.superblock.log_position;
         state.log.used = state.log.position != state.log.tail || !state.log.is_empty();
         state.forest.space.thawed(space);
-        self.keep_nodes(&nodes);
+        kept.into_iter().for_each(|node| state.forest.cache.insert(node));
         state.forest.frozen = Arc::default();
         drop(state);
         self.after_checkpoint(checkpointer)
@@ -128,13 +134,6 @@ impl Engine {
         checkpointer.superblock = next;
         checkpointer.slot = 1 - slot;
         Ok(())
-    }
-
-    /// Nodes that the disk has now are worth keeping in the cache.
-    fn keep_nodes(&self, nodes: &DirtyNodes) {
-        for (&block, d) in nodes {
-            self.cache.insert(crate::tree::Child { block: Block(block), stamp: d.stamp }, d.node.clone());
-        }
     }
 
     /// Writes pages in order of place, each slice pushed out, so that a flush never waits behind all of them.

@@ -3,7 +3,8 @@
 use super::engine::{Engine, State};
 use crate::{
     BLOCK, Error, Result,
-    tree::{Found, Piece, Root, read_block, read_pieces},
+    space::Pin,
+    tree::{Found, Root, read_block, read_pieces},
     units::{BLOCK_BYTES, Block},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -47,6 +48,9 @@ impl Staging {
     pub(crate) fn written(&mut self) {
         self.writing = Arc::default();
     }
+    fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.writing.is_empty()
+    }
     /// A staged block's content.
     pub(crate) fn block(&self, block: Block) -> Option<&[u8]> {
         self.find(block.0).map(|(run, at, _)| &run.data[at..at + BLOCK])
@@ -73,8 +77,8 @@ impl Staging {
 pub(crate) enum Source {
     Zeros,
     Staged(Arc<[u8]>, usize),
-    /// First block and one checksum a block.
-    Disk(Block, Vec<u32>),
+    /// First block, and where its checksum stands among those of all parts; the others' follow.
+    Disk(Block, usize),
 }
 
 /// A part of a read.
@@ -84,42 +88,64 @@ pub(crate) struct Part {
     pub(crate) source: Source,
 }
 
+/// The parts of a read, in order, and the checksums of those that are on the disk.
+#[derive(Default)]
+pub(crate) struct Parts {
+    pub(crate) list: Vec<Part>,
+    sums: Vec<u32>,
+}
+
+impl Parts {
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+        self.sums.clear();
+    }
+    fn zeros(&mut self, logical: u64, blocks: u64) {
+        match self.list.last_mut() {
+            Some(Part { blocks: before, source: Source::Zeros, .. }) => *before += blocks,
+            _ => self.list.push(Part { logical, blocks, source: Source::Zeros }),
+        }
+    }
+    /// What lies side by side becomes one part.
+    fn disk(&mut self, logical: u64, physical: Block, sums: &[u32]) {
+        let blocks = sums.len() as u64;
+        match self.list.last_mut() {
+            Some(Part { blocks: before, source: Source::Disk(start, _), .. }) if start.plus(*before) == physical => {
+                *before += blocks;
+            }
+            _ => self.list.push(Part { logical, blocks, source: Source::Disk(physical, self.sums.len()) }),
+        }
+        self.sums.extend_from_slice(sums);
+    }
+}
+
 /// Pieces that one lookup gives at most.
 const PIECES: usize = 256;
 
 impl State {
     /// Where the blocks `from..to` of a tree are; gives where it stopped.
-    pub(crate) fn sources(&self, root: Root, from: u64, to: u64, out: &mut Vec<Part>) -> Found<u64> {
-        let mut pieces = Vec::new();
-        let end = match read_pieces(&self.forest, root, from, to, PIECES, &mut pieces)? {
-            Ok(end) => end,
-            Err(miss) => return Ok(Err(miss)),
-        };
-        for Piece { logical, len, data } in pieces {
-            let Some((physical, sums)) = data else {
-                out.push(Part { logical, blocks: len, source: Source::Zeros });
-                continue;
-            };
+    pub(crate) fn sources(&self, root: Root, from: u64, to: u64, out: &mut Parts) -> Found<u64> {
+        read_pieces(&self.forest, root, from, to, PIECES, &mut |logical, len, data| {
+            let Some((physical, sums)) = data else { return out.zeros(logical, len) };
+            if self.staging.is_empty() {
+                return out.disk(logical, physical, sums);
+            }
             let mut i = 0;
             while i < len {
                 match self.staging.find(physical.0 + i) {
                     Some((run, at, more)) => {
                         let blocks = u64::from(more).min(len - i);
                         let source = Source::Staged(run.data.clone(), at);
-                        out.push(Part { logical: logical + i, blocks, source });
+                        out.list.push(Part { logical: logical + i, blocks, source });
                         i += blocks;
                     }
                     None => {
-                        let rest = (i..len).take_while(|&j| j == i || self.staging.find(physical.0 + j).is_none());
-                        let blocks = rest.count() as u64;
-                        let sums = sums[i as usize..(i + blocks) as usize].to_vec();
-                        out.push(Part { logical: logical + i, blocks, source: Source::Disk(physical.plus(i), sums) });
-                        i += blocks;
+                        out.disk(logical + i, physical.plus(i), &sums[i as usize..=i as usize]);
+                        i += 1;
                     }
                 }
             }
-        }
-        Ok(Ok(end))
+        })
     }
 }
 
@@ -156,7 +182,7 @@ impl Engine {
         let mut at = from;
         let mut first = true;
         while at < to || first {
-            let mut parts = Vec::new();
+            let mut parts = Parts::default();
             let (end, pin) = self.lookup(|state| {
                 let (root, size) = state.extent_root(target)?;
                 state.check_range(target, size, offset, len)?;
@@ -168,8 +194,8 @@ impl Engine {
                 Ok(end.map(|end| (end, Some(state.forest.space.pin()))))
             })?;
             first = false;
-            for part in parts {
-                self.copy_part(target, &part, buf, offset)?;
+            for part in &parts.list {
+                self.copy_part(target, &parts, part, buf, offset)?;
             }
             drop(pin);
             at = end;
@@ -182,7 +208,7 @@ impl Engine {
         let (block, within) = (offset / BLOCK_BYTES, (offset % BLOCK_BYTES) as usize);
         enum One {
             Done,
-            Disk(Block, u32, Arc<u64>),
+            Disk(Block, u32, Pin),
         }
         let one = self.lookup(|state| {
             let (root, size) = state.extent_root(target)?;
@@ -218,7 +244,14 @@ impl Engine {
     }
 
     /// Copies the part of a source that `buf`, which starts at `offset` of the volume, covers.
-    pub(crate) fn copy_part(&self, target: Target, part: &Part, buf: &mut [u8], offset: u64) -> Result<()> {
+    pub(crate) fn copy_part(
+        &self,
+        target: Target,
+        parts: &Parts,
+        part: &Part,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> Result<()> {
         let start = part.logical * BLOCK_BYTES;
         let end = start + part.blocks * BLOCK_BYTES;
         let (from, to) = (start.max(offset), end.min(offset + buf.len() as u64));
@@ -230,6 +263,7 @@ impl Engine {
                 out.copy_from_slice(&data[at..at + out.len()]);
             }
             Source::Disk(physical, sums) => {
+                let sums = &parts.sums[*sums..];
                 // Whole blocks go straight into the caller's buffer; an edge block is verified aside.
                 let mut at = from;
                 while at < to {
@@ -259,12 +293,24 @@ impl Engine {
     /// Copies whole blocks and verifies the copy (never the source, which may be a map).
     fn read_verified(&self, target: Target, logical: u64, at: Block, sums: &[u32], buf: &mut [u8]) -> Result<()> {
         let place = |i: u64| format!("{target}, offset {}, {}", (logical + i) * BLOCK_BYTES, at.plus(i));
-        self.disk.read(at.offset(), buf).map_err(|e| e.at(place(0)))?;
-        for (i, (block, &sum)) in buf.chunks_exact(BLOCK).zip(sums).enumerate() {
-            if crc32fast::hash(block) != sum {
-                return Err(Error::corrupt(format!("{}: checksum mismatch", place(i as u64))));
+        let check = |i: usize, block: &[u8]| match crc32fast::hash(block) == sums[i] {
+            true => Ok(()),
+            false => Err(Error::corrupt(format!("{}: checksum mismatch", place(i as u64)))),
+        };
+        // Block by block where that costs no system call: each is summed while it is in the processor's cache.
+        let mut mapped = 0;
+        for (i, block) in buf.chunks_exact_mut(BLOCK).enumerate() {
+            if !self.disk.read_mapped(at.plus(i as u64).offset(), block).map_err(|e| e.at(place(i as u64)))? {
+                break;
             }
+            check(i, block)?;
+            mapped += 1;
         }
-        Ok(())
+        let rest = &mut buf[mapped * BLOCK..];
+        if !rest.is_empty() {
+            let off = at.plus(mapped as u64).offset();
+            self.disk.read_unmapped(off, rest).map_err(|e| e.at(place(mapped as u64)))?;
+        }
+        rest.chunks_exact(BLOCK).enumerate().try_for_each(|(i, block)| check(mapped + i, block))
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     io::{Disk, Host},
     knobs::Knobs,
     space::{self, Giving, Purpose, Run},
-    tree::{Forest, Found, NodeCache, Root},
+    tree::{Forest, Found, Root, read_node},
     units::BLOCK_BYTES,
 };
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -98,7 +98,6 @@ pub(crate) struct Checkpointer {
 pub(crate) struct Engine {
     pub(crate) disk: Arc<Disk>,
     pub(crate) host: Arc<dyn Host>,
-    pub(crate) cache: Arc<NodeCache>,
     pub(crate) config: Config,
     pub(crate) uuid: [u8; 16],
     pub(crate) hash_key: u64,
@@ -320,8 +319,9 @@ impl Engine {
             // The pin keeps the node's block from reuse while it is read.
             let pin = state.forest.space.pin();
             drop(state);
-            self.cache.load(&self.disk, &self.uuid, miss)?;
+            let node = read_node(&self.disk, &self.uuid, &miss)?;
             drop(pin);
+            self.state.write().forest.cache.insert(node);
         }
     }
 

@@ -445,7 +445,7 @@ pub(crate) struct EdgeBlock {
     pub(crate) mapped: Option<(crate::units::Block, u32)>,
     pub(crate) data: std::sync::Arc<[u8]>,
     /// Keeps `mapped` from meaning another content by the time it is compared.
-    pub(crate) _pin: std::sync::Arc<u64>,
+    pub(crate) _pin: crate::space::Pin,
 }
 
 fn claim_of(wishes: &[Wish]) -> Claim {

@@ -21,7 +21,6 @@ impl Engine {
     fn build(disk: Disk, host: Arc<dyn Host>, mut config: Config, sb: Superblock, slot: usize, epoch: u64) -> Engine {
         config.log_pages = sb.log_pages;
         let disk = Arc::new(disk);
-        let cache = Arc::new(NodeCache::new(config.memory / 2));
         let salt = host.random() as u32 & 0xff_ffff;
         let generation = sb.generation + 1;
         let space = Space::new(
@@ -36,7 +35,7 @@ impl Engine {
         );
         let forest = Forest {
             disk: disk.clone(),
-            cache: cache.clone(),
+            cache: NodeCache::new(config.memory / 2),
             uuid: sb.uuid,
             space,
             stamp: Stamp::new(generation, salt),
@@ -71,7 +70,6 @@ impl Engine {
         Engine {
             disk,
             host,
-            cache,
             uuid: sb.uuid,
             hash_key: sb.hash_key,
             epoch,

@@ -9,7 +9,7 @@ use crate::{
     BLOCK, Result,
     format::RootPointer,
     io::Disk,
-    space::Geometry,
+    space::{Geometry, Pin},
     tree::{DirtyNodes, Key, Miss, Node},
     units::Block,
 };
@@ -37,7 +37,7 @@ pub(crate) struct Capture {
     dirty: DirtyNodes,
     frozen: Arc<DirtyNodes>,
     staged: Staging,
-    _pin: Arc<u64>,
+    _pin: Pin,
 }
 
 impl Capture {

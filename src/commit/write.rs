@@ -1,7 +1,7 @@
 //! Writes, discards, zeroing: new blocks for new content, one record a unit.
 
 use super::{
-    data::{Source, Staged, Target, blocks_of},
+    data::{Parts, Source, Staged, Target, blocks_of},
     engine::{Attempt, Claim, Engine, Room, State},
     meta::EdgeBlock,
     ops::{Op, Placed},
@@ -65,7 +65,7 @@ impl Engine {
     /// Reads a block that is to be changed in part.
     pub(crate) fn read_edge(&self, target: Target, block: u64) -> Result<EdgeBlock> {
         let mut data = vec![0; BLOCK];
-        let mut parts = Vec::new();
+        let mut parts = Parts::default();
         let (mapped, pin) = self.with_head(target, || {
             self.lookup(|state| {
                 let (root, _) = state.extent_root(target)?;
@@ -78,9 +78,9 @@ impl Engine {
                 Ok(end.map(|_| (mapped, state.forest.space.pin())))
             })
         })?;
-        for part in &parts {
+        for part in &parts.list {
             if !matches!(part.source, Source::Zeros) {
-                self.copy_part(target, part, &mut data, block * BLOCK_BYTES)?;
+                self.copy_part(target, &parts, part, &mut data, block * BLOCK_BYTES)?;
             }
         }
         Ok(EdgeBlock { mapped, data: data.into(), _pin: pin })

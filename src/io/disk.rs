@@ -1,7 +1,7 @@
 //! The engine's view of a backend: whole transfers, errors with their place, and a latch that closes for good at the
 //! first failed write or sync.
 
-use super::{Backend, Lane};
+use super::{Backend, Lane, stripe::Counter};
 use crate::{
     BLOCK, Error, ErrorKind, Result,
     format::Page,
@@ -30,7 +30,7 @@ pub(crate) struct Disk {
     writable: bool,
     knobs: Knobs,
     pub(crate) syncs: AtomicU64,
-    pub(crate) read_blocks: AtomicU64,
+    pub(crate) read_blocks: Counter,
     pub(crate) written_blocks: AtomicU64,
 }
 
@@ -49,7 +49,7 @@ impl Disk {
             writable,
             knobs,
             syncs: AtomicU64::new(0),
-            read_blocks: AtomicU64::new(0),
+            read_blocks: Counter::default(),
             written_blocks: AtomicU64::new(0),
         }
     }
@@ -102,7 +102,7 @@ impl Disk {
     }
 
     fn fill(&self, off: u64, buf: &mut [u8], read: impl Fn(u64, &mut [u8]) -> io::Result<usize>) -> Result<()> {
-        self.read_blocks.fetch_add(buf.len().div_ceil(BLOCK) as u64, Relaxed);
+        self.read_blocks.add(buf.len().div_ceil(BLOCK) as u64);
         let mut done = 0;
         while done < buf.len() {
             let at = off + done as u64;
@@ -117,14 +117,17 @@ impl Disk {
     }
     /// Fills `buf`, through the map where there is one.
     pub(crate) fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
-        match self.backend.read_mapped(off, buf) {
-            Ok(true) => {
-                self.read_blocks.fetch_add(buf.len().div_ceil(BLOCK) as u64, Relaxed);
-                Ok(())
-            }
-            Ok(false) => self.read_unmapped(off, buf),
-            Err(e) => Err(Error::io(format_args!("read at byte {off}"), e)),
+        if self.read_mapped(off, buf)? { Ok(()) } else { self.read_unmapped(off, buf) }
+    }
+    /// Fills `buf` through the map. `Ok(false)` where there is none: `buf` then holds anything.
+    #[inline]
+    pub(crate) fn read_mapped(&self, off: u64, buf: &mut [u8]) -> Result<bool> {
+        let mapped =
+            self.backend.read_mapped(off, buf).map_err(|e| Error::io(format_args!("read at byte {off}"), e))?;
+        if mapped {
+            self.read_blocks.add(buf.len().div_ceil(BLOCK) as u64);
         }
+        Ok(mapped)
     }
     /// Fills `buf` by a system call.
     pub(crate) fn read_unmapped(&self, off: u64, buf: &mut [u8]) -> Result<()> {

@@ -13,12 +13,14 @@ mod map;
 mod memory;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod stripe;
 
 use std::io::{self, IoSlice};
 
 pub(crate) use disk::Disk;
 pub use file::{FileBackend, ReadPath, SystemHost};
 pub use memory::MemoryBackend;
+pub(crate) use stripe::{Alone, STRIPES, stripe};
 
 /// Which of the two open file descriptions a sync goes through. Linux reports a writeback error once per description,
 /// so a flush and a checkpoint that shared one could hide each other's failure.

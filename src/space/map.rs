@@ -6,6 +6,7 @@ use super::{
     Geometry,
     frozen::{FrozenRegion, FrozenSpace},
     pages::{self, Entry},
+    pins::{Pin, Pins},
     region::{Region, bit},
 };
 use crate::{
@@ -69,8 +70,8 @@ pub(crate) enum Giving {
 struct Quarantine {
     generation: u64,
     runs: Vec<Run>,
-    /// Held by every read begun in the generation.
-    pin: Arc<u64>,
+    /// Of every read begun in the generation.
+    pins: Pins,
 }
 
 /// The space map.
@@ -100,7 +101,7 @@ pub(crate) struct Space {
     generation: u64,
     durable: u64,
     changed: Vec<u64>,
-    pin: Arc<u64>,
+    pins: Pins,
     freed: Vec<Run>,
     waiting: u64,
     quarantine: VecDeque<Quarantine>,
@@ -145,7 +146,7 @@ impl Space {
             generation: durable + 1,
             durable,
             changed: Vec::new(),
-            pin: Arc::new(durable + 1),
+            pins: Pins::new(),
             freed: Vec::new(),
             waiting: 0,
             quarantine: VecDeque::new(),
@@ -181,8 +182,8 @@ impl Space {
         !self.changed.is_empty()
     }
     /// A read holds this from before its lookup to after its copy.
-    pub(crate) fn pin(&self) -> Arc<u64> {
-        self.pin.clone()
+    pub(crate) fn pin(&self) -> Pin {
+        self.pins.pin()
     }
     /// Bytes of image up to the last region's end.
     pub(crate) fn end(&self) -> u64 {
@@ -461,7 +462,8 @@ impl Space {
         }
         self.changed.clear();
         let runs = std::mem::take(&mut self.freed);
-        self.quarantine.push_back(Quarantine { generation: self.generation, runs, pin: self.pin.clone() });
+        let pins = std::mem::replace(&mut self.pins, Pins::new());
+        self.quarantine.push_back(Quarantine { generation: self.generation, runs, pins });
         let frozen = FrozenSpace {
             geo: self.geo,
             regions,
@@ -477,7 +479,6 @@ impl Space {
         };
         self.generation += 1;
         self.shared = false;
-        self.pin = Arc::new(self.generation);
         frozen
     }
 
@@ -507,7 +508,7 @@ impl Space {
     pub(crate) fn release(&mut self, punch_from: u32) -> Vec<(u64, Run)> {
         let mut punch = Vec::new();
         while let Some(q) = self.quarantine.front_mut() {
-            if q.generation > self.durable || Arc::get_mut(&mut q.pin).is_none() {
+            if q.generation > self.durable || !q.pins.are_free() {
                 break;
             }
             let q = self.quarantine.pop_front().expect("front");

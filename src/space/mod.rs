@@ -11,9 +11,11 @@ mod frozen;
 mod geometry;
 mod map;
 mod pages;
+mod pins;
 mod region;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use geometry::Geometry;
 pub(crate) use map::{Giving, Purpose, Run, Space, no_space};
+pub(crate) use pins::Pin;

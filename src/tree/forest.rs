@@ -2,6 +2,7 @@
 
 use super::{
     node::{Child, Key, Node, Shape},
+    packed::Packed,
     read::{Found, Miss, Nodes},
 };
 use crate::{
@@ -13,110 +14,132 @@ use crate::{
 };
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
-const SHARDS: usize = 16;
 /// Blocks that the pool of nodes takes at a time.
 const POOL: u64 = 128;
+/// About what a node takes in the cache.
+const NODE_BYTES: usize = 10 << 10;
+/// Nodes that wait at most to be taken into the cache.
+const LANDING: usize = 64;
 
-struct Cached {
-    stamp: Stamp,
+/// A verified node with what is looked at when it is found.
+pub(crate) struct Cached {
+    child: Child,
     level: u8,
     /// `None`: an inner node, whose shape its level's referrer knows.
     shape: Option<Shape>,
+    used: AtomicBool,
     /// The lowest and the highest key that it speaks of.
     keys: (Key, Key),
     node: Arc<Node>,
-    used: AtomicBool,
+    packed: Option<Packed>,
 }
 
 impl Cached {
-    fn new(stamp: Stamp, node: Arc<Node>) -> Cached {
+    pub(crate) fn new(child: Child, node: Arc<Node>) -> Cached {
         Cached {
-            stamp,
+            child,
             level: node.level(),
             shape: node.shape(),
-            keys: node.keys(),
-            node,
             used: AtomicBool::new(false),
+            keys: node.keys(),
+            packed: Packed::of(&node),
+            node,
         }
     }
     /// Whether it is what a referrer may mean. A hostile image refers to one node from two places: what was checked for one of them
     /// says nothing about the other.
     #[inline]
     fn is_for(&self, want: &Miss) -> bool {
-        self.level == want.level
+        self.child == want.child
+            && self.level == want.level
             && self.shape.is_none_or(|s| s == want.shape)
             && self.keys.0 >= want.bounds.0
             && self.keys.1 < want.bounds.1
     }
 }
 
-/// Verified copies of nodes that the disk holds too. Bounded; second chance decides who goes.
+/// Verified copies of nodes that the disk holds too. Bounded; second chance decides who goes. It changes only under `&mut`: a lookup
+/// borrows its nodes and takes no lock.
 pub(crate) struct NodeCache {
-    shards: [Mutex<Shard>; SHARDS],
-    per_shard: usize,
-}
-
-#[derive(Default)]
-struct Shard {
     nodes: FxHashMap<u64, Cached>,
     clock: Vec<u64>,
     hand: usize,
+    pub(crate) most: usize,
+    /// What was loaded where the cache can't be changed. The next to change it takes them in.
+    landing: Mutex<VecDeque<Cached>>,
 }
 
 impl NodeCache {
-    /// A cache of about `bytes`.
+    /// A cache of about `bytes`. It holds the longest path of a tree several times, or a lookup might never find all of it.
     pub(crate) fn new(bytes: u64) -> NodeCache {
-        let per_shard = (bytes as usize / 8192 / SHARDS).max(8);
-        NodeCache { shards: std::array::from_fn(|_| Mutex::default()), per_shard }
-    }
-    fn shard(&self, block: Block) -> &Mutex<Shard> {
-        &self.shards[(block.0 % SHARDS as u64) as usize]
+        let most = (bytes as usize / NODE_BYTES).max(128);
+        NodeCache { nodes: FxHashMap::default(), clock: Vec::new(), hand: 0, most, landing: Mutex::default() }
     }
     #[inline]
-    pub(crate) fn get(&self, want: Miss) -> Option<Arc<Node>> {
-        let shard = self.shard(want.child.block).lock();
-        let c = shard.nodes.get(&want.child.block.0).filter(|c| c.stamp == want.child.stamp && c.is_for(&want))?;
-        c.used.store(true, Relaxed);
-        Some(c.node.clone())
+    fn get(&self, want: &Miss) -> Option<&Cached> {
+        let c = self.nodes.get(&want.child.block.0).filter(|c| c.is_for(want))?;
+        // Stored only once: a store takes the line from other processors.
+        if !c.used.load(Relaxed) {
+            c.used.store(true, Relaxed);
+        }
+        Some(c)
     }
-    pub(crate) fn insert(&self, child: Child, node: Arc<Node>) {
-        let mut shard = self.shard(child.block).lock();
-        let shard = &mut *shard;
-        let cached = Cached::new(child.stamp, node);
-        if shard.nodes.insert(child.block.0, cached).is_some() {
+    pub(crate) fn insert(&mut self, cached: Cached) {
+        let block = cached.child.block;
+        if self.nodes.insert(block.0, cached).is_some() {
             return;
         }
-        if shard.clock.len() < self.per_shard {
-            shard.clock.push(child.block.0);
+        if self.clock.len() < self.most {
+            self.clock.push(block.0);
             return;
         }
         loop {
-            shard.hand = (shard.hand + 1) % shard.clock.len();
-            let victim = shard.clock[shard.hand];
-            let spared = shard.nodes.get(&victim).is_some_and(|c| c.used.swap(false, Relaxed));
+            self.hand = (self.hand + 1) % self.clock.len();
+            let victim = self.clock[self.hand];
+            let spared = self.nodes.get_mut(&victim).is_some_and(|c| std::mem::take(c.used.get_mut()));
             if !spared {
-                shard.nodes.remove(&victim);
-                shard.clock[shard.hand] = child.block.0;
+                self.nodes.remove(&victim);
+                self.clock[self.hand] = block.0;
                 return;
             }
         }
     }
-    /// Reads, checks and keeps a node.
-    pub(crate) fn load(&self, disk: &Disk, uuid: &[u8; 16], want: Miss) -> Result<Arc<Node>> {
-        let mut page = disk.read_page(want.child.block)?;
-        if disk.trusts_pages() {
-            let header = PageHeader { kind: page[4], level: page[5], items: crate::format::get16(&page[..], 6) };
-            crate::format::seal(&mut page, uuid, want.child.block, want.child.stamp, header);
+    /// Takes in what landed.
+    fn settle(&mut self) {
+        if !self.landing.get_mut().is_empty() {
+            std::mem::take(self.landing.get_mut()).into_iter().for_each(|c| self.insert(c));
         }
-        let node = Arc::new(Node::decode(&page, want.shape, uuid, want.child, want.level, want.bounds)?);
-        self.insert(want.child, node.clone());
-        Ok(node)
     }
+    fn landed(&self, want: &Miss) -> Option<Arc<Node>> {
+        let landing = self.landing.lock();
+        landing.iter().find(|c| c.is_for(want)).map(|c| c.node.clone())
+    }
+    fn land(&self, cached: Cached) {
+        let mut landing = self.landing.lock();
+        if landing.len() == LANDING {
+            landing.pop_front();
+        }
+        landing.push_back(cached);
+    }
+}
+
+/// Reads and checks a node.
+pub(crate) fn read_node(disk: &Disk, uuid: &[u8; 16], want: &Miss) -> Result<Cached> {
+    let mut page = disk.read_page(want.child.block)?;
+    if disk.trusts_pages() {
+        let header = PageHeader { kind: page[4], level: page[5], items: crate::format::get16(&page[..], 6) };
+        crate::format::seal(&mut page, uuid, want.child.block, want.child.stamp, header);
+    }
+    let node = Node::decode(&page, want.shape, uuid, want.child, want.level, want.bounds)?;
+    Ok(Cached::new(want.child, Arc::new(node)))
 }
 
 /// A node that is not on disk yet.
@@ -133,7 +156,7 @@ pub(crate) type DirtyNodes = FxHashMap<u64, Dirty>;
 /// All trees of an image.
 pub(crate) struct Forest {
     pub(crate) disk: Arc<Disk>,
-    pub(crate) cache: Arc<NodeCache>,
+    pub(crate) cache: NodeCache,
     pub(crate) uuid: [u8; 16],
     pub(crate) space: Space,
     /// Stamp of nodes made now.
@@ -153,19 +176,54 @@ pub(crate) struct Forest {
     pub(crate) found: Option<(Child, u64, u64, Block)>,
 }
 
-impl Nodes for Forest {
+/// A node in memory, lent.
+#[derive(Clone, Copy)]
+pub(crate) struct Lent<'a> {
+    node: &'a Node,
+    packed: Option<&'a Packed>,
+}
+
+impl std::ops::Deref for Lent<'_> {
+    type Target = Node;
+    fn deref(&self) -> &Node {
+        self.node
+    }
+}
+
+impl Forest {
+    /// A node that is not on disk yet. A stamp says where its node can be: made in this generation, in the one being written, or on the
+    /// disk.
     #[inline]
-    fn node(&self, want: Miss) -> Found<Arc<Node>> {
-        // A stamp says where its node can be: made in this generation, in the one being written, or on the disk.
+    fn unwritten(&self, want: &Miss) -> Option<&Arc<Node>> {
         let nodes = if want.child.stamp == self.stamp {
-            Some(&self.dirty)
+            &self.dirty
+        } else if !self.frozen.is_empty() {
+            &*self.frozen
         } else {
-            Some(&*self.frozen).filter(|f| !f.is_empty())
+            return None;
         };
-        if let Some(d) = nodes.and_then(|n| n.get(&want.child.block.0)).filter(|d| d.stamp == want.child.stamp) {
-            return Ok(Ok(d.node.clone()));
+        nodes.get(&want.child.block.0).filter(|d| d.stamp == want.child.stamp).map(|d| &d.node)
+    }
+}
+
+impl Nodes for Forest {
+    type Ref<'a> = Lent<'a>;
+    #[inline]
+    fn node(&self, want: &Miss) -> Found<Lent<'_>> {
+        if let Some(node) = self.unwritten(want) {
+            return Ok(Ok(Lent { node, packed: None }));
         }
-        Ok(self.cache.get(want).ok_or(want))
+        match self.cache.get(want) {
+            Some(c) => Ok(Ok(Lent { node: &c.node, packed: c.packed.as_ref() })),
+            None => Ok(Err(*want)),
+        }
+    }
+    #[inline]
+    fn packed<'a>(node: &Lent<'a>) -> Option<&'a Packed>
+    where
+        Self: 'a,
+    {
+        node.packed
     }
 }
 
@@ -173,11 +231,22 @@ impl Nodes for Forest {
 pub(crate) struct Loading<'a>(pub(crate) &'a Forest);
 
 impl Nodes for Loading<'_> {
-    fn node(&self, want: Miss) -> Found<Arc<Node>> {
-        match self.0.node(want)? {
-            Ok(node) => Ok(Ok(node)),
-            Err(miss) => self.0.cache.load(&self.0.disk, &self.0.uuid, miss).map(Ok),
+    type Ref<'a>
+        = Arc<Node>
+    where
+        Self: 'a;
+    fn node(&self, want: &Miss) -> Found<Arc<Node>> {
+        let forest = self.0;
+        if let Some(node) = forest.unwritten(want).or_else(|| forest.cache.get(want).map(|c| &c.node)) {
+            return Ok(Ok(node.clone()));
         }
+        if let Some(node) = forest.cache.landed(want) {
+            return Ok(Ok(node));
+        }
+        let read = read_node(&forest.disk, &forest.uuid, want)?;
+        let node = read.node.clone();
+        forest.cache.land(read);
+        Ok(Ok(node))
     }
 }
 
@@ -189,8 +258,16 @@ impl Forest {
             Err(miss) => Err(Error::corrupt(format!("{}: can't be loaded", miss.child.block))),
         }
     }
-    pub(crate) fn load(&self, want: Miss) -> Result<Arc<Node>> {
-        self.now(|nodes| nodes.node(want))
+    /// A node, read if it is not in memory.
+    pub(crate) fn load(&mut self, want: Miss) -> Result<Arc<Node>> {
+        self.cache.settle();
+        if let Some(node) = self.unwritten(&want).or_else(|| self.cache.get(&want).map(|c| &c.node)) {
+            return Ok(node.clone());
+        }
+        let read = read_node(&self.disk, &self.uuid, &want)?;
+        let node = read.node.clone();
+        self.cache.insert(read);
+        Ok(node)
     }
 
     /// Puts blocks into the pool until `nodes` nodes can be made. `Ok(false)`: not without more space; what was got stays

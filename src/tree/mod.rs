@@ -8,14 +8,15 @@
 mod edit;
 mod forest;
 mod node;
+mod packed;
 mod read;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use edit::{Doomed, Fresh};
-pub(crate) use forest::{DirtyNodes, Forest, NodeCache};
+pub(crate) use forest::{Cached, Dirty, DirtyNodes, Forest, NodeCache, read_node};
 pub(crate) use node::{Child, EXTENT_BYTES, Key, Node, Record, Root, Shape};
 pub(crate) use read::{
-    Found, Miss, Piece, block as read_block, children_of, overlap, pieces as read_pieces, record as read_record,
+    Found, Miss, block as read_block, children_of, overlap, pieces as read_pieces, record as read_record,
     records as read_records, step as read_step,
 };

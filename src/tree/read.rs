@@ -3,9 +3,12 @@
 //! Lookups run under a lock and must not wait for a disk: where a node is not in memory they stop with a [`Miss`]; the
 //! caller loads it outside the lock and asks again.
 
-use super::node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, child_of};
+use super::{
+    node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
+    packed::Packed,
+};
 use crate::{Error, Result, units::Block};
-use std::sync::Arc;
+use std::ops::Deref;
 
 /// A node that a lookup needs: enough to load and check it.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +21,19 @@ pub(crate) struct Miss {
 
 /// Where nodes come from.
 pub(crate) trait Nodes {
+    /// A node while it is looked at.
+    type Ref<'a>: Deref<Target = Node>
+    where
+        Self: 'a;
     /// The node, if it can be had here and now; the outer error is for good, the inner one asks for a load.
-    fn node(&self, want: Miss) -> Result<Result<Arc<Node>, Miss>>;
+    fn node(&self, want: &Miss) -> Found<Self::Ref<'_>>;
+    /// The form of a node in which single keys are found sooner, where it has one.
+    fn packed<'a>(_: &Self::Ref<'a>) -> Option<&'a Packed>
+    where
+        Self: 'a,
+    {
+        None
+    }
 }
 
 /// What a lookup gives: an answer, or the node that it lacks.
@@ -32,15 +46,6 @@ macro_rules! have {
             Err(miss) => return Ok(Err(miss)),
         }
     };
-}
-
-/// A run of blocks of a volume: where they are, or a hole.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Piece {
-    pub(crate) logical: u64,
-    pub(crate) len: u64,
-    /// Physical start and one checksum a block; `None`: a hole.
-    pub(crate) data: Option<(Block, Vec<u32>)>,
 }
 
 fn corrupt(child: Child) -> Error {
@@ -59,13 +64,23 @@ pub(crate) fn step(at: Miss, entries: &[super::node::Entry], i: usize) -> Miss {
 }
 
 /// The leaf that holds `key`, and the keys that it is responsible for.
-fn leaf(nodes: &impl Nodes, root: Root, shape: Shape, key: Key) -> Found<Option<(Arc<Node>, Miss)>> {
+#[inline]
+fn leaf<N: Nodes>(nodes: &N, root: Root, shape: Shape, key: Key) -> Found<Option<(N::Ref<'_>, Miss)>> {
     let Some(mut at) = root_miss(root, shape) else { return Ok(Ok(None)) };
     loop {
-        let node = have!(nodes.node(at));
+        let node = have!(nodes.node(&at));
+        if at.level == 0 {
+            return Ok(Ok(Some((node, at))));
+        }
+        if let Some(packed) = N::packed(&node)
+            && let Some((child, lo, hi)) = packed.child(key)
+        {
+            let bounds = (at.bounds.0.max(lo), hi.unwrap_or(at.bounds.1));
+            at = Miss { shape, child, level: at.level - 1, bounds };
+            continue;
+        }
         match &*node {
-            Node::Inner { entries, .. } if at.level > 0 => at = step(at, entries, child_of(entries, key)),
-            _ if at.level == 0 => return Ok(Ok(Some((node, at)))),
+            Node::Inner { entries, .. } => at = step(at, entries, child_of(entries, key)),
             _ => return Err(corrupt(at.child)),
         }
     }
@@ -73,8 +88,13 @@ fn leaf(nodes: &impl Nodes, root: Root, shape: Shape, key: Key) -> Found<Option<
 
 /// Where one block is, with its checksum.
 #[inline]
-pub(crate) fn block(nodes: &impl Nodes, root: Root, logical: u64) -> Found<Option<(Block, u32)>> {
+pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Found<Option<(Block, u32)>> {
     let Some((node, at)) = have!(leaf(nodes, root, Shape::Extents, logical.into())) else { return Ok(Ok(None)) };
+    if let Some(packed) = N::packed(&node)
+        && let Some(found) = packed.block(logical)
+    {
+        return Ok(Ok(found));
+    }
     let Node::Extents(leaf) = &*node else { return Err(corrupt(at.child)) };
     Ok(Ok(match leaf.extents.get(leaf.from(logical)) {
         Some(e) if e.logical <= logical => {
@@ -85,17 +105,18 @@ pub(crate) fn block(nodes: &impl Nodes, root: Root, logical: u64) -> Found<Optio
     }))
 }
 
-/// The blocks `from..to` in order, holes too, at most `most` pieces; gives where it stopped.
+/// Gives `visit` the blocks `from..to` in order, holes too, in at most `most` pieces: first block, blocks, and unless it is a hole
+/// where it is with one checksum a block. Returns where it stopped.
 pub(crate) fn pieces(
     nodes: &impl Nodes,
     root: Root,
     from: u64,
     to: u64,
     most: usize,
-    out: &mut Vec<Piece>,
+    visit: &mut impl FnMut(u64, u64, Option<(Block, &[u32])>),
 ) -> Found<u64> {
-    let mut at = from;
-    while at < to && out.len() < most {
+    let (mut at, mut given) = (from, 0);
+    while at < to && given < most {
         let found = match leaf(nodes, root, Shape::Extents, at.into())? {
             Ok(found) => found,
             // What was found stands: asking for everything at once could need more nodes than the cache holds.
@@ -103,7 +124,7 @@ pub(crate) fn pieces(
             Err(miss) => return Ok(Err(miss)),
         };
         let Some((node, miss)) = found else {
-            out.push(Piece { logical: at, len: to - at, data: None });
+            visit(at, to - at, None);
             return Ok(Ok(to));
         };
         let Node::Extents(leaf) = &*node else { return Err(corrupt(miss.child)) };
@@ -112,34 +133,27 @@ pub(crate) fn pieces(
             return Err(corrupt(miss.child));
         }
         for e in &leaf.extents[leaf.from(at)..] {
-            if at >= end || out.len() >= most {
+            if at >= end || given >= most {
                 break;
             }
             if e.logical > at {
                 let len = e.logical.min(end) - at;
-                hole(out, at, len);
-                at += len;
+                visit(at, len, None);
+                (at, given) = (at + len, given + 1);
             }
-            if at < end && out.len() < most {
+            if at < end && given < most {
                 let (skip, stop) = (at - e.logical, e.end().min(end));
                 let sums = &leaf.sums_of(e)[skip as usize..(stop - e.logical) as usize];
-                out.push(Piece { logical: at, len: stop - at, data: Some((e.physical.plus(skip), sums.to_vec())) });
-                at = stop;
+                visit(at, stop - at, Some((e.physical.plus(skip), sums)));
+                (at, given) = (stop, given + 1);
             }
         }
-        if at < end && out.len() < most {
-            hole(out, at, end - at);
-            at = end;
+        if at < end && given < most {
+            visit(at, end - at, None);
+            (at, given) = (end, given + 1);
         }
     }
     Ok(Ok(at))
-}
-
-fn hole(out: &mut Vec<Piece>, at: u64, len: u64) {
-    match out.last_mut() {
-        Some(Piece { logical, len: before, data: None }) if *logical + *before == at => *before += len,
-        _ => out.push(Piece { logical: at, len, data: None }),
-    }
 }
 
 /// The record at `key`.

@@ -1,6 +1,6 @@
 //! Trees against ordered maps, with exact counts.
 
-use super::{Child, Forest, Fresh, Miss, Node, NodeCache, Root, Shape, read_block, read_step};
+use super::{Child, Forest, Fresh, Miss, Node, NodeCache, Root, Shape, read::Nodes, read_block, read_step};
 use crate::{
     io::{Disk, MemoryBackend},
     knobs::Knobs,
@@ -16,7 +16,7 @@ fn forest(fanout: usize) -> Forest {
     space.grow(&disk, 20).unwrap();
     Forest {
         disk,
-        cache: Arc::new(NodeCache::new(1 << 20)),
+        cache: NodeCache::new(1 << 20),
         uuid: [7; 16],
         space,
         stamp: Stamp::new(1, 1),
@@ -37,7 +37,7 @@ fn parents(f: &Forest, child: Child, level: u8, seen: &mut BTreeMap<u64, u32>) {
         return;
     }
     let want = Miss { shape: Shape::Extents, child, level, bounds: (0, Shape::Extents.end()) };
-    match &*f.load(want).unwrap() {
+    match &*f.now(|nodes| nodes.node(&want)).unwrap() {
         Node::Inner { entries, .. } => {
             for i in 0..entries.len() {
                 parents(f, read_step(want, entries, i).child, level - 1, seen);
