@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     codec::{self, Kind},
     format::RootPointer,
-    tree::{Forest, Fresh, Key, Record, Root, Shape},
+    tree::{Forest, Fresh, Key, Record, Root, Shape, Value},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -104,7 +104,7 @@ fn snapshot_record(id: u64, value: &[u8]) -> Result<SnapshotRecord> {
 }
 
 impl CatalogView<'_> {
-    fn value(&self, key: Key) -> Result<Option<Box<[u8]>>> {
+    fn value(&self, key: Key) -> Result<Option<Value>> {
         self.forest.now(|nodes| crate::tree::read_record(nodes, self.root, key))
     }
     fn get<T: DeserializeOwned>(&self, kind: Kind, key: Key) -> Result<Option<T>> {
@@ -208,7 +208,7 @@ impl Catalog<'_> {
         CatalogView { forest: self.forest, root: *self.root, hash_key: self.hash_key }
     }
     fn put_raw(&mut self, key: Key, value: &[u8]) -> Result<()> {
-        let record = Record { key, value: value.into() };
+        let record = Record { key, value: Value::new(value) };
         *self.root =
             self.forest.splice(*self.root, Shape::Records, key, key + 1, Some(Fresh::Record(record)), false)?;
         Ok(())

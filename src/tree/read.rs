@@ -3,7 +3,7 @@
 //! Lookups run under a lock and must not wait for a disk: where a node is not in memory they stop with a [`Miss`]; the
 //! caller loads it outside the lock and asks again.
 
-use super::node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, child_of};
+use super::node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, Value, child_of};
 use crate::{Error, Result, units::Block};
 use std::sync::Arc;
 
@@ -143,7 +143,7 @@ fn hole(out: &mut Vec<Piece>, at: u64, len: u64) {
 }
 
 /// The record at `key`.
-pub(crate) fn record(nodes: &impl Nodes, root: Root, key: Key) -> Found<Option<Box<[u8]>>> {
+pub(crate) fn record(nodes: &impl Nodes, root: Root, key: Key) -> Found<Option<Value>> {
     let Some((node, at)) = have!(leaf(nodes, root, Shape::Records, key)) else { return Ok(Ok(None)) };
     let Node::Records(records) = &*node else { return Err(corrupt(at.child)) };
     Ok(Ok(records.binary_search_by_key(&key, |r| r.key).ok().map(|i| records[i].value.clone())))
