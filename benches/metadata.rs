@@ -8,6 +8,7 @@
 //! `SNAPDISK_BENCH_GIB` (64) is mapped in the large image, `SNAPDISK_BENCH_EXTENTS` (262144) are in the scattered one, each of one block,
 //! `SNAPDISK_BENCH_SNAPSHOTS` (100000) in the rich one. 1024 and 10000000 take some minutes to build and 4 GiB of disk; with
 //! `MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824` a third less, as the allocator then keeps the buffers.
+//! `SNAPDISK_BENCH_KEEP` names a directory that keeps them for the next run.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock and opens raw files")]
 
@@ -37,17 +38,22 @@ fn options() -> Options {
 /// An image with one volume of `bytes`, mapped by `map`, and `snapshots` snapshots with an overwrite between any two.
 fn build(dir: &Path, name: &'static str, bytes: u64, map: impl FnOnce(&Volume), snapshots: u64) -> Image {
     let path = dir.join(name);
-    let took = clock(|| {
+    let took = common::image(&path, &format!("{name}, {bytes}"), || {
         let store = NoData::create(&path, &options());
-        let volume = store.create_volume("v", bytes).expect("a volume");
-        map(&volume);
-        let mut rng = Rng(3);
-        for i in 0..snapshots {
-            volume.write_at(&[0; BLOCK], rng.below(bytes / BLOCK as u64) * BLOCK as u64).expect("write");
-            store.snapshot_with(&volume, &format!("old{i}"), DEFERRED).expect("snapshot");
-        }
+        map(&store.create_volume("v", bytes).expect("a volume"));
         store.close().expect("close");
     });
+    let took = took
+        + clock(|| {
+            let store = NoData::open(&path, &options()).0;
+            let volume = store.volume("v").expect("the volume");
+            let mut rng = Rng(3);
+            for i in 0..snapshots {
+                volume.write_at(&[0; BLOCK], rng.below(bytes / BLOCK as u64) * BLOCK as u64).expect("write");
+                store.snapshot_with(&volume, &format!("old{i}"), DEFERRED).expect("snapshot");
+            }
+            store.close().expect("close");
+        });
     let (store, backend) = NoData::open(&path, &options());
     let volume = store.volume("v").expect("the volume");
     println!(

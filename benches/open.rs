@@ -2,7 +2,7 @@
 //!
 //! The crash is a store dropped without `close` behind its last flush, on a backend that drops data blocks (so that the image may be
 //! large). `SNAPDISK_BENCH_GIB` (64) are mapped in the large image, `SNAPDISK_BENCH_EXTENTS` (262144) in the scattered one, each of one
-//! block. What an opening takes of memory is seen in a process of its own.
+//! block; `SNAPDISK_BENCH_KEEP` names a directory that keeps them for the next run. What an opening takes of memory is seen in a process of its own.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
@@ -63,7 +63,8 @@ fn main() {
     let images = [("1 GiB", GIB), ("4 KiB extents", extents * BLOCK as u64), ("large", large)];
     for (i, (name, bytes)) in images.into_iter().enumerate() {
         let path = dir.path().join(name);
-        let took = clock(|| {
+        let kept_as = format!("{name}, {bytes}");
+        let took = common::image(&path, &kept_as, || {
             let store = NoData::create(&path, &options());
             let volume = store.create_volume("v", bytes).expect("a volume");
             if i == 1 {

@@ -251,6 +251,23 @@ pub(crate) fn map_scattered(volume: &Volume, blocks: u64) {
     }
 }
 
+/// Has `build` make the closed image `path`, unless `SNAPDISK_BENCH_KEEP` names a directory where an earlier run left a copy of it: large
+/// images take minutes to build. Gives the seconds.
+pub(crate) fn image(path: &Path, kept_as: &str, build: impl FnOnce()) -> f64 {
+    let copy = |from: &Path, to: &Path| {
+        let status = std::process::Command::new("cp").arg("--sparse=always").args([from, to]).status();
+        assert!(status.is_ok_and(|s| s.success()), "copy of an image");
+    };
+    let kept = std::env::var_os("SNAPDISK_BENCH_KEEP").map(|dir| PathBuf::from(dir).join(kept_as));
+    clock(|| match kept {
+        Some(kept) if kept.exists() => copy(&kept, path),
+        kept => {
+            build();
+            kept.inspect(|kept| copy(path, kept));
+        }
+    })
+}
+
 /// How busy the machine is: it goes beside the figures.
 pub(crate) fn pressure() -> String {
     let first = |p: &str| std::fs::read_to_string(p).ok().and_then(|s| s.lines().next().map(str::to_owned));
