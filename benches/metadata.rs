@@ -5,8 +5,10 @@
 //! with `fdatasync` on a file beside. All are measured in turn in the same loop. Pages and syncs are counted too: they do not depend on
 //! the machine.
 //!
-//! `SNAPDISK_BENCH_GIB` (64) is mapped in the large image (1024 takes some minutes to build), `SNAPDISK_BENCH_SNAPSHOTS` (100000)
-//! are in the rich one.
+//! `SNAPDISK_BENCH_GIB` (64) is mapped in the large image, `SNAPDISK_BENCH_EXTENTS` (262144) are in the scattered one, each of one block,
+//! `SNAPDISK_BENCH_SNAPSHOTS` (100000) in the rich one. 1024 and 10000000 take some minutes to build and 4 GiB of disk; with
+//! `MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824` a third less, as the allocator then keeps the buffers.
+//! `SNAPDISK_BENCH_KEEP` names a directory that keeps them for the next run.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock and opens raw files")]
 
@@ -33,28 +35,32 @@ fn options() -> Options {
     Options::new().memory(256 << 20)
 }
 
-/// An image with one volume of `bytes`, written in steps of `step`, and `snapshots` snapshots with an overwrite between any two.
-fn build(dir: &Path, name: &'static str, bytes: u64, step: u64, snapshots: u64) -> Image {
+/// An image with one volume of `bytes`, mapped by `map`, and `snapshots` snapshots with an overwrite between any two.
+fn build(dir: &Path, name: &'static str, bytes: u64, map: impl FnOnce(&Volume), snapshots: u64) -> Image {
     let path = dir.join(name);
-    let took = clock(|| {
+    let took = common::image(&path, &format!("{name}, {bytes}"), || {
         let store = NoData::create(&path, &options());
-        let volume = store.create_volume("v", bytes).expect("a volume");
-        let zeros = vec![0; MIB as usize];
-        let mut rng = Rng(3);
-        for at in (0..bytes).step_by(step as usize) {
-            // In steps below 1 MiB: at random, until as much was written as there is.
-            let at = if step < MIB { rng.below(bytes / step) * step } else { at };
-            volume.write_at(&zeros[..step as usize], at).expect("write");
-        }
-        for i in 0..snapshots {
-            volume.write_at(&zeros[..BLOCK], rng.below(bytes / BLOCK as u64) * BLOCK as u64).expect("write");
-            store.snapshot_with(&volume, &format!("old{i}"), DEFERRED).expect("snapshot");
-        }
+        map(&store.create_volume("v", bytes).expect("a volume"));
         store.close().expect("close");
     });
+    let took = took
+        + clock(|| {
+            let store = NoData::open(&path, &options()).0;
+            let volume = store.volume("v").expect("the volume");
+            let mut rng = Rng(3);
+            for i in 0..snapshots {
+                volume.write_at(&[0; BLOCK], rng.below(bytes / BLOCK as u64) * BLOCK as u64).expect("write");
+                store.snapshot_with(&volume, &format!("old{i}"), DEFERRED).expect("snapshot");
+            }
+            store.close().expect("close");
+        });
     let (store, backend) = NoData::open(&path, &options());
     let volume = store.volume("v").expect("the volume");
-    println!("built {name}: {} GiB, {snapshots} snapshots, {took:.1} s", bytes / GIB);
+    println!(
+        "built {name}: {} MiB, {snapshots} snapshots, {took:.1} s; memory {:?} MiB",
+        bytes / MIB,
+        common::memory()
+    );
     Image { name, store, volume, backend, bytes }
 }
 
@@ -116,18 +122,20 @@ fn main() {
     let full = common::is_bench();
     let rounds = common::setting("SNAPDISK_BENCH_ROUNDS", if full { 100 } else { 1 });
     let large = common::setting("SNAPDISK_BENCH_GIB", if full { 64 } else { 1 }) * GIB;
+    let extents = common::setting("SNAPDISK_BENCH_EXTENTS", if full { 1 << 18 } else { 1000 });
     let many = common::setting("SNAPDISK_BENCH_SNAPSHOTS", if full { 100_000 } else { 20 });
     let small = if full { GIB } else { 64 * MIB };
     let dir = common::directory();
     let noise = common::noise(2 * MIB as usize);
     let file = common::raw_file(&dir.path().join("raw"), small, &noise, false);
+    let mib = |bytes| move |v: &Volume| common::map_large(v, bytes);
     let images = [
-        build(dir.path(), "1 GiB, 1 snapshot", small, MIB, 1),
-        build(dir.path(), "1 GiB in 4 KiB pieces", small, BLOCK as u64, 1),
-        build(dir.path(), "1 GiB, many snapshots", small, MIB, many),
-        build(dir.path(), "large", large, MIB, 1),
+        build(dir.path(), "1 GiB, 1 snapshot", small, mib(small), 1),
+        build(dir.path(), "4 KiB extents", extents * BLOCK as u64, |v| common::map_scattered(v, extents), 1),
+        build(dir.path(), "1 GiB, many snapshots", small, mib(small), many),
+        build(dir.path(), "large", large, mib(large), 1),
     ];
-    println!("large: {} GiB; many: {many}; before: {}", large / GIB, common::pressure());
+    println!("large: {} GiB; scattered: {extents}; many: {many}; before: {}", large / GIB, common::pressure());
     let mut table = Table::default();
     for round in 0..rounds {
         raw(&file, &mut table, round, small);
@@ -144,5 +152,12 @@ fn main() {
     let most = images.iter().map(|i| table.get("deferred snapshot", i.name)).fold(0.0, f64::max);
     table.ratio("deferred snapshot", most, "us, the slowest: target <= 10");
     table.print();
-    println!("after: {}", common::pressure());
+    for i in &images {
+        let took = clock(|| {
+            i.store.delete_volume(&i.volume, snapdisk::DeleteSnapshots::Delete).expect("delete");
+            i.store.wait_reclaimed().expect("reclaim");
+        });
+        println!("{}: all deleted and reclaimed in {took:.1} s; memory {:?} MiB", i.name, common::memory());
+    }
+    println!("after: {}; memory {:?} MiB", common::pressure(), common::memory());
 }

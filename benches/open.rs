@@ -1,7 +1,8 @@
 //! Opening: after `close`, and after a crash with a full log: `cargo bench --bench open`.
 //!
 //! The crash is a store dropped without `close` behind its last flush, on a backend that drops data blocks (so that the image may be
-//! large). `SNAPDISK_BENCH_GIB` (64) are mapped in the large image.
+//! large). `SNAPDISK_BENCH_GIB` (64) are mapped in the large image, `SNAPDISK_BENCH_EXTENTS` (262144) in the scattered one, each of one
+//! block; `SNAPDISK_BENCH_KEEP` names a directory that keeps them for the next run. What an opening takes of memory is seen in a process of its own.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
@@ -34,20 +35,52 @@ fn crash(path: &Path, bytes: u64, seed: u64) {
     volume.flush().expect("flush");
 }
 
+/// In a process of its own: opens the image and says what that took of memory.
+fn look(path: &Path) {
+    let before = common::memory();
+    let (store, _) = NoData::open(path, &options());
+    println!("memory, MiB (most, private): {before:?} before opening, {:?} after", common::memory());
+    drop(store);
+}
+
+fn look_at(name: &str, path: &Path) {
+    let own = std::env::current_exe().expect("a path");
+    let out = std::process::Command::new(own).env(LOOK, path).output().expect("a process");
+    print!("{name}: {}", String::from_utf8_lossy(&out.stdout));
+}
+
+const LOOK: &str = "SNAPDISK_BENCH_LOOK";
+
 fn main() {
+    if let Some(path) = std::env::var_os(LOOK) {
+        return look(Path::new(&path));
+    }
     let full = common::is_bench();
     let rounds = common::setting("SNAPDISK_BENCH_ROUNDS", if full { 5 } else { 1 });
     let large = common::setting("SNAPDISK_BENCH_GIB", if full { 64 } else { 1 }) * GIB;
     let dir = common::directory();
-    let images = [("1 GiB", GIB), ("large", large)];
-    for (name, bytes) in images {
-        let store = NoData::create(&dir.path().join(name), &options());
-        let volume = store.create_volume("v", bytes).expect("a volume");
-        let zeros = vec![0; MIB as usize];
-        (0..bytes).step_by(MIB as usize).for_each(|at| volume.write_at(&zeros, at).expect("write"));
-        store.close().expect("close");
+    let extents = common::setting("SNAPDISK_BENCH_EXTENTS", if full { 1 << 18 } else { 1000 });
+    let images = [("1 GiB", GIB), ("4 KiB extents", extents * BLOCK as u64), ("large", large)];
+    for (i, (name, bytes)) in images.into_iter().enumerate() {
+        let path = dir.path().join(name);
+        let kept_as = format!("{name}, {bytes}");
+        let took = common::image(&path, &kept_as, || {
+            let store = NoData::create(&path, &options());
+            let volume = store.create_volume("v", bytes).expect("a volume");
+            if i == 1 {
+                common::map_scattered(&volume, extents)
+            } else {
+                common::map_large(&volume, bytes)
+            }
+            store.close().expect("close");
+        });
+        println!("built {name}: {} MiB, {took:.1} s", bytes / MIB);
+        look_at(&format!("{name}, closed"), &path);
+        crash(&path, bytes, 4);
+        look_at(&format!("{name}, crashed with a full log"), &path);
+        NoData::open(&path, &options()).0.close().expect("close");
     }
-    println!("large: {} GiB; before: {}", large / GIB, common::pressure());
+    println!("large: {} GiB; scattered: {extents}; before: {}", large / GIB, common::pressure());
     let mut table = Table::default();
     for round in 0..rounds {
         for (name, bytes) in images {

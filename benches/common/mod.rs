@@ -215,6 +215,59 @@ fn short(x: f64) -> String {
     }
 }
 
+/// What of this process is in memory, in MiB: most at any time, and private now.
+pub(crate) fn memory() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/self/status").expect("procfs");
+    let mib = |name: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) >> 10
+    };
+    (mib("VmHWM:"), mib("RssAnon:"))
+}
+
+/// Maps `bytes` of a volume in pieces of 1 MiB: 16 extents each, as an extent has at most 64 blocks. Two halves at once.
+pub(crate) fn map_large(volume: &Volume, bytes: u64) {
+    const MIB: u64 = 1 << 20;
+    let zeros = vec![0; MIB as usize];
+    let half = (bytes / 2).next_multiple_of(MIB);
+    std::thread::scope(|scope| {
+        for (from, to) in [(0, half), (half, bytes)] {
+            let zeros = &zeros;
+            scope.spawn(move || {
+                (from..to).step_by(MIB as usize).for_each(|at| volume.write_at(zeros, at).expect("write"));
+            });
+        }
+    });
+}
+
+/// Maps `blocks` blocks of a volume as extents of one block: each GiB in an order of its own, so that no neighbours are joined.
+pub(crate) fn map_scattered(volume: &Volume, blocks: u64) {
+    const WINDOW: u64 = (1 << 30) / BLOCK as u64;
+    let mut rng = Rng(3);
+    for from in (0..blocks).step_by(WINDOW as usize) {
+        let mut order: Vec<u64> = (from..blocks.min(from + WINDOW)).collect();
+        (1..order.len()).rev().for_each(|i| order.swap(i, rng.below(i as u64 + 1) as usize));
+        order.iter().for_each(|b| volume.write_at(&[0; BLOCK], b * BLOCK as u64).expect("write"));
+    }
+}
+
+/// Has `build` make the closed image `path`, unless `SNAPDISK_BENCH_KEEP` names a directory where an earlier run left a copy of it: large
+/// images take minutes to build. Gives the seconds.
+pub(crate) fn image(path: &Path, kept_as: &str, build: impl FnOnce()) -> f64 {
+    let copy = |from: &Path, to: &Path| {
+        let status = std::process::Command::new("cp").arg("--sparse=always").args([from, to]).status();
+        assert!(status.is_ok_and(|s| s.success()), "copy of an image");
+    };
+    let kept = std::env::var_os("SNAPDISK_BENCH_KEEP").map(|dir| PathBuf::from(dir).join(kept_as));
+    clock(|| match kept {
+        Some(kept) if kept.exists() => copy(&kept, path),
+        kept => {
+            build();
+            kept.inspect(|kept| copy(path, kept));
+        }
+    })
+}
+
 /// How busy the machine is: it goes beside the figures.
 pub(crate) fn pressure() -> String {
     let first = |p: &str| std::fs::read_to_string(p).ok().and_then(|s| s.lines().next().map(str::to_owned));

@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     codec::{self, Kind},
     format::RootPointer,
-    tree::{Forest, Fresh, Key, Record, Root, Shape},
+    tree::{Forest, Found, Fresh, Key, Record, Root, Shape, Value},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -104,7 +104,7 @@ fn snapshot_record(id: u64, value: &[u8]) -> Result<SnapshotRecord> {
 }
 
 impl CatalogView<'_> {
-    fn value(&self, key: Key) -> Result<Option<Box<[u8]>>> {
+    fn value(&self, key: Key) -> Result<Option<Value>> {
         self.forest.now(|nodes| crate::tree::read_record(nodes, self.root, key))
     }
     fn get<T: DeserializeOwned>(&self, kind: Kind, key: Key) -> Result<Option<T>> {
@@ -142,6 +142,11 @@ impl CatalogView<'_> {
     pub(crate) fn snapshot_named(&self, volume: u64, name: &str) -> Result<Option<u64>> {
         self.named(key(5, volume, self.hash(name)), name)
     }
+    /// Whether a lookup of the name, of a snapshot of `volume` or of a volume, finds all its nodes in memory.
+    pub(crate) fn at_hand(&self, volume: Option<u64>, name: &str) -> Found<()> {
+        let key = volume.map_or_else(|| key(4, 0, self.hash(name)), |id| key(5, id, self.hash(name)));
+        Ok(crate::tree::read_record(self.forest, self.root, key)?.map(drop))
+    }
     pub(crate) fn volumes(&self) -> Result<Vec<(u64, VolumeRecord)>> {
         let mut out = Vec::new();
         self.each(volume_key(0), snapshot_key(0), |r| {
@@ -163,7 +168,7 @@ impl CatalogView<'_> {
         let mut ids = Vec::new();
         let (mut from, to) = (key(5, volume, 0), key(5, volume, u64::MAX));
         while ids.len() < most {
-            let batch = self.range(from, to + 1, 256)?;
+            let batch = self.range(from, to + 1, (most - ids.len()).min(256))?;
             let Some(last) = batch.last() else { break };
             from = last.key + 1;
             for r in &batch {
@@ -208,7 +213,7 @@ impl Catalog<'_> {
         CatalogView { forest: self.forest, root: *self.root, hash_key: self.hash_key }
     }
     fn put_raw(&mut self, key: Key, value: &[u8]) -> Result<()> {
-        let record = Record { key, value: value.into() };
+        let record = Record { key, value: Value::new(value) };
         *self.root =
             self.forest.splice(*self.root, Shape::Records, key, key + 1, Some(Fresh::Record(record)), false)?;
         Ok(())

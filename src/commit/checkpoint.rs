@@ -159,13 +159,16 @@ impl Engine {
         let mut punch = self.giving.lock();
         let ready: Vec<_> = {
             let mut state = self.state.write();
-            punch.extend(state.forest.space.release(punch_from));
-            let keep = (self.config.memory / 4 / 5000).max(64) as usize;
-            state.forest.space.evict(keep);
-            let space = &state.forest.space;
+            let forest = &mut state.forest;
+            punch.extend(forest.space.release(punch_from));
             let (ready, later): (Vec<_>, Vec<_>) = punch.drain(..).partition(|(generation, _)| *generation <= durable);
             *punch = later;
-            ready.into_iter().filter(|(_, run)| space.is_returned(*run)).collect()
+            // A run whose counts can't be read stays as it is.
+            let mut is_returned = |run| forest.space.is_returned(&forest.disk, run).unwrap_or(false);
+            let ready = ready.into_iter().filter(|(_, run)| is_returned(*run)).collect();
+            let keep = (self.config.memory / 4 / 5000).max(64) as usize;
+            state.forest.space.evict(keep);
+            ready
         };
         for (_, run) in ready {
             let len = u64::from(run.len) * crate::units::BLOCK_BYTES;

@@ -307,6 +307,7 @@ impl Engine {
         // The edge blocks of shrinking volumes, as last read: what was read, and the new content.
         let mut edges: Vec<Option<(Target, u64, EdgeBlock)>> = Vec::new();
         let mut room = Room::default();
+        self.fetch_names(wishes)?;
         let target = loop {
             self.make_room(&mut room)?;
             match self.change(&mut room, |state, any| self.try_commit(state, any, wishes, &edges))? {
@@ -319,6 +320,24 @@ impl Engine {
             return self.flush_to(target);
         }
         if room.relieve { self.relieve() } else { Ok(()) }
+    }
+
+    /// Reads the leaves for new names before the lock is taken: names are scattered over the catalog by their hash, so that nearly every one
+    /// of many needs a leaf that is not in memory.
+    fn fetch_names(&self, wishes: &[Wish]) -> Result<()> {
+        let fetch = |volume, name: &str| self.lookup(|state| state.catalog_view().at_hand(volume, name));
+        for wish in wishes {
+            match wish {
+                Wish::CreateVolume { name, .. } | Wish::Clone { name, .. } | Wish::RenameVolume { name, .. } => {
+                    fetch(None, name)?;
+                }
+                Wish::Snapshot { members, .. } => {
+                    members.iter().try_for_each(|(id, _, name)| fetch(Some(*id), name))?
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     #[allow(clippy::type_complexity, reason = "outcome or what must be read first")]

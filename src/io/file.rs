@@ -149,6 +149,14 @@ fn reopen(file: &File, path: &Path, flags: OFlags) -> io::Result<File> {
     Ok(opened.into())
 }
 
+/// Keeps reads from changing the file's access time: with it changed, the next `fdatasync` of some filesystems writes the inode as
+/// well. Only a file's owner may ask for this; for others reads do as they do.
+fn keep_access_time(file: &File) {
+    if let Ok(flags) = fs::fcntl_getfl(file) {
+        let _ = fs::fcntl_setfl(file, flags | OFlags::NOATIME);
+    }
+}
+
 /// Filesystem types, as `statfs` numbers them.
 mod magic {
     const NFS: u32 = 0x6969;
@@ -293,6 +301,7 @@ impl FileBackend {
             true => None,
             false => reopen(&file, path, OFlags::RDONLY | OFlags::DIRECT).ok(),
         };
+        [Some(&file), direct.as_ref()].into_iter().flatten().for_each(keep_access_time);
         let mapped = match read_path {
             ReadPath::Auto => !magic::SHARED.contains(&fs_type),
             ReadPath::Map => true,

@@ -181,6 +181,10 @@ impl Space {
     pub(crate) fn has_changes(&self) -> bool {
         !self.changed.is_empty()
     }
+    /// About what counts take in memory that wait for a checkpoint.
+    pub(crate) fn changed_bytes(&self) -> u64 {
+        self.changed.len() as u64 * (u64::from(self.geo.span) * 4 + 256)
+    }
     /// A read holds this from before its lookup to after its copy.
     pub(crate) fn pin(&self) -> Pin {
         self.pins.pin()
@@ -567,12 +571,15 @@ impl Space {
         }
     }
     /// Whether every block of `run` is still given back: it may be punched.
-    pub(crate) fn is_returned(&self, run: Run) -> bool {
-        (0..u64::from(run.len)).all(|i| {
-            self.locate(run.start.plus(i)).is_ok_and(|(region, place)| {
-                self.regions.get(&region).is_some_and(|r| r.counts[place] == COUNT_RETURNED)
-            })
-        })
+    pub(crate) fn is_returned(&mut self, disk: &Disk, run: Run) -> Result<bool> {
+        for i in 0..u64::from(run.len) {
+            let (region, place) = self.locate(run.start.plus(i))?;
+            self.load(disk, region)?;
+            if self.regions[&region].counts[place] != COUNT_RETURNED {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What was freed in the generation frozen last.
@@ -593,9 +600,8 @@ impl Space {
     pub(crate) fn evict(&mut self, keep: usize) {
         if self.regions.len() > keep {
             let (durable, cursors) = (self.durable, self.cursors);
-            self.regions.retain(|&i, r| {
-                r.held > 0 || r.changed > durable || cursors.contains(&Some(i)) || r.returned > 0 || r.stamp == 0
-            });
+            self.regions
+                .retain(|&i, r| r.held > 0 || r.changed > durable || cursors.contains(&Some(i)) || r.stamp == 0);
         }
     }
 }

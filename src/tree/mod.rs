@@ -15,7 +15,7 @@ mod tests;
 
 pub(crate) use edit::{Doomed, Fresh};
 pub(crate) use forest::{Cached, Dirty, DirtyNodes, Forest, NodeCache, read_node};
-pub(crate) use node::{Child, EXTENT_BYTES, Key, Node, Record, Root, Shape};
+pub(crate) use node::{Child, EXTENT_BYTES, Key, Node, Record, Root, Shape, Value};
 pub(crate) use read::{
     Found, Miss, block as read_block, children_of, overlap, pieces as read_pieces, record as read_record,
     records as read_records, step as read_step,

@@ -11,6 +11,7 @@ use crate::{
     format::{self, HEADER, PAGE_PAYLOAD, Page, PageHeader, PageKind, RootPointer, get, get16, get64, put},
     units::{BLOCK_BYTES, Block, Stamp},
 };
+use std::sync::Arc;
 
 /// A key: logical block in extent trees, packed catalog key in the catalog.
 pub(crate) type Key = u128;
@@ -173,11 +174,46 @@ impl ExtentLeaf {
     }
 }
 
+/// A record's bytes. Those of one page share its memory: neither reading a leaf nor copying it for a change allocates for each record.
+#[derive(Clone)]
+pub(crate) struct Value {
+    bytes: Arc<[u8]>,
+    at: u32,
+    len: u32,
+}
+
+impl Value {
+    /// A value in memory of its own.
+    pub(crate) fn new(bytes: &[u8]) -> Value {
+        Value { bytes: bytes.into(), at: 0, len: bytes.len() as u32 }
+    }
+}
+
+impl std::ops::Deref for Value {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.at as usize..][..self.len as usize]
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Value) -> bool {
+        **self == **other
+    }
+}
+impl Eq for Value {}
+
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// A record of the catalog.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Record {
     pub(crate) key: Key,
-    pub(crate) value: Box<[u8]>,
+    pub(crate) value: Value,
 }
 
 /// A node.
@@ -344,6 +380,7 @@ impl Node {
             }
             PageKind::RecordLeaf => {
                 let mut records: Vec<Record> = Vec::with_capacity(items.min(PAGE_PAYLOAD / RECORD_BYTES));
+                let shared: Arc<[u8]> = payload.into();
                 let mut o = 0;
                 for _ in 0..items {
                     if o + RECORD_BYTES > PAGE_PAYLOAD {
@@ -352,12 +389,15 @@ impl Node {
                     let key = Key::from_le_bytes(get(payload, o));
                     let len = usize::from(get16(payload, o + 16));
                     o += RECORD_BYTES;
-                    let Some(value) = payload.get(o..o + len) else { return Err(bad("a record past the end")) };
+                    if o + len > PAGE_PAYLOAD {
+                        return Err(bad("a record past the end"));
+                    }
+                    let value = Value { bytes: shared.clone(), at: o as u32, len: len as u32 };
                     let ordered = records.last().is_none_or(|r| r.key < key);
                     if !ordered || key < lo || key >= hi || len > VALUE_MAX {
                         return Err(bad("a record is out of order or bounds"));
                     }
-                    records.push(Record { key, value: value.into() });
+                    records.push(Record { key, value });
                     o += len;
                 }
                 Ok(Node::Records(records))

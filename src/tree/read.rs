@@ -4,7 +4,7 @@
 //! caller loads it outside the lock and asks again.
 
 use super::{
-    node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
+    node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, Value, child_of},
     packed::Packed,
 };
 use crate::{Error, Result, units::Block};
@@ -157,7 +157,7 @@ pub(crate) fn pieces(
 }
 
 /// The record at `key`.
-pub(crate) fn record(nodes: &impl Nodes, root: Root, key: Key) -> Found<Option<Box<[u8]>>> {
+pub(crate) fn record(nodes: &impl Nodes, root: Root, key: Key) -> Found<Option<Value>> {
     let Some((node, at)) = have!(leaf(nodes, root, Shape::Records, key)) else { return Ok(Ok(None)) };
     let Node::Records(records) = &*node else { return Err(corrupt(at.child)) };
     Ok(Ok(records.binary_search_by_key(&key, |r| r.key).ok().map(|i| records[i].value.clone())))
