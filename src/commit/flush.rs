@@ -105,7 +105,8 @@ impl Engine {
             && let Some(bytes) = Arc::get_mut(&mut buffer)
             && bytes.len() == block.len()
         {
-            bytes.copy_from_slice(block);
+            // In short pieces: the C library copies a whole block by a string instruction, which is slower where the block is in no cache.
+            bytes.chunks_mut(256).zip(block.chunks(256)).for_each(|(to, from)| to.copy_from_slice(from));
             return buffer;
         }
         block.into()
@@ -150,26 +151,24 @@ impl Engine {
         self.write_log(group.position, &pages)
     }
 
-    /// Writes the open group or its data where either became long, so that neither grows without bound.
+    /// Writes the open group, or its data, where either became long, so that neither grows without bound. By whoever made it so where there is no
+    /// other thread for it, or where that does not keep up.
     pub(crate) fn relieve(&self) -> Result<()> {
-        let (long, bytes) = {
-            let state = self.state.read();
-            (state.log.is_long(), state.staging.bytes)
+        let (long, target) = {
+            let log = &self.state.read().log;
+            (if self.config.manual { log.is_long() } else { log.is_too_long() }, log.target())
         };
         // The operation itself has happened; a failure here poisons, and the next flush says so.
-        if long {
-            let target = self.state.read().log.target();
-            self.flush_to(target)
-        } else if bytes >= SPILL {
-            self.spill().map(drop)
-        } else {
-            Ok(())
-        }
+        if long { self.flush_to(target) } else { self.spill().map(drop) }
     }
     /// [`Engine::relieve`] by a thread that nobody waits for: it has the medium begin with what it wrote, while the next data comes in.
     pub(crate) fn relieve_behind(&self) -> Result<()> {
-        if self.state.read().log.is_long() {
-            return self.relieve();
+        let (long, target) = {
+            let log = &self.state.read().log;
+            (log.is_long(), log.target())
+        };
+        if long {
+            return self.flush_to(target);
         }
         if let Some((start, end)) = self.spill()?
             // Errors of the medium show at this description once: no checkpoint may sync through it meanwhile (I6).
