@@ -6,7 +6,8 @@
 //! the machine.
 //!
 //! `SNAPDISK_BENCH_GIB` (64) is mapped in the large image, `SNAPDISK_BENCH_EXTENTS` (262144) are in the scattered one, each of one block,
-//! `SNAPDISK_BENCH_SNAPSHOTS` (100000) in the rich one. 1024 and 10000000 take some minutes to build and 4 GiB of disk; with
+//! `SNAPDISK_BENCH_SNAPSHOTS` (100000) in the rich one; stores have `SNAPDISK_BENCH_MEMORY_MIB` (256) of memory.
+//! 1024 and 10000000 take some minutes to build and 4 GiB of disk; with
 //! `MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824` a third less, as the allocator then keeps the buffers.
 //! `SNAPDISK_BENCH_KEEP` names a directory that keeps them for the next run.
 
@@ -32,7 +33,7 @@ struct Image {
 }
 
 fn options() -> Options {
-    Options::new().memory(256 << 20)
+    Options::new().memory(common::setting("SNAPDISK_BENCH_MEMORY_MIB", 256) << 20)
 }
 
 /// An image with one volume of `bytes`, mapped by `map`, and `snapshots` snapshots with an overwrite between any two.
