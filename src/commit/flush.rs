@@ -9,9 +9,9 @@ use crate::{BLOCK, Error, ErrorKind, Result, format::Page, io::Lane, knobs::Bug,
 use std::sync::Arc;
 
 /// Staged bytes that are written out ahead of their group.
-const SPILL: usize = 4 << 20;
+const SPILL: usize = 1 << 20;
 /// Where the background thread does that: staged bytes for which it is not waited.
-const SPILL_BEHIND: usize = 32 << 20;
+const SPILL_BEHIND: usize = 4 << 20;
 
 impl Engine {
     /// Makes durable everything that returned before. Concurrent callers share one sync; without anything new there is
