@@ -43,11 +43,13 @@ impl Engine {
         let old = &checkpointer.superblock;
         // The freeze: one group boundary, O(changed regions) copies of references.
         let mut flusher = self.flusher.lock();
+        let spilling = self.spilling.lock();
         let (group, runs, nodes, mut space, mut next) = {
             let mut state = self.state.write();
             let idle = state.log.is_empty() && state.log.position == old.log_position;
             if idle && state.forest.dirty.is_empty() && !state.forest.space.has_changes() && clean == old.clean {
                 drop(state);
+                drop(spilling);
                 drop(flusher);
                 return self.after_checkpoint(checkpointer);
             }
@@ -82,7 +84,7 @@ impl Engine {
             };
             (group, runs, nodes, space, next)
         };
-        self.write_group(&mut flusher, group, runs)?;
+        self.write_group(&mut flusher, spilling, group, runs)?;
         next.log_hash = flusher.previous;
         drop(flusher);
 

@@ -1,6 +1,6 @@
 //! The open image: state, locks, and the loops that look things up and find space.
 //!
-//! Order of locks: checkpointer, flusher, giving, state. Nothing syncs, grows or punches under the state's lock.
+//! Order of locks: checkpointer, flusher, spilling, giving, state. Nothing syncs, grows or punches under the state's lock.
 
 use super::{
     catalog::{Catalog, CatalogView, SnapshotRecord, VolumeRecord},
@@ -19,7 +19,10 @@ use crate::{
 };
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 /// What an engine is opened with.
 #[derive(Clone, Debug)]
@@ -106,6 +109,10 @@ pub(crate) struct Engine {
     pub(crate) salt: u32,
     pub(crate) state: RwLock<State>,
     pub(crate) flusher: Mutex<Flusher>,
+    /// Held while what was taken out of staging is written: one set at a time, and all of it before its group is synced.
+    pub(crate) spilling: Mutex<()>,
+    /// Ranges of the image with data that was written and that the medium was not asked to begin with.
+    pub(crate) unpushed: Mutex<VecDeque<(u64, u64)>>,
     pub(crate) checkpointer: Mutex<Checkpointer>,
     /// Who takes space from the host or gives it back: runs marked as given back and not punched yet, each with the
     /// generation whose checkpoint says so.

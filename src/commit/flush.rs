@@ -6,12 +6,15 @@ use super::{
     log::{Group, page_block},
 };
 use crate::{BLOCK, Error, ErrorKind, Result, format::Page, io::Lane, knobs::Bug, units::Block};
+use parking_lot::MutexGuard;
 use std::sync::Arc;
 
 /// Staged bytes that are written out ahead of their group.
 const SPILL: usize = 1 << 20;
 /// Where the background thread does that: staged bytes for which it is not waited.
-const SPILL_BEHIND: usize = 4 << 20;
+const SPILL_BEHIND: usize = 16 << 20;
+/// Bytes that the medium is asked to begin with at a time.
+const PUSH: u64 = 1 << 20;
 
 impl Engine {
     /// Makes durable everything that returned before. Concurrent callers share one sync; without anything new there is
@@ -38,16 +41,25 @@ impl Engine {
 
     /// Closes the open group and makes it durable.
     pub(crate) fn commit_group(&self, flusher: &mut Flusher) -> Result<()> {
+        let spilling = self.spilling.lock();
         let (group, runs) = {
             let mut state = self.state.write();
             (state.log.close(), state.staging.take())
         };
-        self.write_group(flusher, group, runs)
+        self.write_group(flusher, spilling, group, runs)
     }
 
     /// Writes a closed group with its data, syncs, and has it counted as acknowledged.
-    pub(crate) fn write_group(&self, flusher: &mut Flusher, group: Option<Group>, runs: Arc<Runs>) -> Result<()> {
-        self.write_runs(&runs)?;
+    pub(crate) fn write_group(
+        &self,
+        flusher: &mut Flusher,
+        spilling: MutexGuard<'_, ()>,
+        group: Option<Group>,
+        runs: Arc<Runs>,
+    ) -> Result<()> {
+        self.write_staged(runs)?;
+        // What is staged from here on belongs to the next group, and may be written while this one is synced.
+        drop(spilling);
         if let Some(group) = group {
             let (pages, hash) = group.encode(&self.uuid, self.hash_key, self.epoch, flusher.previous);
             if self.config.knobs.has(Bug::SyncBeforeRecord) {
@@ -60,9 +72,8 @@ impl Engine {
                 }
             }
             (flusher.previous, flusher.acked) = (hash, group.number);
+            self.unpushed.lock().clear();
         }
-        self.state.write().staging.written();
-        self.keep_buffers(runs);
         Ok(())
     }
 
@@ -72,22 +83,33 @@ impl Engine {
         self.write_sorted(&placed)
     }
 
-    /// Writes data out before its group closes: memory stays bounded. Gives the range of the image that was written.
-    fn spill(&self) -> Result<Option<(u64, u64)>> {
-        let _flusher = self.flusher.lock();
+    /// Writes data out before its group closes: memory stays bounded.
+    fn spill(&self) -> Result<()> {
+        let _spilling = self.spilling.lock();
         let runs = {
             let mut state = self.state.write();
             if state.staging.bytes < SPILL {
-                return Ok(None);
+                return Ok(());
             }
             state.staging.take()
         };
-        self.write_runs(&runs)?;
-        self.state.write().staging.written();
-        let end = runs.last_key_value().map(|(&at, run)| Block(at).plus(run.blocks.into()));
-        let range = runs.first_key_value().zip(end).map(|((&at, _), end)| (Block(at).offset(), end.offset()));
-        self.keep_buffers(runs);
-        Ok(range)
+        self.note_unpushed(&runs);
+        self.write_staged(runs)
+    }
+
+    /// Notes where data was written, near places as one.
+    fn note_unpushed(&self, runs: &Runs) {
+        if self.config.manual {
+            return;
+        }
+        let mut unpushed = self.unpushed.lock();
+        for (&start, run) in runs {
+            let (start, end) = (Block(start).offset(), Block(start).plus(run.blocks.into()).offset());
+            match unpushed.back_mut() {
+                Some((from, to)) if *to <= start && end - *from <= PUSH => *to = end,
+                _ => unpushed.push_back((start, end)),
+            }
+        }
     }
 
     /// Keeps the buffers of single blocks for writes to come: fresh memory would be faulted in page by page.
@@ -112,9 +134,13 @@ impl Engine {
         block.into()
     }
 
-    fn write_runs(&self, runs: &Runs) -> Result<()> {
+    /// Writes what was taken out of staging. From then on it is read from the image.
+    fn write_staged(&self, runs: Arc<Runs>) -> Result<()> {
         let placed: Vec<_> = runs.iter().map(|(&start, run)| (Block(start), run.bytes())).collect();
-        self.write_sorted(&placed)
+        self.write_sorted(&placed)?;
+        self.state.write().staging.written();
+        self.keep_buffers(runs);
+        Ok(())
     }
 
     /// Writes buffers at ascending places, adjacent ones together.
@@ -159,24 +185,28 @@ impl Engine {
             (if self.config.manual { log.is_long() } else { log.is_too_long() }, log.target())
         };
         // The operation itself has happened; a failure here poisons, and the next flush says so.
-        if long { self.flush_to(target) } else { self.spill().map(drop) }
+        if long { self.flush_to(target) } else { self.spill() }
     }
-    /// [`Engine::relieve`] by a thread that nobody waits for: it has the medium begin with what it wrote, while the next data comes in.
-    pub(crate) fn relieve_behind(&self) -> Result<()> {
+    /// [`Engine::relieve`] by the background thread, one step of it: between data it has the medium begin with what was written, so that
+    /// later syncs find little to do. In short steps, since the medium makes it wait. `true`: there may be more.
+    pub(crate) fn relieve_behind(&self) -> Result<bool> {
+        self.spill()?;
+        let next = self.unpushed.lock().pop_front();
+        if let Some((start, end)) = next {
+            // Errors of the medium show at this description once: no checkpoint may sync through it meanwhile (I6).
+            if let Some(_checkpointer) = self.checkpointer.try_lock() {
+                self.disk.push(start, end - start)?;
+            }
+            return Ok(true);
+        }
         let (long, target) = {
             let log = &self.state.read().log;
             (log.is_long(), log.target())
         };
         if long {
-            return self.flush_to(target);
+            self.flush_to(target)?;
         }
-        if let Some((start, end)) = self.spill()?
-            // Errors of the medium show at this description once: no checkpoint may sync through it meanwhile (I6).
-            && let Some(_checkpointer) = self.checkpointer.try_lock()
-        {
-            self.disk.push(start, end - start)?;
-        }
-        Ok(())
+        Ok(false)
     }
 }
 

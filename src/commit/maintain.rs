@@ -14,6 +14,9 @@ use std::{
 /// How long the background thread waits before it takes the store for idle.
 const IDLE: Duration = Duration::from_millis(50);
 
+/// Steps of writing that the background thread makes before it looks for other work.
+const PUSHES: usize = 256;
+
 /// What could be freed.
 pub(crate) enum Freed {
     Some,
@@ -233,7 +236,11 @@ impl Engine {
                 return;
             }
             // Errors show at the next operation: what failed has poisoned.
-            let _ = self.relieve_behind();
+            for _ in 0..PUSHES {
+                if !self.relieve_behind().unwrap_or(false) {
+                    break;
+                }
+            }
             let more = self.maintain(64).unwrap_or(false);
             if more {
                 *self.wake.lock() = true;

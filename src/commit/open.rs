@@ -76,6 +76,8 @@ impl Engine {
             salt,
             state: RwLock::new(state),
             flusher: Mutex::new(Flusher { previous: sb.log_hash, acked: sb.log_group }),
+            spilling: Mutex::default(),
+            unpushed: Mutex::default(),
             checkpointer: Mutex::new(Checkpointer { superblock: sb, slot }),
             config,
             giving: Mutex::default(),
