@@ -11,7 +11,7 @@
 
 mod common;
 
-use common::{BLOCK, Peer, Rng, Summed, Table, clock, fill, median, noise, quantile};
+use common::{BLOCK, Limit, Peer, Rng, Summed, Table, clock, fill, median, noise, quantile};
 use criterion::{BatchSize, Criterion, Throughput};
 use snapdisk::{Options, Store, Volume, io::ReadPath};
 use std::{fs::File, path::Path};
@@ -21,6 +21,7 @@ const FAST: &str = "snapdisk map";
 const PREAD: &str = "snapdisk pread";
 const RAW: [&str; 2] = ["raw, large folios", "raw, 4 KiB folios"];
 const SUMMED: &str = "raw pread + crc";
+const LIMIT: &str = "staging alone";
 
 struct Peers {
     len: u64,
@@ -33,17 +34,29 @@ struct Peers {
     pread: Volume,
 }
 
-/// A store with one volume that is full and was overwritten at random once, reopened.
+/// Overwrites every block of a volume once, in random order. Its data then lies in 4 KiB extents, one region after the other, and where it
+/// lay before is free space as a whole: what the engine makes of plenty of room.
+fn permute(store: &Store, volume: &Volume, len: u64, noise: &[u8], rng: &mut Rng) {
+    let mut blocks: Vec<u64> = (0..len / BLOCK as u64).collect();
+    for i in (1..blocks.len()).rev() {
+        blocks.swap(i, rng.below(i as u64 + 1) as usize);
+    }
+    for block in blocks {
+        volume.write(&noise[rng.below(MIB) as usize..][..BLOCK], block * BLOCK as u64);
+    }
+    volume.sync();
+    store.wait_reclaimed().expect("a checkpoint");
+}
+
+/// A store with one volume that is full and was overwritten in random order, reopened.
 fn engine(path: &Path, len: u64, noise: &[u8], read_path: ReadPath) -> (Store, Volume) {
     // Without punching: a punched block costs its first writer the host's extent conversion, which is not what is measured.
     let options = Options::new().read_path(read_path).punch_from(None);
     let store = options.create(path).expect("an image");
     let volume = store.create_volume("v", len).expect("a volume");
     fill(&volume, len, noise);
-    let mut rng = Rng(7);
-    for _ in 0..len / BLOCK as u64 {
-        write_random(&volume, len, noise, &mut rng);
-    }
+    // Twice: all the space that the volume goes back and forth between was then written before.
+    (0..2).for_each(|i| permute(&store, &volume, len, noise, &mut Rng(7 + i)));
     store.close().expect("close");
     let store = options.open(path).expect("open");
     let volume = store.volume("v").expect("the volume");
@@ -149,21 +162,36 @@ impl Peers {
             table.add("sequential write, 1 MiB, final sync included", "GiB/s", name, gib / whole);
         }
     }
-    fn random_writes(&self, round: u64, count: u64, table: &mut Table) {
+    /// The engine's free space lies together, or is scattered as after overwrites at random of all of the volume, several times over.
+    fn random_writes(&self, round: u64, count: u64, scattered: bool, table: &mut Table) {
+        let limit = Limit::new(&self.raw[0], self.len);
         let mut writers = self.writers();
+        if LIMIT.contains(&self.only) && !scattered {
+            writers.push((LIMIT, &limit));
+        }
         rotate(&mut writers, round);
         for (name, peer) in writers {
             let mut rng = Rng(round * 31 + 5);
+            if name == FAST {
+                if scattered {
+                    (0..2 * self.len / BLOCK as u64).for_each(|_| write_random(peer, self.len, &self.noise, &mut rng));
+                    peer.sync();
+                } else {
+                    permute(&self.store, &self.map, self.len, &self.noise, &mut rng);
+                }
+            }
             let mut written = 0.0;
             let before = common::processor();
             let whole = clock(|| {
                 written = clock(|| (0..count).for_each(|_| write_random(peer, self.len, &self.noise, &mut rng)));
                 peer.sync();
             });
-            table.add("4 KiB random write, no sync", "k ops/s", name, count as f64 / written / 1e3);
-            table.add("4 KiB random write, final sync included", "k ops/s", name, count as f64 / whole / 1e3);
+            let row = if scattered { "4 KiB random write, free space scattered" } else { "4 KiB random write" };
+            table.add(&format!("{row}, no sync"), "k ops/s", name, count as f64 / written / 1e3);
+            table.add(&format!("{row}, final sync included"), "k ops/s", name, count as f64 / whole / 1e3);
             let busy = common::processor() - before;
-            table.add("4 KiB random write, final sync included: processor time", "us", name, busy * 1e6 / count as f64);
+            let row = format!("{row}, final sync included: processor time");
+            table.add(&row, "us", name, busy * 1e6 / count as f64);
         }
     }
     fn flushes(&self, round: u64, count: u64, batch: u64, table: &mut Table) {
@@ -234,6 +262,20 @@ fn ratios(table: &mut Table) {
     rate(table, "sequential write, 1 MiB, final sync included", FAST, "target >= 0.95");
     rate(table, "4 KiB random write, no sync", FAST, "floor >= 1, target >= 1.5");
     rate(table, "4 KiB random write, final sync included", FAST, "floor >= 3, target >= 6");
+    rate(table, "4 KiB random write, no sync", LIMIT, "what copying and writing in sequence alone comes to");
+    rate(
+        table,
+        "4 KiB random write, final sync included",
+        LIMIT,
+        "what copying and writing in sequence alone comes to",
+    );
+    rate(table, "4 KiB random write, free space scattered, no sync", FAST, "no target");
+    rate(
+        table,
+        "4 KiB random write, free space scattered, final sync included",
+        FAST,
+        "target >= 2 at twice the space",
+    );
     time(table, "4 KiB write + flush each, p50", FAST, "floor <= 1.2, target <= 1.1");
     time(table, "4 KiB write + flush each, p99", FAST, "target <= 1.1");
     rate(table, "64 x 4 KiB write, then flush", FAST, "target >= 2.5");
@@ -275,7 +317,8 @@ fn main() {
     let wanted = |name: &str| name.contains(&part);
     for round in 0..rounds {
         if wanted("random writes") {
-            peers.random_writes(round, 100_000 / scale, &mut table);
+            peers.random_writes(round, 100_000 / scale, false, &mut table);
+            peers.random_writes(round, 100_000 / scale, true, &mut table);
         }
         if wanted("flush each") {
             peers.flushes(round, 400 / scale, 1, &mut table);
@@ -303,6 +346,8 @@ fn main() {
         ratios(&mut table);
     }
     table.print();
+    let image = std::fs::metadata(dir.path().join("map.img")).map_or(0, |m| m.len());
+    println!("\nthe image has {} MiB for a volume of {}", image / MIB, len / MIB);
     println!("after: {}", common::pressure());
     if part.is_empty() && peers.only.is_empty() {
         let mut c = Criterion::default().configure_from_args();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Staged bytes that are written out ahead of their group.
 const SPILL: usize = 1 << 20;
 /// Where the background thread does that: staged bytes for which it is not waited.
-const SPILL_BEHIND: usize = 16 << 20;
+const SPILL_BEHIND: usize = 32 << 20;
 /// Bytes that the medium is asked to begin with at a time.
 const PUSH: u64 = 1 << 20;
 

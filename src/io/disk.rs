@@ -20,7 +20,7 @@ use std::{
 /// Bytes that one call writes at most, and the boundary at which it ends. Linux caches what one call wrote in folios as large as the call, and
 /// each later write of a single block walks the buffer heads of its whole folio, at the write and again at the sync: in folios of
 /// 1 MiB that costs several times the copy.
-const CALL: usize = 16 << 10;
+const CALL: usize = 32 << 10;
 
 /// A backend behind its latch.
 pub(crate) struct Disk {
