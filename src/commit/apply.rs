@@ -260,6 +260,9 @@ impl State {
                 (done, at, logical) = (done + n, at + n as usize, logical + u64::from(n));
             }
         }
+        if self.forest.overwrite(root, data.block, logical, &fresh)? {
+            return Ok(());
+        }
         let (lo, hi) = (data.block.into(), logical.into());
         let root = self.forest.splice(root, Shape::Extents, lo, hi, Some(Fresh::Extents(fresh)), false)?;
         self.set_root(volume, root)

@@ -8,7 +8,7 @@
 
 use super::{
     forest::Forest,
-    node::{Child, Entry, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
+    node::{Child, EXTENT_BYTES, Entry, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
     read::{Miss, children_of, overlap, step},
 };
 use crate::{
@@ -152,6 +152,32 @@ impl Forest {
         let old = leaf.exchange(i, physical, sums);
         for i in 0..sums.len() as u64 {
             self.space.decref(&self.disk, old.plus(i))?;
+        }
+        Ok(true)
+    }
+
+    /// [`Forest::splice`] of extents for `lo..hi` inside one leaf, where no node has to be copied and none splits or takes in a neighbour: what
+    /// it makes is the same. `false`: it is not that simple, and nothing was done.
+    pub(crate) fn overwrite(&mut self, root: Root, lo: u64, hi: u64, fresh: &[(u64, Block, Vec<u32>)]) -> Result<bool> {
+        let Some(block) = self.own_leaf(root, lo, hi)? else { return Ok(false) };
+        let fanout = self.fanout;
+        let Some(d) = self.dirty.get_mut(&block.0) else { return Ok(false) };
+        let (items, bytes, blocks) = (d.node.items(), d.node.bytes(Shape::Extents), (hi - lo) as usize);
+        // At most all that is fresh and the other half of an extent come in, with a checksum for each block.
+        let fits =
+            items + fresh.len() < fanout && bytes + (fresh.len() + 1) * EXTENT_BYTES + blocks * 4 <= PAGE_PAYLOAD;
+        // At most an extent for each block goes, and two by joining: is what stays certainly more than the quarter at which it is absorbed?
+        let gone = blocks + 2;
+        let stays = bytes.saturating_sub(gone * EXTENT_BYTES) * 4 >= PAGE_PAYLOAD
+            || items.saturating_sub(gone).saturating_mul(4) >= fanout;
+        if !(fits && stays) {
+            return Ok(false);
+        }
+        let Node::Extents(leaf) = std::sync::Arc::make_mut(&mut d.node) else { return Ok(false) };
+        for run in replace(leaf, lo, hi, fresh) {
+            for i in 0..u64::from(run.len) {
+                self.space.decref(&self.disk, run.start.plus(i))?;
+            }
         }
         Ok(true)
     }
