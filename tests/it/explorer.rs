@@ -156,7 +156,7 @@ fn replay() {
 }
 
 /// Planted bugs that this search must find; the flips find the others.
-const MUTANTS: [Bug; 17] = [
+const MUTANTS: [Bug; 18] = [
     Bug::FlushWithoutSync,
     Bug::SyncBeforeRecord,
     Bug::NoBarrierBeforeSuperblock,
@@ -174,6 +174,7 @@ const MUTANTS: [Bug; 17] = [
     Bug::NoSpaceHalfApplied,
     Bug::RecoveryReusesSuperseded,
     Bug::WarmRecovery,
+    Bug::InlineNeverHomed,
 ];
 
 /// Unique states until the search finds a planted bug, and what it says; `Err` if it does not within 100,000.

@@ -32,7 +32,7 @@ struct Target {
 }
 
 fn options(bug: Bug) -> Options {
-    let knobs = Knobs { fanout: 4, index_fanout: 4, span: 24, log_pages: 8, reserve: 4, growth: 1, bug };
+    let knobs = Knobs { fanout: 4, index_fanout: 4, span: 24, log_pages: 8, reserve: 4, growth: 1, inline: 0, bug };
     Options::new().manual_maintenance(true).punch_from(None).knobs(knobs)
 }
 
