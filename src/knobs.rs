@@ -31,7 +31,7 @@ impl Default for Knobs {
             log_pages: 0,
             reserve: 256,
             growth: 16,
-            inline: 2,
+            inline: 4,
             bug: Bug::None,
         }
     }
