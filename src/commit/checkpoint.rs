@@ -93,8 +93,9 @@ impl Engine {
         self.write_pages(&Forest::encode(&self.uuid, &nodes))?;
         self.write_pages(&space.encode(&self.uuid))?;
         if !self.config.knobs.has(Bug::InlineNeverHomed) {
-            // What was freed meanwhile waits for this checkpoint in quarantine: nobody else writes there.
-            self.write_slices(logged.iter().map(|(&block, run)| (Block(block), run.bytes())).collect())?;
+            // What was freed before the freeze nobody can look up any more; what is freed later stays in quarantine.
+            let kept = logged.iter().map(|(&block, run)| (Block(block), run.bytes()));
+            self.write_slices(kept.filter(|(block, _)| !space.has_freed(*block)).collect())?;
         }
         (next.index_stamp, next.index_home) = space.top_stamp();
         let bugs = &self.config.knobs;

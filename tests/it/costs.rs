@@ -374,11 +374,17 @@ fn syncs_are_counted() {
     assert_eq!(only_syncs(cost), syncs(0, 2), "a checkpoint after a flush");
     write(4, 1);
     store.flush().unwrap();
+    write(4, 2);
+    store.flush().unwrap();
     let ((), four) = meter.cost(|| store.checkpoint().unwrap());
     write(5, 1);
     store.flush().unwrap();
     let ((), five) = meter.cost(|| store.checkpoint().unwrap());
-    assert_eq!(four.others, five.others + 4, "a checkpoint writes to its place what only the log has");
+    assert_eq!(
+        four.others,
+        five.others + 4,
+        "a checkpoint writes to its place what only the log has, and was not replaced"
+    );
     write(1, 3);
     let ((), cost) = meter.cost(|| store.checkpoint().unwrap());
     assert_eq!(only_syncs(cost), syncs(1, 2), "a checkpoint with an open group");
