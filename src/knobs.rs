@@ -16,6 +16,8 @@ pub struct Knobs {
     pub reserve: u32,
     /// Regions that the image grows by at a time.
     pub growth: u32,
+    /// A group of at most this many blocks of data has them in the log itself, and a checkpoint writes them to their places. 0: none has.
+    pub inline: u32,
     /// The planted bug.
     pub bug: Bug,
 }
@@ -29,6 +31,7 @@ impl Default for Knobs {
             log_pages: 0,
             reserve: 256,
             growth: 16,
+            inline: 4,
             bug: Bug::None,
         }
     }
@@ -67,4 +70,5 @@ pub enum Bug {
     RecoveryReusesSuperseded,
     PageHashUnchecked,
     WarmRecovery,
+    InlineNeverHomed,
 }

@@ -36,7 +36,7 @@ pub(crate) fn seed(n: u8) -> Image {
     let seeds = SEEDS.get_or_init(|| {
         let small =
             Knobs { fanout: 4, span: 32, index_fanout: 4, log_pages: 16, reserve: 16, growth: 1, ..Knobs::default() };
-        let wide = Knobs { log_pages: 16, reserve: 16, growth: 1, span: 128, ..Knobs::default() };
+        let wide = Knobs { inline: 0, log_pages: 16, reserve: 16, growth: 1, span: 128, ..Knobs::default() };
         let long = Knobs { log_pages: 64, span: 64, ..small };
         let plain = options();
         vec![

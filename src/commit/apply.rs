@@ -74,6 +74,7 @@ impl State {
                 };
                 (1 + usize::from(old) + tag_chunks(tags)?) * put
             }
+            Op::Data { .. } => 0,
         })
     }
 
@@ -158,6 +159,10 @@ impl State {
                 }
                 self.head(*volume)?.size = *size;
                 self.save_head(*volume)
+            }
+            Op::Data { at, bytes } => {
+                self.staging.log(*at, bytes.clone());
+                Ok(())
             }
             Op::SetTags { snapshot, id, tags } => {
                 let count = self.catalog().put_tags(*snapshot, *id, tags)?;

@@ -1,10 +1,13 @@
 //! Checkpoints: what the log says goes home, beside the writers.
 //!
-//! A checkpoint commits the open group and freezes at that boundary; it writes nodes to free blocks and count pages to
-//! their other homes, syncs, writes the superblock, syncs. Only then is the log released, are homes current and may what was
+//! A checkpoint commits the open group and freezes at that boundary; it writes nodes to free blocks, count pages to their
+//! other homes and data that only the log has to its place, syncs, writes the superblock, syncs. Only then is the log released, are homes current and may what was
 //! freed be used again (I5).
 
-use super::engine::{Checkpointer, Engine, PanicGuard};
+use super::{
+    data::Logged,
+    engine::{Checkpointer, Engine, PanicGuard},
+};
 use crate::{
     Result,
     format::{Page, SLOTS, Superblock},
@@ -44,7 +47,7 @@ impl Engine {
         // The freeze: one group boundary, O(changed regions) copies of references.
         let mut flusher = self.flusher.lock();
         let spilling = self.spilling.lock();
-        let (group, runs, nodes, mut space, mut next) = {
+        let (group, runs, logged, nodes, mut space, mut next) = {
             let mut state = self.state.write();
             let idle = state.log.is_empty() && state.log.position == old.log_position;
             if idle && state.forest.dirty.is_empty() && !state.forest.space.has_changes() && clean == old.clean {
@@ -55,6 +58,7 @@ impl Engine {
             }
             let group = state.log.close();
             let runs = state.staging.take();
+            let logged = state.staging.home();
             let stamp = state.forest.stamp;
             let nodes = Arc::new(std::mem::take(&mut state.forest.dirty));
             state.forest.frozen = nodes.clone();
@@ -82,7 +86,7 @@ impl Engine {
                 clean,
                 ..old.clone()
             };
-            (group, runs, nodes, space, next)
+            (group, runs, logged, nodes, space, next)
         };
         self.write_group(&mut flusher, spilling, group, runs)?;
         next.log_hash = flusher.previous;
@@ -90,6 +94,11 @@ impl Engine {
 
         self.write_pages(&Forest::encode(&self.uuid, &nodes))?;
         self.write_pages(&space.encode(&self.uuid))?;
+        if !self.config.knobs.has(Bug::InlineNeverHomed) {
+            // What was freed before the freeze nobody can look up any more; what is freed later stays in quarantine.
+            let kept = logged.iter().map(|(&block, run)| (Block(block), run.bytes()));
+            self.write_slices(kept.filter(|(block, _)| !space.has_freed(*block)).collect())?;
+        }
         (next.index_stamp, next.index_home) = space.top_stamp();
         let bugs = &self.config.knobs;
         if bugs.has(Bug::LogResetBeforeSuperblock) {
@@ -118,7 +127,9 @@ impl Engine {
         state.forest.space.thawed(space);
         kept.into_iter().for_each(|node| state.forest.cache.insert(node));
         state.forest.frozen = Arc::default();
+        state.staging.homed();
         drop(state);
+        self.keep_buffers(Arc::try_unwrap(logged).into_iter().flat_map(Logged::into_values));
         self.after_checkpoint(checkpointer)
     }
 
@@ -138,9 +149,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes pages in order of place, each slice pushed out, so that a flush never waits behind all of them.
     pub(crate) fn write_pages(&self, pages: &[(Block, Box<Page>)]) -> Result<()> {
-        let mut placed: Vec<(Block, &[u8])> = pages.iter().map(|(b, p)| (*b, &p[..])).collect();
+        self.write_slices(pages.iter().map(|(b, p)| (*b, &p[..])).collect())
+    }
+
+    /// Writes pages in order of place, each slice pushed out, so that a flush never waits behind all of them.
+    fn write_slices(&self, mut placed: Vec<(Block, &[u8])>) -> Result<()> {
         placed.sort_unstable_by_key(|p| p.0);
         for slice in placed.chunks(SLICE_PAGES) {
             self.write_sorted(slice)?;

@@ -7,6 +7,7 @@ use crate::{
     tree::{Found, Root, read_block, read_pieces},
     units::{BLOCK_BYTES, Block},
 };
+use rustc_hash::FxHashMap;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// A staged run: whole blocks inside a shared buffer.
@@ -26,12 +27,24 @@ impl Staged {
 /// Staged runs by first block.
 pub(crate) type Runs = BTreeMap<u64, Staged>;
 
-/// Data that the log names, or will name, and the disk does not have yet.
+/// Single blocks whose content the log has.
+pub(crate) type Logged = FxHashMap<u64, Staged>;
+
+/// Data that the log names, or will name, and that is not at its place yet. A block is in one of the sets only.
 #[derive(Clone, Default)]
 pub(crate) struct Staging {
+    /// Of the open group.
     open: Runs,
+    /// Being written.
     writing: Arc<Runs>,
+    /// The log itself has these: the next checkpoint writes them to their places.
+    logged: Logged,
+    /// The same, of the checkpoint that is being written.
+    homing: Arc<Logged>,
+    /// In the open group.
     pub(crate) bytes: usize,
+    /// The open group has data that was written ahead of it.
+    ahead: bool,
 }
 
 impl Staging {
@@ -39,17 +52,66 @@ impl Staging {
         self.bytes += run.blocks as usize * BLOCK;
         self.open.insert(start.0, run);
     }
-    /// Takes what is staged for writing; it stays readable until [`Staging::written`].
+    /// Takes what is staged as its group closes; it stays readable until [`Staging::written`].
     pub(crate) fn take(&mut self) -> Arc<Runs> {
+        let runs = self.take_ahead();
+        self.ahead = false;
+        runs
+    }
+    /// Takes what is staged while its group stays open.
+    pub(crate) fn take_ahead(&mut self) -> Arc<Runs> {
         self.bytes = 0;
+        self.ahead = true;
         self.writing = Arc::new(std::mem::take(&mut self.open));
         self.writing.clone()
     }
     pub(crate) fn written(&mut self) {
         self.writing = Arc::default();
     }
+    /// The open group names data that was never staged.
+    pub(crate) fn went_ahead(&mut self) {
+        self.ahead = true;
+    }
+    /// The open group's blocks, if all of its data is here, and no more than `most`.
+    pub(crate) fn whole(&self, most: u32) -> Option<Vec<(u64, Arc<[u8]>)>> {
+        if self.ahead || self.bytes == 0 || self.bytes > most as usize * BLOCK {
+            return None;
+        }
+        let block = |run: &Staged, i: u32| match run.blocks {
+            1 if run.data.len() == BLOCK => run.data.clone(),
+            _ => run.bytes()[i as usize * BLOCK..][..BLOCK].into(),
+        };
+        Some(
+            self.open
+                .iter()
+                .flat_map(|(start, r)| (0..r.blocks).map(move |i| (start + u64::from(i), block(r, i))))
+                .collect(),
+        )
+    }
+    /// The log has this block's content.
+    pub(crate) fn log(&mut self, block: u64, data: Arc<[u8]>) {
+        self.logged.insert(block, Staged { data, offset: 0, blocks: 1 });
+    }
+    /// The open group is closed and has all of its data in the log, as [`Staging::whole`] gave it.
+    pub(crate) fn close_logged(&mut self, blocks: Vec<(u64, Arc<[u8]>)>) {
+        self.open.clear();
+        self.bytes = 0;
+        blocks.into_iter().for_each(|(block, data)| self.log(block, data));
+    }
+    /// Takes what the log has, for a checkpoint to write; it stays readable until [`Staging::homed`].
+    pub(crate) fn home(&mut self) -> Arc<Logged> {
+        self.homing = Arc::new(std::mem::take(&mut self.logged));
+        self.homing.clone()
+    }
+    pub(crate) fn homed(&mut self) {
+        self.homing = Arc::default();
+    }
+    /// Bytes that wait for a checkpoint.
+    pub(crate) fn logged_bytes(&self) -> u64 {
+        self.logged.len() as u64 * BLOCK_BYTES
+    }
     fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.writing.is_empty()
+        self.open.is_empty() && self.writing.is_empty() && self.logged.is_empty() && self.homing.is_empty()
     }
     /// A staged block's content.
     pub(crate) fn block(&self, block: Block) -> Option<&[u8]> {
@@ -69,7 +131,8 @@ impl Staging {
                 return Some((run, run.offset + i as usize * BLOCK, run.blocks - i));
             }
         }
-        None
+        let logged = [&self.logged, &*self.homing].into_iter().filter(|set| !set.is_empty());
+        logged.filter_map(|set| set.get(&block)).map(|run| (run, run.offset, 1)).next()
     }
 }
 

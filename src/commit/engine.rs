@@ -476,9 +476,9 @@ impl Engine {
 }
 
 impl State {
-    /// About what nodes and counts take that wait for a checkpoint.
+    /// About what nodes, counts and logged data take that wait for a checkpoint.
     pub(crate) fn dirty_bytes(&self) -> u64 {
-        self.forest.dirty.len() as u64 * 8192 + self.forest.space.changed_bytes()
+        self.forest.dirty.len() as u64 * 8192 + self.forest.space.changed_bytes() + self.staging.logged_bytes()
     }
     /// So much was freed, and so little is left to take, that a checkpoint is due.
     pub(crate) fn wants_space(&self) -> bool {

@@ -1,9 +1,10 @@
 //! Group commit: staged data, the group's log pages, one sync.
 
 use super::{
-    data::Runs,
+    data::{Runs, Staged},
     engine::{Engine, Flusher, State},
     log::{Group, page_block},
+    ops::Op,
 };
 use crate::{BLOCK, Error, ErrorKind, Result, format::Page, io::Lane, knobs::Bug, units::Block};
 use parking_lot::MutexGuard;
@@ -44,7 +45,13 @@ impl Engine {
         let spilling = self.spilling.lock();
         let (group, runs) = {
             let mut state = self.state.write();
-            (state.log.close(), state.staging.take())
+            match state.inline_data() {
+                Some(blocks) => {
+                    state.staging.close_logged(blocks);
+                    (state.log.close(), Arc::default())
+                }
+                None => (state.log.close(), state.staging.take()),
+            }
         };
         self.write_group(flusher, spilling, group, runs)
     }
@@ -91,7 +98,7 @@ impl Engine {
             if state.staging.bytes < SPILL {
                 return Ok(());
             }
-            state.staging.take()
+            state.staging.take_ahead()
         };
         self.note_unpushed(&runs);
         self.write_staged(runs)
@@ -113,11 +120,10 @@ impl Engine {
     }
 
     /// Keeps the buffers of single blocks for writes to come: fresh memory would be faulted in page by page.
-    fn keep_buffers(&self, runs: Arc<Runs>) {
-        let Ok(runs) = Arc::try_unwrap(runs) else { return };
+    pub(crate) fn keep_buffers(&self, runs: impl Iterator<Item = Staged>) {
         let mut buffers = self.buffers.lock();
         let room = (SPILL_BEHIND / BLOCK).saturating_sub(buffers.len());
-        buffers.extend(runs.into_values().map(|r| r.data).filter(|data| data.len() == BLOCK).take(room));
+        buffers.extend(runs.map(|r| r.data).filter(|data| data.len() == BLOCK).take(room));
     }
     /// A block in a buffer of its own.
     pub(crate) fn staged_block(&self, block: &[u8]) -> Arc<[u8]> {
@@ -139,7 +145,7 @@ impl Engine {
         let placed: Vec<_> = runs.iter().map(|(&start, run)| (Block(start), run.bytes())).collect();
         self.write_sorted(&placed)?;
         self.state.write().staging.written();
-        self.keep_buffers(runs);
+        self.keep_buffers(Arc::try_unwrap(runs).into_iter().flat_map(Runs::into_values));
         Ok(())
     }
 
@@ -211,6 +217,17 @@ impl Engine {
 }
 
 impl State {
+    /// Puts the data of the open group, where it is little and all of it is in memory, into the group itself: one write beside the other pages
+    /// instead of one more at each block's place. Gives the blocks.
+    fn inline_data(&mut self) -> Option<Vec<(u64, Arc<[u8]>)>> {
+        if self.log.is_empty() {
+            return None;
+        }
+        let blocks = self.staging.whole(self.knobs.inline)?;
+        let ops: Vec<Op> = blocks.iter().map(|(at, bytes)| Op::Data { at: *at, bytes: bytes.clone() }).collect();
+        // A record that is too long, or finds no room in the ring, is no failure: the data goes to its place.
+        self.log.append_data(&ops).unwrap_or(false).then_some(blocks)
+    }
     /// Whether there is something to relieve.
     pub(crate) fn is_long(&self) -> bool {
         self.staging.bytes >= SPILL || self.log.is_long()

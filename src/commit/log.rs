@@ -140,6 +140,18 @@ impl Log {
         data.into_iter().for_each(|h| self.data.add(h));
         self.records += 1;
     }
+    /// Has the open group carry its own data: its pages' hashes then speak for it. `false`: there is no room.
+    pub(crate) fn append_data(&mut self, data: &[Op]) -> Result<bool> {
+        let start = self.pending.len();
+        codec::encode_into(&mut self.pending, Kind::Log, &data)?;
+        let fits = self.fits(0);
+        if fits {
+            self.data = DataHash::new(self.key);
+        } else {
+            self.pending.truncate(start);
+        }
+        Ok(fits)
+    }
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }

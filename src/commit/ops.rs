@@ -2,7 +2,7 @@
 //! recovery is the same code (I7). No type here holds itself: decoding can't recurse.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Physical runs of a write, in logical order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
@@ -18,6 +18,12 @@ pub(crate) struct Placed {
 impl Placed {
     pub(crate) fn blocks(&self) -> u64 {
         self.runs.iter().map(|r| u64::from(r.1)).sum()
+    }
+    /// Each block with its checksum.
+    pub(crate) fn sums(&self) -> impl Iterator<Item = (u64, u32)> {
+        let blocks =
+            self.runs.iter().flat_map(|&(start, len)| (0..u64::from(len)).map(move |i| start.saturating_add(i)));
+        blocks.zip(self.sums.iter().copied())
     }
     /// Whether runs and checksums agree, and every block is one that a volume can have.
     pub(crate) fn is_sane(&self) -> bool {
@@ -103,6 +109,25 @@ pub(crate) enum Op {
         id: u64,
         tags: BTreeMap<String, String>,
     },
+    /// Content of a block that another operation of the same group places. A group has all of its data in this way, or none.
+    Data {
+        at: u64,
+        #[serde(with = "content")]
+        bytes: Arc<[u8]>,
+    },
+}
+
+/// Bytes as such, not as a list of numbers.
+mod content {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::sync::Arc;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<[u8]>, D::Error> {
+        <&[u8]>::deserialize(from).map(Arc::from)
+    }
 }
 
 impl Op {
@@ -131,6 +156,7 @@ impl Op {
                 Op::Resize { size: bytes, .. } | Op::Rollback { size: bytes, .. } => size(*bytes),
                 Op::Clone { id: n, .. } => id(*n),
                 Op::Snapshot { members, .. } => members.iter().all(|m| id(m.1)),
+                Op::Data { bytes, .. } => bytes.len() == crate::BLOCK,
                 _ => true,
             }
     }

@@ -15,6 +15,7 @@ use crate::{
     format::{HEADER, LogHeader, Page, Superblock, unseal_log},
     io::Disk,
     knobs::{Bug, Knobs},
+    space::Run,
     units::{BLOCK_BYTES, Block},
 };
 
@@ -79,7 +80,10 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, knobs: &Knobs, salvage: bool) -
         match read_group(&ring, sb, group, replay.hash, at)? {
             Ok(found) => {
                 let ops = decode(&found.bytes)?;
-                if group == highest && !knobs.has(Bug::DataHashUnchecked) && !landed(disk, sb, &ops, found.data, knobs)?
+                let inline = is_inline(&ops)?;
+                if group == highest
+                    && !knobs.has(Bug::DataHashUnchecked)
+                    && !landed(disk, sb, &ops, inline, found.data, knobs)?
                 {
                     return Ok(replay);
                 }
@@ -154,8 +158,30 @@ fn decode(mut bytes: &[u8]) -> Result<Vec<Op>> {
     Ok(ops)
 }
 
-/// Whether all data that a group names is on the medium.
-fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], expected: u64, knobs: &Knobs) -> Result<bool> {
+/// Whether a group has its data in itself: then it has each block that it places, once and with the right content.
+fn is_inline(ops: &[Op]) -> Result<bool> {
+    let content = |op: &Op| match op {
+        Op::Data { at, bytes } => Some((*at, crc32fast::hash(bytes))),
+        _ => None,
+    };
+    let mut data: Vec<_> = ops.iter().filter_map(content).collect();
+    if data.is_empty() {
+        return Ok(false);
+    }
+    let mut placed = Vec::new();
+    ops.iter().for_each(|op| op.placed(&mut placed));
+    let mut named: Vec<_> = placed.iter().flat_map(|p| p.sums()).collect();
+    data.sort_unstable();
+    named.sort_unstable();
+    if named != data || data.windows(2).any(|w| w[0].0 == w[1].0) {
+        return Err(Error::corrupt("intent log: a group with other data than it places"));
+    }
+    Ok(true)
+}
+
+/// Whether all data that a group names is on the medium. If it is `inline`, the group's pages are all there is to that; but the blocks must
+/// exist: a group that was acknowledged has made the file's length durable.
+fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64, knobs: &Knobs) -> Result<bool> {
     let mut fold = DataHash::new(sb.hash_key);
     let mut placed = Vec::new();
     ops.iter().for_each(|op| op.placed(&mut placed));
@@ -173,6 +199,9 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], expected: u64, knobs: &Knobs
                 }
                 return Ok(false);
             }
+            if inline {
+                continue;
+            }
             let mut buf = vec![0; (len as usize).min(256) * BLOCK];
             let mut done = 0;
             while done < len {
@@ -183,7 +212,9 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], expected: u64, knobs: &Knobs
                 done += n;
             }
         }
-        fold.add(hash.digest());
+        if !inline {
+            fold.add(hash.digest());
+        }
     }
     Ok(fold.finish() == expected)
 }
@@ -195,6 +226,9 @@ impl State {
             ErrorKind::Deleted | ErrorKind::NotFound => Error::corrupt(format!("intent log: {e}")),
             _ => e.at("intent log"),
         };
+        if writable {
+            replay.ops.iter().try_for_each(|op| self.give_again(op)).map_err(damaged)?;
+        }
         let reuse = self.knobs.has(Bug::RecoveryReusesSuperseded);
         if !reuse {
             replay.ops.iter().try_for_each(|op| self.take_placed(op, writable, base_len)).map_err(damaged)?;
@@ -240,6 +274,17 @@ impl State {
             forest.disk.reserve(start, end - start)?;
         }
         forest.space.grow(&forest.disk, to)
+    }
+
+    /// A block whose content only the log has was perhaps given by the host, again, since the checkpoint: no data that landed there says so.
+    fn give_again(&mut self, op: &Op) -> Result<()> {
+        let Op::Data { at, .. } = op else { return Ok(()) };
+        let (run, forest) = (Run { start: Block(*at), len: 1 }, &mut self.forest);
+        let region = forest.space.geometry().locate(run.start).map(|place| place.0);
+        if region.is_some_and(|r| r < forest.space.spans()) && forest.space.is_returned(&forest.disk, run)? {
+            forest.disk.reserve(run.start.offset(), BLOCK_BYTES)?;
+        }
+        Ok(())
     }
 
     fn take_placed(&mut self, op: &Op, writable: bool, base_len: u64) -> Result<()> {

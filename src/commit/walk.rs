@@ -184,7 +184,7 @@ mod guard {
     pub struct Protected {
         /// Byte offset of the newest superblock.
         pub superblock: u64,
-        /// Blocks that the durable checkpoint reaches, and that log records name.
+        /// Blocks that the durable checkpoint reaches, and that log records name without their content.
         pub blocks: BTreeSet<u64>,
         /// Log pages of groups that count.
         pub log_pages: BTreeSet<u64>,
@@ -211,6 +211,12 @@ mod guard {
         replay.ops.iter().for_each(|op| op.placed(&mut placed));
         for (start, len) in placed.iter().flat_map(|p| &p.runs) {
             out.blocks.extend((0..u64::from(*len)).map(|i| start + i));
+        }
+        // What the log itself has may be written to its place at any time.
+        for op in &replay.ops {
+            if let super::super::ops::Op::Data { at, .. } = op {
+                out.blocks.remove(at);
+            }
         }
         // The checkpoint alone: the log left out.
         let mut clean = sb;

@@ -213,6 +213,8 @@ impl Engine {
                 state.staging.add(run.start, Staged { data: data.clone(), offset, blocks: run.len });
                 offset += run.len as usize * BLOCK;
             }
+        } else {
+            state.staging.went_ahead();
         }
         self.applied(state.apply(op))?;
         Ok(true)

@@ -74,6 +74,12 @@ impl FrozenSpace {
         }
         out
     }
+    /// Whether a block was free at the freeze, if its count had changed since the freeze before.
+    pub(crate) fn has_freed(&self, block: Block) -> bool {
+        let Some((region, place)) = self.geo.locate(block) else { return false };
+        let found = self.regions.binary_search_by_key(&region, |r| r.index);
+        found.is_ok_and(|i| self.regions[i].counts[place] == 0)
+    }
     pub(crate) fn top_stamp(&self) -> (u64, u8) {
         (self.top_entry.stamp, self.top_entry.home)
     }

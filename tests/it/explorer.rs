@@ -116,13 +116,16 @@ fn exhaustive() {
     for len in 1..=number("SNAPDISK_LENGTH", 3) as u32 {
         for mut ops in sequences(len) {
             ops.push(Op::Flush {});
-            search.run(&plain(0, ops)).unwrap_or_else(|e| panic!("{e}"));
+            // Data at its place, and in the log.
+            for size in [0, 1] {
+                search.run(&Case { size, ..plain(0, ops.clone()) }).unwrap_or_else(|e| panic!("{e}"));
+            }
         }
     }
     for ops in (1..=2).flat_map(sequences) {
-        for nth in 0..8 {
+        for (nth, size) in (0..8).flat_map(|nth| [(nth, 0), (nth, 1)]) {
             let fault = Some(Fault { call: Call::Sync, nth, how: How::Errno(EIO), sticky: false });
-            let case = Case { fault, ..plain(1, ops.clone()) };
+            let case = Case { fault, size, ..plain(1, ops.clone()) };
             if !search.run(&case).unwrap_or_else(|e| panic!("{e}")) {
                 break;
             }
@@ -133,12 +136,16 @@ fn exhaustive() {
             (0..10).map(|at| Op::BesideCheckpoint { at, n: 1 }).chain((0..3).map(|at| Op::BesideFlush { at, n: 1 }))
         {
             let ops = vec![Op::Write { v: 0, b: 2, n: 0, t: 3 }, pair[0], beside, pair[1], Op::Flush {}];
-            search.run(&Case { size: 2, ..plain(2, ops) }).unwrap_or_else(|e| panic!("{e}"));
+            for size in [2, 6] {
+                search.run(&Case { size, ..plain(2, ops.clone()) }).unwrap_or_else(|e| panic!("{e}"));
+            }
         }
     }
     let seconds: Vec<Vec<Op>> = sequences(2).collect();
     for ops in sequences(2) {
-        search.pairs(&plain(0, ops), &seconds).unwrap_or_else(|e| panic!("{e}"));
+        for size in [0, 1] {
+            search.pairs(&Case { size, ..plain(0, ops.clone()) }, &seconds).unwrap_or_else(|e| panic!("{e}"));
+        }
     }
     println!("exhaustive: {}, {:.0} states/s", search.tally, rate(&search.tally, began));
 }
@@ -156,7 +163,7 @@ fn replay() {
 }
 
 /// Planted bugs that this search must find; the flips find the others.
-const MUTANTS: [Bug; 17] = [
+const MUTANTS: [Bug; 18] = [
     Bug::FlushWithoutSync,
     Bug::SyncBeforeRecord,
     Bug::NoBarrierBeforeSuperblock,
@@ -174,6 +181,7 @@ const MUTANTS: [Bug; 17] = [
     Bug::NoSpaceHalfApplied,
     Bug::RecoveryReusesSuperseded,
     Bug::WarmRecovery,
+    Bug::InlineNeverHomed,
 ];
 
 /// Unique states until the search finds a planted bug, and what it says; `Err` if it does not within 100,000.

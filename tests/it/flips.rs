@@ -31,16 +31,16 @@ struct Target {
     read: BTreeSet<u64>,
 }
 
-fn options(bug: Bug) -> Options {
-    let knobs = Knobs { fanout: 4, index_fanout: 4, span: 24, log_pages: 8, reserve: 4, growth: 1, bug };
+fn options(bug: Bug, inline: u32) -> Options {
+    let knobs = Knobs { fanout: 4, index_fanout: 4, span: 24, log_pages: 8, reserve: 4, growth: 1, inline, bug };
     Options::new().manual_maintenance(true).punch_from(None).knobs(knobs)
 }
 
-/// A small image: two volumes, a snapshot, blocks in the trees and blocks in the log.
-fn target() -> &'static Target {
-    static MADE: OnceLock<Target> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let options = options(Bug::None);
+/// A small image: two volumes, a snapshot, blocks in the trees and blocks that the log names or, with `inline`, has.
+fn target(inline: u32) -> &'static Target {
+    static MADE: [OnceLock<Target>; 2] = [const { OnceLock::new() }; 2];
+    MADE[inline as usize].get_or_init(|| {
+        let options = options(Bug::None, inline);
         let disk = Arc::new(SimBackend::new());
         let store = options.create_on(disk.clone(), Arc::new(SimHost::new(9))).unwrap();
         let mut past = Vec::new();
@@ -186,11 +186,12 @@ fn told(e: &snapdisk::Error) -> Result<(), String> {
 fn judge_all(
     what: &str,
     bug: Bug,
+    inline: u32,
     damages: &(dyn Fn(u64) -> Option<Damage> + Sync),
     count: u64,
 ) -> Result<[u64; 3], String> {
-    let target = target();
-    let options = &options(bug);
+    let target = target(inline);
+    let options = &options(bug, inline);
     let (next, lie) = (AtomicU64::new(0), Mutex::new(None::<String>));
     let tally = [const { AtomicU64::new(0) }; 3];
     std::thread::scope(|s| {
@@ -235,8 +236,8 @@ fn in_superblock(at: u64) -> bool {
 
 const PATTERNS: [u8; 3] = [0xff, 0x01, 0x80];
 
-fn flips(bug: Bug) -> Result<[u64; 3], String> {
-    let target = target();
+fn flips(bug: Bug, inline: u32) -> Result<[u64; 3], String> {
+    let target = target(inline);
     // A page that nothing reads cannot change what is read.
     let all = std::env::var_os("SNAPDISK_FULL").is_some();
     let flip = |i: u64| {
@@ -250,24 +251,30 @@ fn flips(bug: Bug) -> Result<[u64; 3], String> {
         let what = format!("byte {at} (block {}, {:#x}) ^ {pattern:#x}", at >> 12, at & 4095);
         Some(Damage { what, image, one_place: true, harmless: in_superblock(at) })
     };
-    judge_all("flips", bug, &flip, target.image.len() * 3)
+    judge_all("flips", bug, inline, &flip, target.image.len() * 3)
 }
 
 #[test]
 fn every_byte_flipped() {
-    let [refused, failing, _] = flips(Bug::None).unwrap_or_else(|e| panic!("{e}"));
-    assert!(refused > 10_000 && failing > 10_000, "rot is seen");
+    for inline in [0, 1] {
+        let [refused, failing, _] = flips(Bug::None, inline).unwrap_or_else(|e| panic!("{e}"));
+        assert!(refused > 10_000 && failing > 10_000, "rot is seen");
+    }
 }
 
 #[test]
 fn flips_find_an_unchecked_page_hash() {
-    let lie = flips(Bug::PageHashUnchecked).expect_err("the planted bug must show");
+    let lie = flips(Bug::PageHashUnchecked, 0).expect_err("the planted bug must show");
     println!("mutant PageHashUnchecked: {lie}");
 }
 
 #[test]
 fn every_sector_zeroed_aged_or_swapped() {
-    let target = target();
+    [0, 1].into_iter().for_each(sectors);
+}
+
+fn sectors(inline: u32) {
+    let target = target(inline);
     let sectors = target.image.len() / SECT as u64;
     let kinds = 1 + target.past.len() as u64 + 6;
     let damage = |i: u64| {
@@ -306,12 +313,16 @@ fn every_sector_zeroed_aged_or_swapped() {
         let what = format!("sector {s} {what}");
         (image.to_bytes() != target.image.to_bytes()).then_some(Damage { what, image, one_place, harmless })
     };
-    judge_all("sectors", Bug::None, &damage, sectors * kinds).unwrap_or_else(|e| panic!("{e}"));
+    judge_all("sectors", Bug::None, inline, &damage, sectors * kinds).unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]
 fn cut_and_lengthened() {
-    let target = target();
+    [0, 1].into_iter().for_each(lengths);
+}
+
+fn lengths(inline: u32) {
+    let target = target(inline);
     let sectors = target.image.len() / SECT as u64;
     let damage = |i: u64| {
         let mut image = target.image.clone();
@@ -329,6 +340,6 @@ fn cut_and_lengthened() {
         Some(Damage { what, image, one_place: false, harmless: true })
     };
     let [refused, _, harmless] =
-        judge_all("lengths", Bug::None, &damage, sectors + 100).unwrap_or_else(|e| panic!("{e}"));
+        judge_all("lengths", Bug::None, inline, &damage, sectors + 100).unwrap_or_else(|e| panic!("{e}"));
     assert!(refused > sectors / 2 && harmless >= 100);
 }

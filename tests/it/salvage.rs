@@ -5,7 +5,13 @@ use std::sync::Arc;
 
 #[test]
 fn salvage_gives_the_state_before_the_damage() {
-    let knobs = Knobs { log_pages: 16, span: 64, growth: 1, reserve: 16, ..Knobs::default() };
+    damage_the_second_group(0, 1);
+    damage_the_second_group(1, 2);
+}
+
+/// With groups of `pages_each` pages.
+fn damage_the_second_group(inline: u32, pages_each: usize) {
+    let knobs = Knobs { log_pages: 16, span: 64, growth: 1, reserve: 16, inline, ..Knobs::default() };
     let options = Options::new().manual_maintenance(true).knobs(knobs);
     let backend = Arc::new(MemoryBackend::new());
     let store = options.create_on(backend.clone(), Arc::new(SystemHost)).unwrap();
@@ -19,12 +25,12 @@ fn salvage_gives_the_state_before_the_damage() {
     }
     drop((store, volume));
 
-    // The second of the three log pages that were written since.
+    // The second of the three groups that were written since.
     let mut bytes = backend.to_bytes();
     let log = 32 * BLOCK..(32 + 16) * BLOCK;
     let pages: Vec<usize> = log.step_by(BLOCK).filter(|&at| bytes[at..at + BLOCK] != before[at..at + BLOCK]).collect();
-    assert_eq!(pages.len(), 3);
-    bytes[pages[1] + 100] ^= 1;
+    assert_eq!(pages.len(), 3 * pages_each);
+    bytes[pages[pages_each] + 100] ^= 1;
 
     let damaged = || Arc::new(MemoryBackend::from_bytes(bytes.clone()));
     for open in [Options::open_on, Options::open_read_only_on] {

@@ -43,50 +43,58 @@ pub(crate) fn size(n: u8, bug: Bug) -> (Options, bool, &'static [u64]) {
     let knobs = Knobs { fanout: 4, index_fanout: 4, bug, ..Knobs::default() };
     let options = Options::new().manual_maintenance(true);
     let (knobs, options, tight, volumes): (Knobs, Options, bool, &[u64]) = match n % SIZES {
-        0 => (Knobs { span: 48, log_pages: 8, reserve: 12, growth: 1, ..knobs }, options.punch_from(None), false, &[6]),
+        0 => (
+            Knobs { span: 48, log_pages: 8, reserve: 12, growth: 1, inline: 0, ..knobs },
+            options.punch_from(None),
+            false,
+            &[6],
+        ),
         1 => (
-            Knobs { span: 16, log_pages: 8, reserve: 12, growth: 1, ..knobs },
+            Knobs { span: 16, log_pages: 8, reserve: 12, growth: 1, inline: 1, ..knobs },
             options.punch_from(Some(4096)),
             false,
             &[8, 5],
         ),
-        2 => {
-            (Knobs { span: 32, log_pages: 12, reserve: 16, growth: 1, ..knobs }, options.punch_from(None), false, &[16])
-        }
+        2 => (
+            Knobs { span: 32, log_pages: 12, reserve: 16, growth: 1, inline: 2, ..knobs },
+            options.punch_from(None),
+            false,
+            &[16],
+        ),
         3 => (
-            Knobs { span: 24, log_pages: 8, reserve: 12, growth: 2, ..knobs },
+            Knobs { span: 24, log_pages: 8, reserve: 12, growth: 2, inline: 0, ..knobs },
             options.punch_from(Some(8192)),
             false,
             &[4, 4, 4],
         ),
         4 => (
-            Knobs { span: 32, log_pages: 8, reserve: 16, growth: 1, ..knobs },
+            Knobs { span: 32, log_pages: 8, reserve: 16, growth: 1, inline: 1, ..knobs },
             options.punch_from(Some(4096)).max_image_bytes((40 + 3 * 32) << 12),
             true,
             &[12],
         ),
         // Less: recovery must do with what the live run had.
         7 => (
-            Knobs { span: 20, log_pages: 8, reserve: 8, growth: 1, ..knobs },
+            Knobs { span: 20, log_pages: 8, reserve: 8, growth: 1, inline: 2, ..knobs },
             options.punch_from(None).max_image_bytes((40 + 4 * 20) << 12),
             true,
             &[10],
         ),
         // The reserve is large enough for what must always get through.
         8 => (
-            Knobs { fanout: usize::MAX, span: 128, log_pages: 8, reserve: 150, growth: 1, ..knobs },
+            Knobs { fanout: usize::MAX, span: 128, log_pages: 8, reserve: 150, growth: 1, inline: 3, ..knobs },
             options.punch_from(None).max_image_bytes((40 + 2 * 128) << 12),
             true,
             &[10],
         ),
         5 => (
-            Knobs { span: 160, log_pages: 64, reserve: 16, growth: 1, ..knobs },
+            Knobs { span: 160, log_pages: 64, reserve: 16, growth: 1, inline: 3, ..knobs },
             options.punch_from(Some(8192)),
             false,
             &[12, 3],
         ),
         _ => (
-            Knobs { fanout: 8, span: 64, log_pages: 32, reserve: 16, growth: 1, ..knobs },
+            Knobs { fanout: 8, span: 64, log_pages: 32, reserve: 16, growth: 1, inline: 0, ..knobs },
             options.punch_from(None),
             false,
             &[24],
