@@ -88,6 +88,8 @@ pub(crate) struct Flusher {
     pub(crate) previous: u64,
     /// The last group whose sync returned.
     pub(crate) acked: u64,
+    /// The pages of a group, before they are written.
+    pub(crate) pages: Vec<u8>,
 }
 
 /// Who writes checkpoints.

@@ -6,7 +6,13 @@ use super::{
     log::{Group, page_block},
     ops::Op,
 };
-use crate::{BLOCK, Error, ErrorKind, Result, format::Page, io::Lane, knobs::Bug, units::Block};
+use crate::{
+    BLOCK, Error, ErrorKind, Result,
+    codec::RECORD_MAX,
+    io::Lane,
+    knobs::Bug,
+    units::{BLOCK_BYTES, Block},
+};
 use parking_lot::MutexGuard;
 use std::sync::Arc;
 
@@ -68,26 +74,31 @@ impl Engine {
         // What is staged from here on belongs to the next group, and may be written while this one is synced.
         drop(spilling);
         if let Some(group) = group {
-            let (pages, hash) = group.encode(&self.uuid, self.hash_key, self.epoch, flusher.previous);
+            let pages = &mut flusher.pages;
+            let hash = group.encode(&self.uuid, self.hash_key, self.epoch, flusher.previous, pages);
             if self.config.knobs.has(Bug::SyncBeforeRecord) {
                 self.disk.sync(Lane::Flush)?;
-                self.write_log(group.position, &pages)?;
+                self.write_log(group.position, pages)?;
             } else {
-                self.write_log(group.position, &pages)?;
+                self.write_log(group.position, pages)?;
                 if !self.config.knobs.has(Bug::FlushWithoutSync) {
                     self.disk.sync(Lane::Flush)?;
                 }
             }
             (flusher.previous, flusher.acked) = (hash, group.number);
             self.unpushed.lock().clear();
+            flusher.pages.shrink_to(RECORD_MAX);
+            self.state.write().log.keep(group.bytes);
         }
         Ok(())
     }
 
-    fn write_log(&self, position: u64, pages: &[Box<Page>]) -> Result<()> {
+    fn write_log(&self, position: u64, pages: &[u8]) -> Result<()> {
         let ring = self.config.log_pages;
-        let placed: Vec<_> = (position..).zip(pages).map(|(p, page)| (page_block(p, ring), &page[..])).collect();
-        self.write_sorted(&placed)
+        let before_the_end = (ring - position % ring).saturating_mul(BLOCK_BYTES);
+        let (first, rest) = pages.split_at(pages.len().min(before_the_end as usize));
+        self.disk.write(page_block(position, ring).offset(), &[first])?;
+        if rest.is_empty() { Ok(()) } else { self.disk.write(page_block(0, ring).offset(), &[rest]) }
     }
 
     /// Writes data out before its group closes: memory stays bounded.
@@ -168,7 +179,7 @@ impl Engine {
 
     /// Writes the empty group, without a sync: once it is on disk, damage to the last group can't pass for a torn tail.
     pub(crate) fn mark(&self) -> Result<()> {
-        let flusher = self.flusher.lock();
+        let mut flusher = self.flusher.lock();
         self.disk.writes_allowed()?;
         let group = {
             let mut state = self.state_mut()?;
@@ -179,8 +190,9 @@ impl Engine {
             state.log.mark()
         };
         let Some(group) = group else { return Ok(()) };
-        let (pages, _) = group.encode(&self.uuid, self.hash_key, self.epoch, flusher.previous);
-        self.write_log(group.position, &pages)
+        let Flusher { previous, pages, .. } = &mut *flusher;
+        group.encode(&self.uuid, self.hash_key, self.epoch, *previous, pages);
+        self.write_log(group.position, pages)
     }
 
     /// Writes the open group, or its data, where either became long, so that neither grows without bound. By whoever made it so where there is no

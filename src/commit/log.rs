@@ -8,7 +8,7 @@ use super::ops::Op;
 use crate::{
     BLOCK, Result,
     codec::{self, Kind},
-    format::{LOG_PAYLOAD, LOG_START, LogHeader, Page, put, seal_log},
+    format::{HEADER, LOG_PAYLOAD, LOG_START, LogHeader, Page, put, seal_log},
     units::Block,
 };
 use xxhash_rust::xxh3::Xxh3;
@@ -30,30 +30,29 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Framed pages and the hash of the last one.
-    pub(crate) fn encode(&self, uuid: &[u8; 16], key: u64, epoch: u64, mut previous: u64) -> (Vec<Box<Page>>, u64) {
-        let count = page_count(self.bytes.len());
+    /// Its framed pages, into `pages`; gives the hash of the last one.
+    pub(crate) fn encode(&self, uuid: &[u8; 16], key: u64, epoch: u64, mut previous: u64, pages: &mut Vec<u8>) -> u64 {
+        let count = page_count(self.bytes.len()) as usize;
+        pages.clear();
+        pages.resize(count * BLOCK, 0);
         let mut chunks = self.bytes.chunks(LOG_PAYLOAD);
-        let pages = (0..count)
-            .map(|index| {
-                let payload = chunks.next().unwrap_or(&[]);
-                let mut page = Box::new([0; BLOCK]);
-                put(&mut page[..], crate::format::HEADER, payload);
-                let last = index + 1 == count;
-                let header = LogHeader {
-                    epoch,
-                    group: self.number,
-                    index: index as u32,
-                    last,
-                    len: payload.len() as u32,
-                    previous,
-                    data: if last { self.data } else { 0 },
-                };
-                previous = seal_log(&mut page, uuid, key, &header);
-                page
-            })
-            .collect();
-        (pages, previous)
+        for (index, page) in pages.chunks_exact_mut(BLOCK).enumerate() {
+            let page: &mut Page = page.try_into().expect("a page");
+            let payload = chunks.next().unwrap_or(&[]);
+            put(page, HEADER, payload);
+            let last = index + 1 == count;
+            let header = LogHeader {
+                epoch,
+                group: self.number,
+                index: index as u32,
+                last,
+                len: payload.len() as u32,
+                previous,
+                data: if last { self.data } else { 0 },
+            };
+            previous = seal_log(page, uuid, key, &header);
+        }
+        previous
     }
 }
 
@@ -87,6 +86,8 @@ pub(crate) struct Log {
     /// The open group.
     pub(crate) group: u64,
     pending: Vec<u8>,
+    /// What the next group will be collected in.
+    spare: Vec<u8>,
     data: DataHash,
     /// Records since the last freeze.
     pub(crate) records: u64,
@@ -105,6 +106,7 @@ impl Log {
             position,
             group,
             pending: Vec::new(),
+            spare: Vec::new(),
             data: DataHash::new(key),
             records: 0,
             marked: false,
@@ -178,7 +180,7 @@ impl Log {
         if self.pending.is_empty() {
             return None;
         }
-        let bytes = std::mem::take(&mut self.pending);
+        let bytes = std::mem::replace(&mut self.pending, std::mem::take(&mut self.spare));
         let data = std::mem::replace(&mut self.data, DataHash::new(self.key)).finish();
         let group = Group { number: self.group, position: self.position, bytes, data };
         self.position += page_count(group.bytes.len());
@@ -186,6 +188,13 @@ impl Log {
         self.marked = false;
         self.used = true;
         Some(group)
+    }
+    /// Keeps a written group's buffer for one to come, unless it is long.
+    pub(crate) fn keep(&mut self, mut bytes: Vec<u8>) {
+        bytes.clear();
+        if bytes.capacity() <= codec::RECORD_MAX {
+            self.spare = bytes;
+        }
     }
     /// The empty group, if the last one needs a proof and there is room for it.
     pub(crate) fn mark(&mut self) -> Option<Group> {

@@ -75,7 +75,7 @@ impl Engine {
             epoch,
             salt,
             state: RwLock::new(state),
-            flusher: Mutex::new(Flusher { previous: sb.log_hash, acked: sb.log_group }),
+            flusher: Mutex::new(Flusher { previous: sb.log_hash, acked: sb.log_group, pages: Vec::new() }),
             spilling: Mutex::default(),
             unpushed: Mutex::default(),
             checkpointer: Mutex::new(Checkpointer { superblock: sb, slot }),
