@@ -141,9 +141,9 @@ impl ExtentLeaf {
         let e = *self.extents.get(i)?;
         let joins = |a: &Extent, b: &Extent| a.end() == b.logical && a.physical.plus(a.len.into()) == b.physical;
         let new = Extent { physical, ..e };
-        let alone = !(i > 0 && joins(&self.extents[i - 1], &new))
-            && !self.extents.get(i + 1).is_some_and(|next| joins(&new, next));
-        (alone && e.logical == logical && e.len as usize == len).then_some(i)
+        let before = i.checked_sub(1).map(|i| &self.extents[i]);
+        let joined = before.is_some_and(|b| joins(b, &new)) || self.extents.get(i + 1).is_some_and(|a| joins(&new, a));
+        (!joined && e.logical == logical && e.len as usize == len).then_some(i)
     }
     /// Gives extent `i` another place and other checksums; gives its old place.
     pub(crate) fn exchange(&mut self, i: usize, physical: Block, sums: &[u32]) -> Block {
