@@ -39,7 +39,7 @@ impl Default for Options {
 
 impl Options {
     /// The defaults: 16 MiB of log, read path chosen by the filesystem, 64 MiB of memory, images up to 64 TiB, runs of 1 MiB and more
-    /// given back to the host, a background thread.
+    /// given back to the host, as much free space as there is data before small holes are filled, a background thread.
     pub fn new() -> Options {
         Options {
             log_bytes: 16 << 20,
@@ -65,7 +65,8 @@ impl Options {
         self.read_path = path;
         self
     }
-    /// Bytes for cached nodes and for what waits to be checkpointed, about. At least 1 MiB.
+    /// Bytes for cached nodes and for what waits to be checkpointed, about. At least 1 MiB. Data on its way to the file takes up to half as much
+    /// again, 32 MiB at most.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes.max(1 << 20);

@@ -381,7 +381,7 @@ impl Engine {
             let long = state.is_long();
             let wants =
                 long || state.log.wants_checkpoint() || state.wants_space() || state.dirty_bytes() > self.config.memory;
-            room.relieve = long && (self.config.manual || state.is_too_long());
+            room.relieve = long && (self.config.manual || state.is_too_long(&self.config));
             drop(state);
             match outcome? {
                 Attempt::Done(t) => {

@@ -2,7 +2,7 @@
 
 use super::{
     data::{Runs, Staged},
-    engine::{Engine, Flusher, State},
+    engine::{Config, Engine, Flusher, State},
     log::{Group, page_block},
     ops::Op,
 };
@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 /// Staged bytes that are written out ahead of their group.
 const SPILL: usize = 1 << 20;
-/// Where the background thread does that: staged bytes for which it is not waited.
-const SPILL_BEHIND: usize = 32 << 20;
+/// Staged bytes, at most, with which a background thread that does that is not waited for.
+const SPILL_BEHIND: u64 = 32 << 20;
 /// Bytes that the medium is asked to begin with at a time.
 const PUSH: u64 = 1 << 20;
 
@@ -133,7 +133,7 @@ impl Engine {
     /// Keeps the buffers of single blocks for writes to come: fresh memory would be faulted in page by page.
     pub(crate) fn keep_buffers(&self, runs: impl Iterator<Item = Staged>) {
         let mut buffers = self.buffers.lock();
-        let room = (SPILL_BEHIND / BLOCK).saturating_sub(buffers.len());
+        let room = (self.config.staged_most() / BLOCK).saturating_sub(buffers.len());
         buffers.extend(runs.map(|r| r.data).filter(|data| data.len() == BLOCK).take(room));
     }
     /// A block in a buffer of its own.
@@ -228,6 +228,13 @@ impl Engine {
     }
 }
 
+impl Config {
+    /// Staged bytes to which nobody may add: whoever made them so many writes them out.
+    fn staged_most(&self) -> usize {
+        (self.memory / 2).clamp(SPILL as u64, SPILL_BEHIND) as usize
+    }
+}
+
 impl State {
     /// Puts the data of the open group, where it is little and all of it is in memory, into the group itself: one write beside the other pages
     /// instead of one more at each block's place. Gives the blocks.
@@ -245,8 +252,8 @@ impl State {
         self.staging.bytes >= SPILL || self.log.is_long()
     }
     /// Whether so much is to relieve that nobody may add to it.
-    pub(crate) fn is_too_long(&self) -> bool {
-        self.staging.bytes >= SPILL_BEHIND || self.log.is_too_long()
+    pub(crate) fn is_too_long(&self, config: &Config) -> bool {
+        self.staging.bytes >= config.staged_most() || self.log.is_too_long()
     }
 }
 

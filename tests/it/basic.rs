@@ -41,6 +41,33 @@ fn compare(store: &Store, model: &BTreeMap<String, Vec<u8>>, frozen: &BTreeMap<(
     assert!(report.is_clean(), "{:#?}", &report.findings[..report.findings.len().min(5)]);
 }
 
+/// How large an image gets under random overwrites is what its slack says.
+#[test]
+fn slack_bounds_the_space_that_overwrites_take() {
+    let size = |slack| {
+        let knobs = Knobs { log_pages: 64, span: 64, index_fanout: 8, growth: 1, reserve: 64, ..Knobs::default() };
+        let options = Options::new().manual_maintenance(true).knobs(knobs).punch_from(None).slack(slack);
+        let store = options.create_on(Arc::new(MemoryBackend::new()), Arc::new(Counter(1.into()))).unwrap();
+        let blocks = 2000;
+        let volume = store.create_volume("v", blocks * 4096).unwrap();
+        volume.write_at(&vec![1; (blocks * 4096) as usize], 0).unwrap();
+        let mut r = Rng(9);
+        for i in 0..10 * blocks {
+            volume.write_at(&[i as u8; 4096], r.below(blocks) * 4096).unwrap();
+            if i % 64 == 0 {
+                // What was freed comes back at once: what stays free is what the allocator leaves alone.
+                store.wait_reclaimed().unwrap();
+            }
+        }
+        store.wait_reclaimed().unwrap();
+        assert!(store.check().unwrap().is_clean());
+        store.stats().unwrap().image_bytes / 4096
+    };
+    let (tight, loose) = (size(0), size(100));
+    assert!((2000..2900).contains(&tight), "{tight} blocks without slack");
+    assert!((3600..4800).contains(&loose), "{loose} blocks with as much free space as data");
+}
+
 fn run(seed: u64, fanout: usize, span: u32) {
     let mut r = Rng(seed * 2 + 1);
     let knobs = Knobs { fanout, span, index_fanout: 4, log_pages: 16, reserve: 64, growth: 4, ..Knobs::default() };
