@@ -16,6 +16,8 @@ pub struct Knobs {
     pub reserve: u32,
     /// Regions that the image grows by at a time.
     pub growth: u32,
+    /// A write of at least this many whole blocks goes to its place before it is logged.
+    pub direct: u32,
     /// A group of at most this many blocks of data has them in the log itself, and a checkpoint writes them to their places. 0: none has.
     pub inline: u32,
     /// The planted bug.
@@ -31,6 +33,7 @@ impl Default for Knobs {
             log_pages: 0,
             reserve: 256,
             growth: 16,
+            direct: 16,
             inline: 4,
             bug: Bug::None,
         }

@@ -17,8 +17,6 @@ use crate::{
 use std::{io::IoSlice, slice, sync::Arc};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes from which on a write of whole blocks is not staged.
-const DIRECT: usize = 64 << 10;
 /// Bytes that are summed and written at a time.
 const PIECE: usize = 64 << 10;
 
@@ -117,7 +115,7 @@ impl Engine {
         if let Bytes::One(b) = bytes
             && head == 0
             && tail == 0
-            && len >= DIRECT
+            && len >= self.config.knobs.direct as usize * BLOCK
         {
             return self.write_direct(volume, &b[skip..skip + len], offset);
         }

@@ -70,7 +70,8 @@ fn slack_bounds_the_space_that_overwrites_take() {
 
 fn run(seed: u64, fanout: usize, span: u32) {
     let mut r = Rng(seed * 2 + 1);
-    let knobs = Knobs { fanout, span, index_fanout: 4, log_pages: 16, reserve: 64, growth: 4, ..Knobs::default() };
+    let knobs =
+        Knobs { fanout, span, index_fanout: 4, log_pages: 16, reserve: 64, growth: 4, direct: 2, ..Knobs::default() };
     let options = Options::new().manual_maintenance(true).knobs(knobs).punch_from(Some(16 << 10));
     let backend = Arc::new(MemoryBackend::new());
     let host = Arc::new(Counter(seed.into()));

@@ -96,7 +96,8 @@ fn whatever_threads_do_a_crash_gives_back() {
     let _watchdog = Watchdog::new("whatever_threads_do_a_crash_gives_back");
     for seed in 0..rounds(4) {
         let fanout = if seed % 2 == 0 { 4 } else { usize::MAX };
-        let knobs = Knobs { fanout, span: 64, index_fanout: 8, log_pages: 64, growth: 4, ..Knobs::default() };
+        let knobs =
+            Knobs { fanout, span: 64, index_fanout: 8, log_pages: 64, growth: 4, direct: 2, ..Knobs::default() };
         let options = Options::new().memory(1 << 20).punch_from(Some(4 * BLOCK as u64)).knobs(knobs);
         let (backend, host) = (Arc::new(MemoryBackend::new()), Arc::new(SimHost::new(seed)));
         let mut store = options.create_on(backend.clone(), host.clone()).unwrap();

@@ -174,7 +174,7 @@ fn everything_at_once_on_a_file() {
 #[test]
 fn everything_at_once_with_small_nodes() {
     let _watchdog = Watchdog::new("everything_at_once_with_small_nodes");
-    let knobs = Knobs { fanout: 4, span: 64, index_fanout: 8, log_pages: 64, growth: 4, ..Knobs::default() };
+    let knobs = Knobs { fanout: 4, span: 64, index_fanout: 8, log_pages: 64, growth: 4, direct: 2, ..Knobs::default() };
     let options = Options::new().memory(1 << 20).punch_from(Some(4 * B)).knobs(knobs);
     let backend = Arc::new(MemoryBackend::new());
     let (create, open) = (
