@@ -65,8 +65,8 @@ impl Options {
         self.read_path = path;
         self
     }
-    /// Bytes for cached nodes and for what waits to be checkpointed, about. At least 1 MiB. Data on its way to the file takes up to half as much
-    /// again, 32 MiB at most.
+    /// Bytes for cached nodes and for what waits to be checkpointed, about. At least 1 MiB. Data on its way to the file takes up to as much
+    /// again, 64 MiB at most, and buffers kept for it half of that.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes.max(1 << 20);

@@ -47,6 +47,7 @@ impl Engine {
         // The freeze: one group boundary, O(changed regions) copies of references.
         let mut flusher = self.flusher.lock();
         let spilling = self.spilling.lock();
+        self.disk.writes_allowed()?;
         let (group, runs, logged, nodes, mut space, mut next) = {
             let mut state = self.state.write();
             let idle = state.log.is_empty() && state.log.position == old.log_position;

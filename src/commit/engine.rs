@@ -113,6 +113,8 @@ pub(crate) struct Engine {
     pub(crate) flusher: Mutex<Flusher>,
     /// Held while what was taken out of staging is written: one set at a time, and all of it before its group is synced.
     pub(crate) spilling: Mutex<()>,
+    /// Held, shared, by whoever writes data to its place before it is logged: what is closed is not given away meanwhile.
+    pub(crate) placing: RwLock<()>,
     /// Ranges of the image with data that was written and that the medium was not asked to begin with.
     pub(crate) unpushed: Mutex<VecDeque<(u64, u64)>>,
     pub(crate) checkpointer: Mutex<Checkpointer>,
@@ -270,14 +272,14 @@ impl State {
         let mut left = blocks;
         while left > 0 {
             let forest = &mut self.forest;
-            match forest.space.allocate(&forest.disk, Purpose::Data, left as u32, any)? {
-                Some(run) => {
+            match forest.space.allocate(&forest.disk, Purpose::Data, left as u32, any) {
+                Ok(Some(run)) => {
                     left -= u64::from(run.len);
                     runs.push(run);
                 }
-                None => {
+                other => {
                     runs.into_iter().for_each(|r| forest.space.give_back(r));
-                    return Ok(None);
+                    return other.map(|_| None);
                 }
             }
         }

@@ -49,6 +49,10 @@ impl Engine {
     /// Closes the open group and makes it durable.
     pub(crate) fn commit_group(&self, flusher: &mut Flusher) -> Result<()> {
         let spilling = self.spilling.lock();
+        // After a failed spill its data is still staged, and only there.
+        if self.disk.is_poisoned() {
+            return Err(lost());
+        }
         let (group, runs) = {
             let mut state = self.state.write();
             match state.inline_data() {
@@ -104,6 +108,7 @@ impl Engine {
     /// Writes data out before its group closes: memory stays bounded.
     fn spill(&self) -> Result<()> {
         let _spilling = self.spilling.lock();
+        self.disk.writes_allowed()?;
         let runs = {
             let mut state = self.state.write();
             if state.staging.bytes < SPILL {

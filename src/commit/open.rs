@@ -77,6 +77,7 @@ impl Engine {
             state: RwLock::new(state),
             flusher: Mutex::new(Flusher { previous: sb.log_hash, acked: sb.log_group, pages: Vec::new() }),
             spilling: Mutex::default(),
+            placing: RwLock::default(),
             unpushed: Mutex::default(),
             checkpointer: Mutex::new(Checkpointer { superblock: sb, slot }),
             config,
@@ -243,7 +244,9 @@ impl Engine {
             Ok(())
         };
         let _flusher = self.flusher.lock();
+        let _spilling = self.spilling.lock();
         let _giving = self.giving.lock();
+        let _placing = self.placing.write();
         self.disk.release();
         outcome
     }

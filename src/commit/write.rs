@@ -285,7 +285,9 @@ impl Engine {
             for piece in here.chunks(PIECE) {
                 sums.extend(piece.chunks_exact(BLOCK).map(crc32fast::hash));
                 hash.update(piece);
+                let placing = self.placing.read();
                 self.disk.write(at, &[piece])?;
+                drop(placing);
                 at += piece.len() as u64;
             }
         }

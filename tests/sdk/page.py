@@ -34,24 +34,29 @@ class Tab:
         self.socket, self.numbers = websocket.create_connection(socket, suppress_origin=True), itertools.count(1)
         self.call("Page.enable")
 
-    def call(self, method, **params):
+    def call(self, method, gone=None, **params):
+        """Answers `gone`, if that is given, where the page went away while the browser was asked."""
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
             answer = json.loads(self.socket.recv())
             if answer.get("id") == number:
+                if gone is not None and "navigated" in str(answer.get("error")):
+                    return gone
                 if "error" in answer:
                     sys.exit(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def js(self, text):
-        got = self.call("Runtime.evaluate", expression=text, returnByValue=True)
+    def js(self, text, gone=None):
+        got = self.call("Runtime.evaluate", gone, expression=text, returnByValue=True)
         if "exceptionDetails" in got:
             sys.exit(f"{text}: {got['exceptionDetails']['exception'].get('description')}")
         return got["result"].get("value")
 
     def ready(self):
-        until("a page", lambda: self.js("document.readyState === 'complete' && !window.left"))
+        # Asked between two pages, the browser may say that the first one has just gone.
+        left = {"result": {"value": False}}
+        until("a page", lambda: self.js("document.readyState === 'complete' && !window.left", left))
 
     def go(self, path):
         self.js("window.left = true")
@@ -68,7 +73,7 @@ class Tab:
             const fields = {json.dumps(fields)};
             for (const name in fields) form.elements[name].value = fields[name];
             window.left = true;
-            form.querySelector('button').click(); }}""")
+            form.querySelector('button').click(); }}""", {"result": {}})
         self.ready()
 
     def shoot(self, name):

@@ -51,7 +51,8 @@ impl Space {
         let span = u64::from(self.geo.span);
         let total = self.spans * span - self.returned.min(self.spans * span);
         let used = total.saturating_sub(self.free);
-        let grows = !self.crowded && self.spans < self.spans_max && total * 100 <= used * (100 + self.slack);
+        let grows =
+            !self.crowded && self.spans < self.spans_max && total * 100 <= used.saturating_mul(100 + self.slack);
         (if grows { span * 3 / 4 } else { span / 8 }).max(1) as u16
     }
 

@@ -1,0 +1,80 @@
+//! What the host makes of a plain file, where the engine's sizes come from: `cargo bench --bench host`.
+//!
+//! Folios: a file written in calls of some size, then written over by calls of that size, and at random in runs of a few blocks. Syncs: one
+//! dirty page at random, two pages apart, two side by side. `SNAPDISK_BENCH_MIB` (1024) and `SNAPDISK_BENCH_DIR` as in `io`.
+
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock and opens raw files")]
+
+mod common;
+
+use common::{BLOCK, Peer, Rng, Table, clock, median, noise};
+use std::{fs::File, path::Path};
+
+const KIB: usize = 1 << 10;
+
+/// A file that calls of `call` bytes wrote, twice; gives it with the seconds of the second time.
+fn written(path: &Path, len: u64, call: usize, noise: &[u8]) -> (File, f64) {
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(path).expect("a raw file");
+    let write = || (0..len).step_by(call).for_each(|at| file.write(&noise[..call], at));
+    write();
+    file.sync();
+    let over = clock(write);
+    file.sync();
+    (file, over)
+}
+
+fn main() {
+    let full = common::is_bench();
+    let len = common::setting("SNAPDISK_BENCH_MIB", if full { 1024 } else { 16 }) << 20;
+    let (blocks, count) = (len / BLOCK as u64, if full { 30_000 } else { 300 });
+    let dir = common::directory();
+    let noise = noise(2 << 20);
+    let mut table = Table::default();
+    println!("{} MiB; before: {}", len >> 20, common::pressure());
+    let calls =
+        [(4 * KIB, "4 KiB"), (16 * KIB, "16 KiB"), (32 * KIB, "32 KiB"), (64 * KIB, "64 KiB"), (1024 * KIB, "1 MiB")];
+    for (call, name) in calls {
+        let (file, over) = written(&dir.path().join("file"), len, call, &noise);
+        table.add(
+            "written over in sequence, by calls as large as the first",
+            "us a block",
+            name,
+            over * 1e6 / blocks as f64,
+        );
+        for (run, row) in [(1, "single blocks at random"), (3, "runs of 3"), (5, "runs of 5"), (16, "runs of 16")] {
+            let mut rng = Rng(run + 1);
+            let once = |rng: &mut Rng| {
+                file.write(&noise[..run as usize * BLOCK], rng.below(blocks - run) * BLOCK as u64);
+            };
+            let took = clock(|| (0..count / run).for_each(|_| once(&mut rng)));
+            table.add(row, "us a block", name, took * 1e6 / (count / run * run) as f64);
+            file.sync();
+        }
+    }
+    let (file, _) = written(&dir.path().join("file"), len, 16 * KIB, &noise);
+    let mut rng = Rng(3);
+    let (mut apart, mut one, mut beside) = (Vec::new(), Vec::new(), Vec::new());
+    let mut log = 0;
+    for _ in 0..if full { 1500 } else { 10 } {
+        let at = rng.below(blocks) * BLOCK as u64;
+        log = (log + 2) % (blocks / 64);
+        one.push(clock(|| {
+            file.write(&noise[..BLOCK], at);
+            file.sync();
+        }));
+        apart.push(clock(|| {
+            file.write(&noise[..BLOCK], at);
+            file.write(&noise[..BLOCK], log * BLOCK as u64);
+            file.sync();
+        }));
+        beside.push(clock(|| {
+            file.write(&noise[..2 * BLOCK], log * BLOCK as u64);
+            file.sync();
+        }));
+    }
+    for (name, times) in [("one page", &one), ("two apart", &apart), ("two side by side", &beside)] {
+        table.add("write and sync, p50", "us", name, median(times) * 1e6);
+    }
+    table.print();
+    println!("after: {}", common::pressure());
+}
