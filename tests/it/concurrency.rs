@@ -3,6 +3,7 @@
 //! Nothing here depends on time. A [`Watchdog`] ends the process if threads wait for each other for ever.
 
 mod chaos;
+mod close;
 mod crash;
 mod history;
 mod stress;
