@@ -363,8 +363,8 @@ impl State {
         if let Some(block) = forest.own_leaf(root, from, to)?
             && let Some(Node::Extents(leaf)) = forest.dirty.get(&block.0).map(|d| &*d.node)
         {
-            let runs = leaf.extents[overlap(leaf, from, to)].iter();
-            return runs.into_iter().try_for_each(|e| forest.space.touch_run(&forest.disk, e.physical, e.len));
+            let mut extents = leaf.extents[overlap(leaf, from, to)].iter();
+            return extents.try_for_each(|e| forest.space.touch_run(&forest.disk, e.physical, e.len));
         }
         let want = Miss { shape: Shape::Extents, child, level: root.level, bounds: (0, Shape::Extents.end()) };
         self.touch_below(want, from, to, false)

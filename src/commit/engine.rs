@@ -1,6 +1,6 @@
 //! The open image: state, locks, and the loops that look things up and find space.
 //!
-//! Order of locks: checkpointer, flusher, spilling, giving, state. Nothing syncs, grows or punches under the state's lock.
+//! Order of locks: checkpointer, flusher, spilling, giving, placing, state. Nothing syncs, grows or punches under the state's lock.
 
 use super::{
     catalog::{Catalog, CatalogView, SnapshotRecord, VolumeRecord},

@@ -2,7 +2,7 @@
 
 use super::{
     data::{Runs, Staged},
-    engine::{Config, Engine, Flusher, State},
+    engine::{Config, Engine, Flusher, Room, State},
     log::{Group, page_block},
     ops::Op,
 };
@@ -209,6 +209,10 @@ impl Engine {
         };
         // The operation itself has happened; a failure here poisons, and the next flush says so.
         if long { self.flush_to(target) } else { self.spill() }
+    }
+    /// [`Engine::relieve`] after an operation that was asked to.
+    pub(crate) fn relieve_after(&self, room: &Room) -> Result<()> {
+        if room.relieve { self.relieve() } else { Ok(()) }
     }
     /// [`Engine::relieve`] by the background thread, one step of it: between data it has the medium begin with what was written, so that
     /// later syncs find little to do. In short steps, since the medium makes it wait. `true`: there may be more.

@@ -120,22 +120,29 @@ impl Log {
     pub(crate) fn fits(&self, bytes: usize) -> bool {
         page_count(self.pending.len() + bytes) + 1 + (self.position - self.tail) <= self.pages
     }
+    /// Appends a record's bytes alone. `Err` with their number if they do not fit now.
+    fn encode(&mut self, ops: &[Op]) -> Result<std::result::Result<(), usize>> {
+        let start = self.pending.len();
+        codec::encode_into(&mut self.pending, Kind::Log, &ops)?;
+        let bytes = self.pending.len() - start;
+        if self.fits(0) {
+            return Ok(Ok(()));
+        }
+        self.pending.truncate(start);
+        Ok(Err(bytes))
+    }
     /// Encodes and appends a record. `Err` with its length if it does not fit now.
     pub(crate) fn append_ops(
         &mut self,
         ops: &[Op],
         data: impl IntoIterator<Item = u64>,
     ) -> Result<std::result::Result<(), usize>> {
-        let start = self.pending.len();
-        codec::encode_into(&mut self.pending, Kind::Log, &ops)?;
-        let bytes = self.pending.len() - start;
-        if !self.fits(0) {
-            self.pending.truncate(start);
-            return Ok(Err(bytes));
+        let encoded = self.encode(ops)?;
+        if encoded.is_ok() {
+            data.into_iter().for_each(|h| self.data.add(h));
+            self.records += 1;
         }
-        data.into_iter().for_each(|h| self.data.add(h));
-        self.records += 1;
-        Ok(Ok(()))
+        Ok(encoded)
     }
     pub(crate) fn append(&mut self, record: &[u8], data: impl IntoIterator<Item = u64>) {
         self.pending.extend_from_slice(record);
@@ -144,13 +151,9 @@ impl Log {
     }
     /// Has the open group carry its own data: its pages' hashes then speak for it. `false`: there is no room.
     pub(crate) fn append_data(&mut self, data: &[Op]) -> Result<bool> {
-        let start = self.pending.len();
-        codec::encode_into(&mut self.pending, Kind::Log, &data)?;
-        let fits = self.fits(0);
+        let fits = self.encode(data)?.is_ok();
         if fits {
             self.data = DataHash::new(self.key);
-        } else {
-            self.pending.truncate(start);
         }
         Ok(fits)
     }

@@ -319,7 +319,7 @@ impl Engine {
         if durable {
             return self.flush_to(target);
         }
-        if room.relieve { self.relieve() } else { Ok(()) }
+        self.relieve_after(&room)
     }
 
     /// Reads the leaves for new names before the lock is taken: names are scattered over the catalog by their hash, so that nearly every one

@@ -165,7 +165,7 @@ impl Engine {
                 Ok(if logged? { Attempt::Done(true) } else { Attempt::Log })
             })?;
             if done == Some(true) {
-                return if room.relieve { self.relieve() } else { Ok(()) };
+                return self.relieve_after(&room);
             }
         }
     }
@@ -269,7 +269,7 @@ impl Engine {
             runs.into_iter().for_each(|r| state.forest.space.give_back(r));
         }
         published?;
-        if room.relieve { self.relieve() } else { Ok(()) }
+        self.relieve_after(&room)
     }
 
     /// Writes data into blocks that nobody refers to; gives its checksums and its hash.
@@ -369,7 +369,7 @@ impl Engine {
                 Ok(Attempt::Done(true))
             })?;
             if done == Some(true) {
-                return if room.relieve { self.relieve() } else { Ok(()) };
+                return self.relieve_after(&room);
             }
         }
     }

@@ -298,9 +298,7 @@ impl Space {
     /// A block's region, to be changed, and its place in it.
     fn place_mut(&mut self, disk: &Disk, block: Block) -> Result<(&mut Region, usize)> {
         let (region, place) = self.locate(block)?;
-        if !self.regions.contains_key(&region) {
-            self.load(disk, region)?;
-        }
+        self.load(disk, region)?;
         Ok((self.region_mut(region), place))
     }
 
