@@ -6,6 +6,7 @@
 use crate::{Error, Result, format::get32};
 use bincode::Options as _;
 use serde::{Serialize, de::DeserializeOwned};
+use std::io;
 
 /// Bytes of an envelope around a body.
 pub(crate) const ENVELOPE: usize = 10;
@@ -27,6 +28,26 @@ pub(crate) enum Kind {
 
 const VERSION: u8 = 1;
 
+/// Bytes that end at `most`.
+struct Bounded<'a> {
+    out: &'a mut Vec<u8>,
+    most: usize,
+}
+
+impl io::Write for Bounded<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.most - self.out.len() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn options() -> impl bincode::Options {
     bincode::DefaultOptions::new().with_fixint_encoding().with_limit(RECORD_MAX as u64).reject_trailing_bytes()
 }
@@ -35,8 +56,9 @@ fn options() -> impl bincode::Options {
 pub(crate) fn encode_into<T: Serialize>(out: &mut Vec<u8>, kind: Kind, value: &T) -> Result<()> {
     let start = out.len();
     out.extend_from_slice(&[kind as u8, VERSION, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let fits = options().serialize_into(&mut *out, value).is_ok() && out.len() - start <= RECORD_MAX;
-    if !fits {
+    // The writer keeps the limit: bincode would go through the value once more for it.
+    let most = start + RECORD_MAX;
+    if options().with_no_limit().serialize_into(Bounded { out, most }, value).is_err() {
         out.truncate(start);
         return Err(Error::invalid(format!("the operation's record would be longer than {RECORD_MAX} bytes")));
     }

@@ -410,7 +410,7 @@ pub fn seal_log(page: &mut Page, uuid: &[u8; 16], key: u64, h: &LogHeader) -> u6
     put(page, 44, &h.len.to_le_bytes());
     put(page, 48, &h.previous.to_le_bytes());
     put(page, 56, &h.data.to_le_bytes());
-    let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&page[..BLOCK - 8], key);
+    let hash = crate::bytes::hash(&page[..BLOCK - 8], key);
     put(page, BLOCK - 8, &hash.to_le_bytes());
     hash
 }
@@ -421,7 +421,7 @@ pub fn unseal_log(page: &Page, uuid: &[u8; 16], key: u64, trust: bool) -> Option
     let hash = get64(page, BLOCK - 8);
     if get32(page, 0) != LOG_MAGIC
         || get::<16>(page, 8) != *uuid
-        || (!trust && hash != xxhash_rust::xxh3::xxh3_64_with_seed(&page[..BLOCK - 8], key))
+        || (!trust && hash != crate::bytes::hash(&page[..BLOCK - 8], key))
     {
         return None;
     }

@@ -7,11 +7,13 @@ compile_error!("snapdisk needs a 64-bit target");
 
 #[cfg(feature = "api")]
 pub mod api;
+mod bytes;
 mod check;
 mod codec;
 mod commit;
 mod error;
 pub mod format;
+mod hint;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod io;

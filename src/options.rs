@@ -39,7 +39,7 @@ impl Default for Options {
 
 impl Options {
     /// The defaults: 16 MiB of log, read path chosen by the filesystem, 64 MiB of memory, images up to 64 TiB, runs of 1 MiB and more
-    /// given back to the host, as much free space as there is data before small holes are filled, a background thread.
+    /// given back to the host, as much free space as there is data before small holes are filled, background threads.
     pub fn new() -> Options {
         Options {
             log_bytes: 16 << 20,
@@ -99,7 +99,7 @@ impl Options {
         self.untrusted = yes;
         self
     }
-    /// No background thread: the caller runs [`Store::maintain`]. Operations still checkpoint when the log or the space runs out.
+    /// No background threads: the caller runs [`Store::maintain`]. Operations still checkpoint when the log or the space runs out.
     #[must_use]
     pub fn manual_maintenance(mut self, yes: bool) -> Self {
         self.manual = yes;

@@ -245,7 +245,7 @@ impl Store {
     pub fn flush(&self) -> Result<()> {
         self.engine.flush()
     }
-    /// Writes, without a sync, the empty group that proves the last flush, as the background thread does when idle.
+    /// Writes, without a sync, the empty group that proves the last flush, as maintenance in the background does when idle.
     pub fn mark(&self) -> Result<()> {
         self.engine.mark()
     }

@@ -123,7 +123,7 @@ impl CatalogView<'_> {
         }
     }
     fn hash(&self, name: &str) -> u64 {
-        xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), self.hash_key)
+        crate::bytes::hash(name.as_bytes(), self.hash_key)
     }
 
     pub(crate) fn volume(&self, id: u64) -> Result<Option<VolumeRecord>> {

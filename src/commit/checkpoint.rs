@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// Pages that are written between two requests to write them out.
 const SLICE_PAGES: usize = 1024;
 
+/// Nodes that are taken into the cache at a time.
+const FEW: usize = 64;
+
 impl Engine {
     /// Runs one checkpoint, unless nothing changed since the last.
     pub(crate) fn checkpoint(&self) -> Result<()> {
@@ -120,13 +123,18 @@ impl Engine {
         let most = self.state.read().forest.cache.most;
         let at =
             |(&block, d): (&u64, &Dirty)| Cached::new(Child { block: Block(block), stamp: d.stamp }, d.node.clone());
-        let kept: Vec<Cached> = nodes.iter().take(most).map(at).collect();
+        let mut kept: Vec<Cached> = nodes.iter().take(most).map(at).collect();
+        while !kept.is_empty() {
+            // A few at a time: writers wait for the lock.
+            let few = kept.split_off(kept.len().saturating_sub(FEW));
+            let mut state = self.state.write();
+            few.into_iter().for_each(|node| state.forest.cache.insert(node));
+        }
 
         let mut state = self.state.write();
         state.log.tail = checkpointer.superblock.log_position;
         state.log.used = state.log.position != state.log.tail || !state.log.is_empty();
         state.forest.space.thawed(space);
-        kept.into_iter().for_each(|node| state.forest.cache.insert(node));
         state.forest.frozen = Arc::default();
         state.staging.homed();
         drop(state);
@@ -161,10 +169,6 @@ impl Engine {
             self.write_sorted(slice)?;
             let (start, end) = (slice[0].0, slice[slice.len() - 1].0.plus(1));
             self.disk.push(start.offset(), end.offset() - start.offset())?;
-            if !self.config.manual {
-                // This may be the thread that writers leave their data to.
-                self.relieve()?;
-            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::engine::{Engine, State};
 use crate::{
-    BLOCK, Error, Result,
+    BLOCK, Error, Result, bytes,
     space::Pin,
     tree::{Found, Root, read_block, read_pieces},
     units::{BLOCK_BYTES, Block},
@@ -286,7 +286,7 @@ impl Engine {
             };
             Ok(Ok(match state.staging.find(physical.0) {
                 Some((run, at, _)) => {
-                    buf.copy_from_slice(&run.data[at + within..at + within + buf.len()]);
+                    bytes::copy(&run.data[at + within..], buf);
                     One::Done
                 }
                 None => One::Disk(physical, sum, state.forest.space.pin()),
@@ -323,7 +323,7 @@ impl Engine {
             Source::Zeros => out.fill(0),
             Source::Staged(data, at) => {
                 let at = at + (from - start) as usize;
-                out.copy_from_slice(&data[at..at + out.len()]);
+                bytes::copy(&data[at..], out);
             }
             Source::Disk(physical, sums) => {
                 let sums = &parts.sums[*sums..];

@@ -19,9 +19,11 @@ use crate::{
 };
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 /// What an engine is opened with.
@@ -123,30 +125,61 @@ pub(crate) struct Engine {
     pub(crate) giving: Mutex<Vec<(u64, Run)>>,
     /// Buffers of one block, to be used again.
     pub(crate) buffers: Mutex<Vec<Arc<[u8]>>>,
-    /// Set to have the background thread look for work.
-    pub(crate) wake: Mutex<bool>,
-    pub(crate) woken: Condvar,
+    /// Has the maintenance thread look for work.
+    pub(crate) maintenance: Bell,
+    /// Has the write-behind thread look for data.
+    pub(crate) behind: Bell,
     pub(crate) stopping: AtomicBool,
 }
 
-/// What handles hold: the engine and its background thread, which ends with the last handle.
+/// What a background thread waits for.
+#[derive(Default)]
+pub(crate) struct Bell {
+    rung: Mutex<bool>,
+    heard: Condvar,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        let mut rung = self.rung.lock();
+        if !*rung {
+            *rung = true;
+            self.heard.notify_one();
+        }
+    }
+    /// Waits until it is rung, or was since the last wait. `false`: the time is over.
+    pub(crate) fn wait(&self, most: Duration) -> bool {
+        let mut rung = self.rung.lock();
+        if !*rung {
+            self.heard.wait_for(&mut rung, most);
+        }
+        std::mem::take(&mut *rung)
+    }
+}
+
+/// What handles hold: the engine and its background threads, which end with the last handle.
 pub(crate) struct Owner {
     engine: Arc<Engine>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Owner {
     pub(crate) fn new(engine: Engine) -> Result<Arc<Owner>> {
-        let engine = Arc::new(engine);
-        let mut thread = None;
-        if !engine.config.manual && engine.disk.is_writable() {
-            let engine = engine.clone();
-            let builder = std::thread::Builder::new().name("snapdisk".to_owned());
-            #[allow(clippy::disallowed_methods, reason = "the one background thread; manual maintenance has none")]
-            let spawned = builder.spawn(move || engine.background());
-            thread = Some(spawned.map_err(|e| Error::io("start of the background thread", e))?);
+        // With what was started so far, so that a failure ends it.
+        let mut owner = Owner { engine: Arc::new(engine), threads: Vec::new() };
+        if !owner.config.manual && owner.disk.is_writable() {
+            owner.start("snapdisk", Engine::maintain_behind)?;
+            owner.start("snapdisk-write", Engine::write_behind)?;
         }
-        Ok(Arc::new(Owner { engine, thread }))
+        Ok(Arc::new(owner))
+    }
+    fn start(&mut self, name: &str, body: fn(&Engine)) -> Result<()> {
+        let engine = self.engine.clone();
+        let builder = std::thread::Builder::new().name(name.to_owned());
+        #[allow(clippy::disallowed_methods, reason = "the two background threads; manual maintenance has none")]
+        let spawned = builder.spawn(move || body(&engine));
+        self.threads.push(spawned.map_err(|e| Error::io("start of a background thread", e))?);
+        Ok(())
     }
 }
 
@@ -160,10 +193,8 @@ impl std::ops::Deref for Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.engine.stop();
-        // A forked child has the handle and not the thread.
-        if let Some(thread) = self.thread.take()
-            && self.engine.disk.same_process()
-        {
+        // A forked child has the handles and not the threads.
+        for thread in self.threads.drain(..).filter(|_| self.engine.disk.same_process()) {
             let _ = thread.join();
         }
     }
@@ -194,6 +225,9 @@ pub(crate) enum Attempt<T> {
     /// The log has no room for its record.
     Log,
 }
+
+/// Runs for the blocks of one operation.
+pub(crate) type Runs = SmallVec<[Run; 2]>;
 
 /// Which free blocks an operation may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -267,8 +301,8 @@ impl State {
         Ok(if self.forest.fill_pool(nodes)? { None } else { Some(nodes as u64) })
     }
     /// Runs for `blocks` data blocks, after [`State::reserve`]. `None`: only scattered blocks are left and `any` is false.
-    pub(crate) fn allocate_data(&mut self, blocks: u64, any: bool) -> Result<Option<Vec<Run>>> {
-        let mut runs: Vec<Run> = Vec::new();
+    pub(crate) fn allocate_data(&mut self, blocks: u64, any: bool) -> Result<Option<Runs>> {
+        let mut runs = Runs::new();
         let mut left = blocks;
         while left > 0 {
             let forest = &mut self.forest;
@@ -380,15 +414,18 @@ impl Engine {
             } else {
                 attempt(&mut state, room.any)
             };
-            let long = state.is_long();
-            let wants =
-                long || state.log.wants_checkpoint() || state.wants_space() || state.dirty_bytes() > self.config.memory;
+            let due = state.is_due(&self.config);
+            let spills = state.staging.bytes >= self.config.spill_from();
+            let long = spills || state.log.is_long();
             room.relieve = long && (self.config.manual || state.is_too_long(&self.config));
             drop(state);
             match outcome? {
                 Attempt::Done(t) => {
-                    if wants {
-                        self.wake();
+                    if due && !self.config.manual {
+                        self.maintenance.ring();
+                    }
+                    if spills && !self.config.manual {
+                        self.behind.ring();
                     }
                     return Ok(Some(t));
                 }
@@ -466,23 +503,16 @@ impl Engine {
         forest.space.given(&forest.disk, giving)?;
         Ok(true)
     }
-
-    pub(crate) fn wake(&self) {
-        if self.config.manual {
-            return;
-        }
-        let mut wake = self.wake.lock();
-        if !*wake {
-            *wake = true;
-            self.woken.notify_one();
-        }
-    }
 }
 
 impl State {
     /// About what nodes, counts and logged data take that wait for a checkpoint.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.forest.dirty.len() as u64 * 8192 + self.forest.space.changed_bytes() + self.staging.logged_bytes()
+    }
+    /// Whether there is something to do for maintenance.
+    pub(crate) fn is_due(&self, config: &Config) -> bool {
+        self.log.is_long() || self.log.wants_checkpoint() || self.wants_space() || self.dirty_bytes() > config.memory
     }
     /// So much was freed, and so little is left to take, that a checkpoint is due.
     pub(crate) fn wants_space(&self) -> bool {

@@ -7,8 +7,9 @@ use super::{
     ops::Op,
 };
 use crate::{
-    BLOCK, Error, ErrorKind, Result,
+    BLOCK, Error, ErrorKind, Result, bytes,
     codec::RECORD_MAX,
+    hint,
     io::Lane,
     knobs::Bug,
     units::{BLOCK_BYTES, Block},
@@ -16,8 +17,6 @@ use crate::{
 use parking_lot::MutexGuard;
 use std::sync::Arc;
 
-/// Staged bytes that are written out ahead of their group.
-const SPILL: usize = 1 << 20;
 /// Staged bytes, at most, with which a background thread that does that is not waited for.
 const SPILL_BEHIND: u64 = 32 << 20;
 /// Bytes that the medium is asked to begin with at a time.
@@ -111,7 +110,7 @@ impl Engine {
         self.disk.writes_allowed()?;
         let runs = {
             let mut state = self.state.write();
-            if state.staging.bytes < SPILL {
+            if state.staging.bytes < self.config.spill_from() {
                 return Ok(());
             }
             state.staging.take_ahead()
@@ -137,20 +136,28 @@ impl Engine {
 
     /// Keeps the buffers of single blocks for writes to come: fresh memory would be faulted in page by page.
     pub(crate) fn keep_buffers(&self, runs: impl Iterator<Item = Staged>) {
+        let mut free: Vec<_> = runs.map(|r| r.data).filter(|data| data.len() == BLOCK).collect();
         let mut buffers = self.buffers.lock();
-        let room = (self.config.staged_most() / BLOCK).saturating_sub(buffers.len());
-        buffers.extend(runs.map(|r| r.data).filter(|data| data.len() == BLOCK).take(room));
+        free.truncate((self.config.staged_most() / BLOCK).saturating_sub(buffers.len()));
+        buffers.append(&mut free);
     }
     /// A block in a buffer of its own.
     pub(crate) fn staged_block(&self, block: &[u8]) -> Arc<[u8]> {
-        let kept = self.buffers.lock().pop();
+        let kept = {
+            let mut buffers = self.buffers.lock();
+            let kept = buffers.pop();
+            // The next one was last touched by another processor.
+            if let Some(next) = buffers.last() {
+                hint::prefetch(next, 0);
+            }
+            kept
+        };
         if let Some(mut buffer) = kept
             // A reader may still hold it.
-            && let Some(bytes) = Arc::get_mut(&mut buffer)
-            && bytes.len() == block.len()
+            && let Some(into) = Arc::get_mut(&mut buffer)
+            && into.len() == block.len()
         {
-            // In short pieces: the C library copies a whole block by a string instruction, which is slower where the block is in no cache.
-            bytes.chunks_mut(256).zip(block.chunks(256)).for_each(|(to, from)| to.copy_from_slice(from));
+            bytes::copy(block, into);
             return buffer;
         }
         block.into()
@@ -214,33 +221,35 @@ impl Engine {
     pub(crate) fn relieve_after(&self, room: &Room) -> Result<()> {
         if room.relieve { self.relieve() } else { Ok(()) }
     }
-    /// [`Engine::relieve`] by the background thread, one step of it: between data it has the medium begin with what was written, so that
-    /// later syncs find little to do. In short steps, since the medium makes it wait. `true`: there may be more.
-    pub(crate) fn relieve_behind(&self) -> Result<bool> {
+    /// Writes out what is staged, by the write-behind thread, one step of it: between data it has the medium begin with what was written, so that
+    /// later syncs find little to do. In short steps, since the medium makes it wait. `false`: there is no more.
+    pub(crate) fn spill_behind(&self) -> Result<bool> {
         self.spill()?;
-        let next = self.unpushed.lock().pop_front();
-        if let Some((start, end)) = next {
-            // Errors of the medium show at this description once: no checkpoint may sync through it meanwhile (I6).
-            if let Some(_checkpointer) = self.checkpointer.try_lock() {
-                self.disk.push(start, end - start)?;
-            }
-            return Ok(true);
+        let Some((start, end)) = self.unpushed.lock().pop_front() else { return Ok(false) };
+        // Errors of the medium show at this description once: no checkpoint may sync through it meanwhile (I6).
+        if let Some(_checkpointer) = self.checkpointer.try_lock() {
+            self.disk.push(start, end - start)?;
         }
+        Ok(true)
+    }
+    /// Flushes the open group if it is long, by the maintenance thread.
+    pub(crate) fn flush_long(&self) -> Result<()> {
         let (long, target) = {
             let log = &self.state.read().log;
             (log.is_long(), log.target())
         };
-        if long {
-            self.flush_to(target)?;
-        }
-        Ok(false)
+        if long { self.flush_to(target) } else { Ok(()) }
     }
 }
 
 impl Config {
     /// Staged bytes to which nobody may add: whoever made them so many writes them out.
     fn staged_most(&self) -> usize {
-        (self.memory / 2).clamp(SPILL as u64, SPILL_BEHIND) as usize
+        (self.memory / 2).clamp(1 << 20, SPILL_BEHIND) as usize
+    }
+    /// Staged bytes that are written out ahead of their group. Not fewer: who writes them out takes the state's lock for it.
+    pub(crate) fn spill_from(&self) -> usize {
+        self.staged_most() / 8
     }
 }
 
@@ -255,10 +264,6 @@ impl State {
         let ops: Vec<Op> = blocks.iter().map(|(at, bytes)| Op::Data { at: *at, bytes: bytes.clone() }).collect();
         // A record that is too long, or finds no room in the ring, is no failure: the data goes to its place.
         self.log.append_data(&ops).unwrap_or(false).then_some(blocks)
-    }
-    /// Whether there is something to relieve.
-    pub(crate) fn is_long(&self) -> bool {
-        self.staging.bytes >= SPILL || self.log.is_long()
     }
     /// Whether so much is to relieve that nobody may add to it.
     pub(crate) fn is_too_long(&self, config: &Config) -> bool {

@@ -7,11 +7,11 @@
 use super::ops::Op;
 use crate::{
     BLOCK, Result,
+    bytes::Hash,
     codec::{self, Kind},
     format::{HEADER, LOG_PAYLOAD, LOG_START, LogHeader, Page, put, seal_log},
     units::Block,
 };
-use xxhash_rust::xxh3::Xxh3;
 
 /// Records that trigger a checkpoint.
 pub(crate) const RECORDS_MAX: u64 = 32768;
@@ -61,17 +61,17 @@ fn page_count(bytes: usize) -> u64 {
 }
 
 /// Folds the hashes of the data that a group names, in the order of its records.
-pub(crate) struct DataHash(Box<Xxh3>);
+pub(crate) struct DataHash(Hash);
 
 impl DataHash {
     pub(crate) fn new(key: u64) -> DataHash {
-        DataHash(Box::new(Xxh3::with_seed(key)))
+        DataHash(Hash::new(key))
     }
     pub(crate) fn add(&mut self, hash: u64) {
-        self.0.update(&hash.to_le_bytes());
+        self.0.add(&hash.to_le_bytes());
     }
     pub(crate) fn finish(&self) -> u64 {
-        self.0.digest()
+        self.0.finish()
     }
 }
 

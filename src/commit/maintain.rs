@@ -14,9 +14,6 @@ use std::{
 /// How long the background thread waits before it takes the store for idle.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// Steps of writing that the background thread makes before it looks for other work.
-const PUSHES: usize = 256;
-
 /// What could be freed.
 pub(crate) enum Freed {
     Some,
@@ -225,27 +222,31 @@ impl Engine {
         self.checkpoint()
     }
 
-    /// The body of the background thread.
-    pub(crate) fn background(&self) {
+    /// The body of the maintenance thread.
+    pub(crate) fn maintain_behind(&self) {
         while !self.stopping.load(SeqCst) && !self.disk.is_poisoned() {
-            let mut wake = self.wake.lock();
-            let idle = !*wake && self.woken.wait_for(&mut wake, IDLE).timed_out();
-            *wake = false;
-            drop(wake);
+            let idle = !self.maintenance.wait(IDLE);
             if self.stopping.load(SeqCst) {
                 return;
             }
             // Errors show at the next operation: what failed has poisoned.
-            for _ in 0..PUSHES {
-                if !self.relieve_behind().unwrap_or(false) {
-                    break;
-                }
-            }
+            let _ = self.flush_long();
             let more = self.maintain(64).unwrap_or(false);
             if more {
-                *self.wake.lock() = true;
+                self.maintenance.ring();
             } else if idle {
                 let _ = self.mark();
+            }
+        }
+    }
+
+    /// The body of the write-behind thread: the other one waits for the medium much of the time, and what is staged must not.
+    pub(crate) fn write_behind(&self) {
+        while !self.stopping.load(SeqCst) && !self.disk.is_poisoned() {
+            self.behind.wait(Duration::MAX);
+            let mut more = true;
+            while more && !self.stopping.load(SeqCst) {
+                more = self.spill_behind().unwrap_or(false);
             }
         }
     }

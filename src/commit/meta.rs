@@ -12,6 +12,7 @@ use crate::{
     knobs::Bug,
     units::BLOCK_BYTES,
 };
+use smallvec::smallvec;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 type Tags = BTreeMap<String, String>;
@@ -396,8 +397,11 @@ impl Engine {
             if run.len == 0 {
                 runs.pop();
             }
-            let placed =
-                Placed { block: size / BLOCK_BYTES, runs: vec![(at.0, 1)], sums: vec![crc32fast::hash(&block.data)] };
+            let placed = Placed {
+                block: size / BLOCK_BYTES,
+                runs: smallvec![(at.0, 1)],
+                sums: smallvec![crc32fast::hash(&block.data)],
+            };
             staged.push((at, block.data.clone()));
             match op {
                 Op::Rollback { edge, .. } | Op::Resize { edge, .. } => *edge = Some(placed),

@@ -1,7 +1,7 @@
 //! Creating and opening images.
 
 use super::{
-    engine::{Checkpointer, Config, Engine, Flusher, State},
+    engine::{Bell, Checkpointer, Config, Engine, Flusher, State},
     log::Log,
     recover,
 };
@@ -14,7 +14,7 @@ use crate::{
     tree::{Forest, NodeCache},
     units::{BLOCK_BYTES, Stamp},
 };
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 use std::sync::{Arc, atomic::AtomicBool};
 
 impl Engine {
@@ -46,6 +46,7 @@ impl Engine {
             shadowed: 0,
             dooms: Vec::new(),
             found: None,
+            shape: 0,
         };
         let state = State {
             forest,
@@ -83,8 +84,8 @@ impl Engine {
             config,
             giving: Mutex::default(),
             buffers: Mutex::default(),
-            wake: Mutex::new(false),
-            woken: Condvar::new(),
+            maintenance: Bell::default(),
+            behind: Bell::default(),
             stopping: AtomicBool::new(false),
         }
     }
@@ -251,11 +252,11 @@ impl Engine {
         outcome
     }
 
-    /// Ends the background thread's loop.
+    /// Ends the background threads' loops.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, std::sync::atomic::Ordering::SeqCst);
-        *self.wake.lock() = true;
-        self.woken.notify_all();
+        self.maintenance.ring();
+        self.behind.ring();
     }
 }
 

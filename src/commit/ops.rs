@@ -2,7 +2,11 @@
 //! recovery is the same code (I7). No type here holds itself: decoding can't recurse.
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use std::{collections::BTreeMap, sync::Arc};
+
+/// Checksums of a write's blocks, in order; the common write has one, or few.
+pub(crate) type Sums = SmallVec<[u32; 4]>;
 
 /// Physical runs of a write, in logical order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
@@ -10,9 +14,11 @@ pub(crate) struct Placed {
     /// First logical block.
     pub(crate) block: u64,
     /// Physical start and blocks.
-    pub(crate) runs: Vec<(u64, u32)>,
+    #[serde(with = "few")]
+    pub(crate) runs: SmallVec<[(u64, u32); 1]>,
     /// One CRC-32 a block.
-    pub(crate) sums: Vec<u32>,
+    #[serde(with = "few")]
+    pub(crate) sums: Sums,
 }
 
 impl Placed {
@@ -115,6 +121,25 @@ pub(crate) enum Op {
         #[serde(with = "content")]
         bytes: Arc<[u8]>,
     },
+}
+
+/// A few items as a list. Decoded as one, which is careful with the length that it claims.
+mod few {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use smallvec::{Array, SmallVec};
+
+    pub(super) fn serialize<A: Array, S: Serializer>(few: &SmallVec<A>, to: S) -> Result<S::Ok, S::Error>
+    where
+        A::Item: Serialize,
+    {
+        few.as_slice().serialize(to)
+    }
+    pub(super) fn deserialize<'de, A: Array, D: Deserializer<'de>>(from: D) -> Result<SmallVec<A>, D::Error>
+    where
+        A::Item: Deserialize<'de>,
+    {
+        Vec::deserialize(from).map(SmallVec::from_vec)
+    }
 }
 
 /// Bytes as such, not as a list of numbers.

@@ -187,7 +187,7 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64,
     ops.iter().for_each(|op| op.placed(&mut placed));
     let len_now = disk.len()?;
     for p in placed {
-        let mut hash = xxhash_rust::xxh3::Xxh3::with_seed(sb.hash_key);
+        let mut hash = crate::bytes::Hash::new(sb.hash_key);
         for &(start, len) in &p.runs {
             if Block(start).plus(len.into()).offset() > IMAGE_MAX {
                 return Err(Error::corrupt(format!("intent log: a record names {}", Block(start))));
@@ -208,12 +208,12 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64,
                 let n = (len - done).min(256);
                 let part = &mut buf[..n as usize * BLOCK];
                 disk.read_cold(Block(start).plus(done.into()).offset(), part)?;
-                hash.update(part);
+                hash.add(part);
                 done += n;
             }
         }
         if !inline {
-            fold.add(hash.digest());
+            fold.add(hash.finish());
         }
     }
     Ok(fold.finish() == expected)

@@ -2,20 +2,20 @@
 
 use super::{
     data::{Parts, Source, Staged, Target, blocks_of},
-    engine::{Attempt, Claim, Engine, Room, State},
+    engine::{Attempt, Claim, Engine, Room, Runs, State},
     meta::EdgeBlock,
-    ops::{Op, Placed},
+    ops::{Op, Placed, Sums},
 };
 use crate::{
-    ATOMIC_WRITE_MAX, BLOCK, Result,
+    ATOMIC_WRITE_MAX, BLOCK, Result, bytes,
     codec::{self, Kind},
     knobs::Bug,
     space::Run,
     tree::read_block,
     units::BLOCK_BYTES,
 };
+use smallvec::{SmallVec, smallvec};
 use std::{io::IoSlice, slice, sync::Arc};
-use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes that are summed and written at a time.
 const PIECE: usize = 64 << 10;
@@ -48,7 +48,7 @@ impl Bytes<'_> {
             let from = &b[skip.min(b.len())..];
             let n = from.len().min(out.len());
             let (here, rest) = out.split_at_mut(n);
-            here.copy_from_slice(&from[..n]);
+            bytes::copy(from, here);
             (out, skip) = (rest, skip.saturating_sub(b.len()));
         }
     }
@@ -57,7 +57,7 @@ impl Bytes<'_> {
 impl Engine {
     /// Hash of data that a record names: decides at recovery whether it landed.
     pub(crate) fn data_hash(&self, data: &[u8]) -> u64 {
-        xxhash_rust::xxh3::xxh3_64_with_seed(data, self.hash_key)
+        bytes::hash(data, self.hash_key)
     }
 
     /// Reads a block that is to be changed in part.
@@ -126,6 +126,13 @@ impl Engine {
             let first =
                 if head > 0 || (tail > 0 && to == from + 1) { Some(self.read_edge(target, from)?) } else { None };
             let last = if tail > 0 && to > from + 1 { Some(self.read_edge(target, to - 1)?) } else { None };
+            // On its way while the data is copied and summed.
+            let foreseen = if to == from + 1 {
+                let state = self.view()?;
+                state.heads.get(&volume).and_then(|head| state.forest.prefetch(head.root.into(), from))
+            } else {
+                None
+            };
             let data: Arc<[u8]> = match bytes {
                 Bytes::One(b) if first.is_none() && last.is_none() && len == BLOCK => {
                     self.staged_block(&b[skip..skip + len])
@@ -145,10 +152,11 @@ impl Engine {
                 }
             };
             let sums = data.chunks_exact(BLOCK).map(crc32fast::hash).collect();
-            let mut op = Op::Write { volume, data: Placed { block: from, runs: Vec::new(), sums } };
+            let mut op = Op::Write { volume, data: Placed { block: from, runs: SmallVec::new(), sums } };
             let hash = self.data_hash(&data);
             let edges = [(from, &first), (to - 1, &last)];
             let done = self.change(&mut room, |state, any| {
+                state.forest.foresee(foreseen);
                 let size = state.head(volume)?.size;
                 state.check_range(target, size, offset, len as u64)?;
                 if !state.edges_hold(volume, &edges)? {
@@ -177,7 +185,7 @@ impl Engine {
         volume: u64,
         blocks: u64,
         any: bool,
-    ) -> Result<std::result::Result<Vec<Run>, u64>> {
+    ) -> Result<std::result::Result<Runs, u64>> {
         let nodes = state.write_nodes(volume, blocks as usize);
         if let Some(lack) = state.reserve(Claim::Ordinary, nodes, blocks)? {
             if self.config.knobs.has(Bug::NoSpaceHalfApplied) && state.forest.space.available() > 8 {
@@ -242,7 +250,7 @@ impl Engine {
             }
         };
         let published = self.write_in_place(&runs, data).and_then(|(sums, hash)| {
-            let mut op = Op::Write { volume, data: Placed { block, runs: Vec::new(), sums } };
+            let mut op = Op::Write { volume, data: Placed { block, runs: SmallVec::new(), sums } };
             loop {
                 self.make_room(&mut room)?;
                 let done = self.change(&mut room, |state, _| {
@@ -273,9 +281,9 @@ impl Engine {
     }
 
     /// Writes data into blocks that nobody refers to; gives its checksums and its hash.
-    fn write_in_place(&self, runs: &[Run], data: &[u8]) -> Result<(Vec<u32>, u64)> {
-        let mut sums = Vec::with_capacity(data.len() / BLOCK);
-        let mut hash = Xxh3::with_seed(self.hash_key);
+    fn write_in_place(&self, runs: &[Run], data: &[u8]) -> Result<(Sums, u64)> {
+        let mut sums = SmallVec::with_capacity(data.len() / BLOCK);
+        let mut hash = bytes::Hash::new(self.hash_key);
         let mut rest = data;
         for run in runs {
             let (here, after) = rest.split_at(run.len as usize * BLOCK);
@@ -284,14 +292,14 @@ impl Engine {
             // Piece by piece: what is summed is still in the processor's cache when it is copied.
             for piece in here.chunks(PIECE) {
                 sums.extend(piece.chunks_exact(BLOCK).map(crc32fast::hash));
-                hash.update(piece);
+                hash.add(piece);
                 let placing = self.placing.read();
                 self.disk.write(at, &[piece])?;
                 drop(placing);
                 at += piece.len() as u64;
             }
         }
-        Ok((sums, hash.digest()))
+        Ok((sums, hash.finish()))
     }
 
     /// Makes a range read as zeros: one unit, whatever its length.
@@ -332,7 +340,7 @@ impl Engine {
                 if now != size || !state.edges_hold(volume, &edges)? {
                     return Ok(Attempt::Done(false));
                 }
-                let blank = Placed { block: from, runs: vec![(0, 1)], sums: Vec::new() };
+                let blank = Placed { block: from, runs: smallvec![(0, 1)], sums: SmallVec::new() };
                 let mut op = Op::Cut { volume, from, to, edges: vec![blank; kept.len()] };
                 let nodes = state.nodes_for(&op)?;
                 if let Some(lack) = state.reserve(Claim::Freeing, nodes, kept.len() as u64)? {
@@ -349,8 +357,8 @@ impl Engine {
                         .zip(&blocks)
                         .map(|((b, e), at)| Placed {
                             block: *b,
-                            runs: vec![(at.0, 1)],
-                            sums: vec![crc32fast::hash(&e.data)],
+                            runs: smallvec![(at.0, 1)],
+                            sums: smallvec![crc32fast::hash(&e.data)],
                         })
                         .collect();
                 }

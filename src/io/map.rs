@@ -10,6 +10,7 @@
 //! file that somebody else truncates. Who can't live with that opens with [`ReadPath::Pread`](super::ReadPath::Pread).
 #![allow(unsafe_code, reason = "reads out of mappings")]
 
+use crate::bytes::PIECE;
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use rustix::{
     mm,
@@ -35,10 +36,6 @@ pub(crate) const SEGMENTS: usize = 64;
 /// window costs a system call more often, a larger one reads far more from a cold medium than was asked for. (For the
 /// same reason the map is not advised `MADV_RANDOM`: a window would then be read page by page.)
 pub(crate) const WINDOW: u64 = 64 << 10;
-
-/// Bytes that are copied at once. From a few KiB on the C library copies by a string instruction, which takes twice as long as its
-/// loops do where the source is in no processor cache.
-const PIECE: usize = 256;
 
 /// The map of one file.
 pub(crate) struct Map {
@@ -153,6 +150,7 @@ impl Segment {
         // - Pieces: they lie side by side in `buf`, and the one at `i` of `buf` begins at `i` of the source.
         unsafe {
             let from = self.map.as_ptr().add(at);
+            // As `bytes::copy` does.
             for (i, piece) in buf.chunks_mut(PIECE).enumerate() {
                 from.add(i * PIECE).copy_to_nonoverlapping(piece.as_mut_ptr(), piece.len());
             }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     format::{COUNT_MAX, COUNT_RETURNED, COUNT_SYSTEM},
+    hint,
     io::Disk,
     units::{BLOCK_BYTES, Block},
 };
@@ -246,11 +247,18 @@ impl Space {
         let (region, _) = self.locate(block)?;
         self.load(disk, region)
     }
-    /// [`Space::touch`] for a run.
+    /// [`Space::touch`] for a run. The first count is on its way to the processor afterwards.
     pub(crate) fn touch_run(&mut self, disk: &Disk, start: Block, len: u32) -> Result<()> {
-        let (first, _) = self.locate(start)?;
-        let (last, _) = self.locate(start.plus(u64::from(len.max(1)) - 1))?;
-        (first..=last).try_for_each(|r| self.load(disk, r))
+        let (first, place) = self.locate(start)?;
+        match self.regions.get(&first) {
+            Some(r) => hint::prefetch(&r.counts, place),
+            None => self.load(disk, first)?,
+        }
+        if len > 1 {
+            let (last, _) = self.locate(start.plus(u64::from(len) - 1))?;
+            (first + 1..=last).try_for_each(|r| self.load(disk, r))?;
+        }
+        Ok(())
     }
 
     /// Region and place of a block that data or a node may occupy.
@@ -283,7 +291,7 @@ impl Space {
     /// All counts of a region as they are now, for the checker.
     pub(crate) fn counts(&mut self, disk: &Disk, region: u64) -> Result<Arc<Vec<u32>>> {
         self.load(disk, region)?;
-        Ok(self.regions[&region].counts.clone())
+        Ok(self.regions.get_mut(&region).expect("loaded").counts.share())
     }
 
     /// A region that is in memory, to be changed.
@@ -310,7 +318,7 @@ impl Space {
         }
         self.shared = true;
         let (r, place) = self.place_mut(disk, block)?;
-        Arc::make_mut(&mut r.counts)[place] = n + 1;
+        r.counts[place] = n + 1;
         Ok(())
     }
     /// One parent less; a block without parents goes into quarantine. Gives what is left.
@@ -320,7 +328,7 @@ impl Space {
             0 | COUNT_RETURNED => return Err(Error::corrupt(format!("{block} is free and loses a parent"))),
             n => n - 1,
         };
-        Arc::make_mut(&mut r.counts)[place] = n;
+        r.counts[place] = n;
         if n == 0 {
             r.held += 1;
             self.free += 1;
@@ -346,7 +354,7 @@ impl Space {
             return Err(Error::corrupt(format!("{block} is used without having been allocated")));
         }
         r.held -= 1;
-        Arc::make_mut(&mut r.counts)[place] = 1;
+        r.counts[place] = 1;
         self.free = self.free.saturating_sub(1);
         Ok(())
     }
@@ -397,7 +405,7 @@ impl Space {
                     self.load(disk, region)?;
                     let r = self.region_mut(region);
                     if r.counts[place] == COUNT_RETURNED {
-                        Arc::make_mut(&mut r.counts)[place] = 0;
+                        r.counts[place] = 0;
                         r.returned -= 1;
                         r.set_available(place, true);
                         self.returned = self.returned.saturating_sub(1);
@@ -453,8 +461,8 @@ impl Space {
         let mut regions = Vec::with_capacity(self.changed.len());
         self.changed.sort_unstable();
         for &region in &self.changed {
-            let r = &self.regions[&region];
-            regions.push(FrozenRegion { index: region, counts: r.counts.clone(), home: 1 - r.home });
+            let r = self.regions.get_mut(&region).expect("changed, so loaded");
+            regions.push(FrozenRegion { index: region, counts: r.counts.share(), home: 1 - r.home });
             let mut i = region;
             for level in 1..=self.top {
                 i /= fanout;
@@ -557,7 +565,7 @@ impl Space {
                 let r = self.region_mut(region);
                 for i in place..place + len {
                     r.set_available(i, false);
-                    Arc::make_mut(&mut r.counts)[i] = COUNT_RETURNED;
+                    r.counts[i] = COUNT_RETURNED;
                 }
                 r.returned += len as u16;
                 self.available = self.available.saturating_sub(len as u64);

@@ -1,11 +1,56 @@
 //! One region's counts in memory, and which of its blocks may be allocated now.
 
 use crate::format::COUNT_RETURNED;
-use std::sync::Arc;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
+
+/// Counts that a checkpoint or a check may be looking at: who changes them then changes a copy.
+pub(super) enum Counts {
+    Own(Vec<u32>),
+    Shared(Arc<Vec<u32>>),
+}
+
+impl Counts {
+    /// As they are now, for someone else to look at.
+    pub(super) fn share(&mut self) -> Arc<Vec<u32>> {
+        let shared = match self {
+            Counts::Own(counts) => Arc::new(std::mem::take(counts)),
+            Counts::Shared(shared) => shared.clone(),
+        };
+        *self = Counts::Shared(shared.clone());
+        shared
+    }
+}
+
+impl Deref for Counts {
+    type Target = [u32];
+    #[inline]
+    fn deref(&self) -> &[u32] {
+        match self {
+            Counts::Own(counts) => counts,
+            Counts::Shared(shared) => shared,
+        }
+    }
+}
+
+impl DerefMut for Counts {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u32] {
+        if let Counts::Shared(shared) = self {
+            *self = Counts::Own(Arc::unwrap_or_clone(std::mem::take(shared)));
+        }
+        match self {
+            Counts::Own(counts) => counts,
+            Counts::Shared(_) => unreachable!("made its own"),
+        }
+    }
+}
 
 /// One region in memory.
 pub(super) struct Region {
-    pub(super) counts: Arc<Vec<u32>>,
+    pub(super) counts: Counts,
     /// Bit set: allocatable now.
     pub(super) available: Vec<u64>,
     pub(super) free: u16,
@@ -34,7 +79,7 @@ impl Region {
             }
             returned += u16::from(n == COUNT_RETURNED);
         }
-        Region { counts: Arc::new(counts), available, free, returned, held: 0, home, stamp, changed }
+        Region { counts: Counts::Own(counts), available, free, returned, held: 0, home, stamp, changed }
     }
     pub(super) fn set_available(&mut self, place: usize, yes: bool) {
         let (word, mask) = (&mut self.available[place / 64], 1 << (place % 64));

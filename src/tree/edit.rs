@@ -7,7 +7,7 @@
 //! node, so every key has exactly one place and removing a first child moves no separator.
 
 use super::{
-    forest::Forest,
+    forest::{Foreseen, Forest},
     node::{Child, EXTENT_BYTES, Entry, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
     read::{Miss, children_of, overlap, step},
 };
@@ -55,7 +55,7 @@ impl Forest {
         fresh: Option<Fresh>,
         doom: bool,
     ) -> Result<Root> {
-        self.found = None;
+        self.forget();
         let (child, mut level) = match root.node {
             None if fresh.is_none() => return Ok(root),
             None => {
@@ -111,34 +111,72 @@ impl Forest {
     /// The leaf that alone is responsible for `lo..hi` of a tree of extents, if it and all above it are of this generation and have one parent.
     pub(crate) fn own_leaf(&mut self, root: Root, lo: u64, hi: u64) -> Result<Option<Block>> {
         let Some(top) = root.node else { return Ok(None) };
-        if let Some((root, from, to, leaf)) = self.found
-            && (root, from, to) == (top, lo, hi)
-            && root.stamp == self.stamp
-            && !self.space.was_shared()
+        if self.space.was_shared() {
+            let mut path = Vec::with_capacity(usize::from(root.level) + 1);
+            let leaf = self.new_leaf(top, lo, hi, |at| path.push(at.block));
+            for block in path {
+                if self.space.count(&self.disk, block)? != 1 {
+                    return Ok(None);
+                }
+            }
+            return Ok(leaf);
+        }
+        // Without such sharing every node of this generation has one parent.
+        if let Some((child, from, to, leaf)) = self.found
+            && (child, from, to) == (top, lo, hi)
+            && child.stamp == self.stamp
         {
             return Ok(Some(leaf));
         }
+        let leaf = self.new_leaf(top, lo, hi, |_| ());
+        self.found = leaf.map(|leaf| (top, lo, hi, leaf));
+        Ok(leaf)
+    }
+
+    /// The leaf that alone is responsible for `lo..hi` of the tree at `top`, if it and all above it are of this generation. `visit` sees them.
+    fn new_leaf(&self, top: Child, lo: u64, hi: u64, mut visit: impl FnMut(Child)) -> Option<Block> {
         let mut at = top;
-        let shared = self.space.was_shared();
         loop {
-            if at.stamp != self.stamp || (shared && self.space.count(&self.disk, at.block)? != 1) {
-                return Ok(None);
+            if at.stamp != self.stamp {
+                return None;
             }
-            match self.dirty.get(&at.block.0).map(|d| &*d.node) {
-                Some(Node::Inner { entries, .. }) => {
+            visit(at);
+            match &*self.dirty.get(&at.block.0)?.node {
+                Node::Inner { entries, .. } => {
                     let i = child_of(entries, lo.into());
                     if entries.get(i + 1).is_some_and(|next| next.key < hi.into()) {
-                        return Ok(None);
+                        return None;
                     }
                     at = entries[i].child;
                 }
-                Some(Node::Extents(_)) => {
-                    self.found = Some((top, lo, hi, at.block));
-                    return Ok(Some(at.block));
-                }
-                _ => return Ok(None),
+                Node::Extents(_) => return Some(at.block),
+                Node::Records(_) => return None,
             }
         }
+    }
+
+    /// Has the processor fetch what overwriting one block of a tree looks at, as far as the path to it is of this generation. Gives what
+    /// [`Forest::foresee`] takes.
+    pub(crate) fn prefetch(&self, root: Root, logical: u64) -> Option<Foreseen> {
+        let top = root.node?;
+        let leaf = self.new_leaf(top, logical, logical + 1, |_| ())?;
+        if let Node::Extents(extents) = &*self.dirty.get(&leaf.0)?.node {
+            extents.prefetch(logical);
+        }
+        Some(Foreseen { shape: self.shape, found: (top, logical, logical + 1, leaf) })
+    }
+    /// Spares the next lookup what a look ahead found, if that still holds.
+    pub(crate) fn foresee(&mut self, foreseen: Option<Foreseen>) {
+        if let Some(foreseen) = foreseen
+            && foreseen.shape == self.shape
+        {
+            self.found = Some(foreseen.found);
+        }
+    }
+    /// Has nobody rely on what was found in a tree before its shape changes.
+    fn forget(&mut self) {
+        self.found = None;
+        self.shape += 1;
     }
 
     /// Puts one extent in the place of another of the same blocks, where no node has to be copied and none changes its size: the common
@@ -184,7 +222,7 @@ impl Forest {
 
     /// Takes one reference off a subtree and frees what nobody else refers to.
     pub(crate) fn release(&mut self, want: Miss) -> Result<()> {
-        self.found = None;
+        self.forget();
         if self.space.count(&self.disk, want.child.block)? > 1 {
             self.space.decref(&self.disk, want.child.block)?;
             return Ok(());

@@ -174,6 +174,15 @@ pub(crate) struct Forest {
     pub(crate) dooms: Vec<super::Doomed>,
     /// What [`Forest::own_leaf`] last found: root, range, leaf. Whatever changes a tree's shape clears it.
     pub(crate) found: Option<(Child, u64, u64, Block)>,
+    /// Counts changes of shape.
+    pub(crate) shape: u64,
+}
+
+/// Where a leaf was found ahead of its change, without the right to change anything.
+#[derive(Clone, Copy)]
+pub(crate) struct Foreseen {
+    pub(super) shape: u64,
+    pub(super) found: (Child, u64, u64, Block),
 }
 
 /// A node in memory, lent.

@@ -27,6 +27,7 @@ fn forest(fanout: usize) -> Forest {
         shadowed: 0,
         dooms: Vec::new(),
         found: None,
+        shape: 0,
     }
 }
 

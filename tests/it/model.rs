@@ -13,7 +13,7 @@ use std::{
 };
 
 use snapdisk::{BLOCK, Store, io::sim::Rng};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use twox_hash::XxHash3_64;
 
 pub(crate) use op::Op;
 
@@ -31,8 +31,8 @@ fn content(data: [u8; BLOCK]) -> Content {
 /// The hash of a block: 0 for zeros.
 fn block_hash(data: &[u8]) -> u64 {
     static ZEROS: OnceLock<u64> = OnceLock::new();
-    let h = xxh3_64(data);
-    if h == *ZEROS.get_or_init(|| xxh3_64(&[0; BLOCK])) { 0 } else { h }
+    let h = XxHash3_64::oneshot(data);
+    if h == *ZEROS.get_or_init(|| XxHash3_64::oneshot(&[0; BLOCK])) { 0 } else { h }
 }
 
 /// Fills a buffer with the pattern of a tag: each word tells the tag and its place, so a sector out of place shows.
@@ -102,7 +102,7 @@ impl Object {
 }
 
 fn object_hash(name: &str, kind: u64, size: u64, blocks: impl Iterator<Item = u64>) -> u64 {
-    let key = xxh3_64_with_seed(name.as_bytes(), kind);
+    let key = XxHash3_64::oneshot_with_seed(kind, name.as_bytes());
     let mut sum = mix(key, size, u64::MAX);
     for (i, h) in blocks.enumerate().filter(|b| b.1 != 0) {
         sum = sum.wrapping_add(mix(key, i as u64, h));

@@ -5,8 +5,6 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
 /// Bytes in a page: the unit in which a host caches, and the most that one torn write can damage.
 pub const PAGE: usize = 4096;
 /// Bytes in a sector: the unit in which a write survives a power loss or does not.
@@ -172,7 +170,7 @@ fn pieces(off: u64, len: usize) -> impl Iterator<Item = (u64, usize, std::ops::R
 
 /// What a sector adds to its image's hash; nothing if it is all zeros, so that length and holes need no care.
 pub(super) fn term(sector: u64, data: &[u8]) -> u64 {
-    if *data == ZEROS[..data.len()] { 0 } else { xxh3_64_with_seed(data, mix(sector)) }
+    if *data == ZEROS[..data.len()] { 0 } else { crate::bytes::hash(data, mix(sector)) }
 }
 
 /// A 64-bit finaliser (splitmix64's).

@@ -2,7 +2,6 @@
 
 use super::{Purpose, Run, Space};
 use crate::{Error, Result, format::COUNT_RETURNED, io::Disk, space::region::bit, units::Block};
-use std::sync::Arc;
 
 impl Space {
     /// Takes up to `want` adjacent blocks, of count zero, out of what is available. `None`: nothing that it may take is
@@ -124,7 +123,7 @@ impl Space {
         let r = self.region_mut(region);
         match r.counts[place] {
             COUNT_RETURNED => {
-                Arc::make_mut(&mut r.counts)[place] = 0;
+                r.counts[place] = 0;
                 r.returned -= 1;
                 r.held += 1;
                 self.returned = self.returned.saturating_sub(1);
