@@ -89,7 +89,9 @@ pub(crate) struct Log {
     /// What the next group will be collected in.
     spare: Vec<u8>,
     data: DataHash,
-    /// Records since the last freeze.
+    /// Records of the open group.
+    open: u64,
+    /// Records of closed groups since the last freeze: what a recovery has to work off.
     pub(crate) records: u64,
     /// The empty group stands at `position`.
     pub(crate) marked: bool,
@@ -108,6 +110,7 @@ impl Log {
             pending: Vec::new(),
             spare: Vec::new(),
             data: DataHash::new(key),
+            open: 0,
             records: 0,
             marked: false,
             used: false,
@@ -140,14 +143,14 @@ impl Log {
         let encoded = self.encode(ops)?;
         if encoded.is_ok() {
             data.into_iter().for_each(|h| self.data.add(h));
-            self.records += 1;
+            self.open += 1;
         }
         Ok(encoded)
     }
     pub(crate) fn append(&mut self, record: &[u8], data: impl IntoIterator<Item = u64>) {
         self.pending.extend_from_slice(record);
         data.into_iter().for_each(|h| self.data.add(h));
-        self.records += 1;
+        self.open += 1;
     }
     /// Has the open group carry its own data: its pages' hashes then speak for it. `false`: there is no room.
     pub(crate) fn append_data(&mut self, data: &[Op]) -> Result<bool> {
@@ -166,7 +169,7 @@ impl Log {
     }
     /// The open group is long enough to be written by itself.
     pub(crate) fn is_long(&self) -> bool {
-        self.is_share(8)
+        self.is_share(4)
     }
     /// The open group must be written before anything is added to it.
     pub(crate) fn is_too_long(&self) -> bool {
@@ -186,6 +189,7 @@ impl Log {
         let bytes = std::mem::replace(&mut self.pending, std::mem::take(&mut self.spare));
         let data = std::mem::replace(&mut self.data, DataHash::new(self.key)).finish();
         let group = Group { number: self.group, position: self.position, bytes, data };
+        self.records += std::mem::take(&mut self.open);
         self.position += page_count(group.bytes.len());
         self.group += 1;
         self.marked = false;
