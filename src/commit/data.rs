@@ -8,7 +8,7 @@ use crate::{
     units::{BLOCK_BYTES, Block},
 };
 use rustc_hash::FxHashMap;
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// A staged run: whole blocks inside a shared buffer.
 #[derive(Clone)]
@@ -24,8 +24,47 @@ impl Staged {
     }
 }
 
-/// Staged runs by first block.
-pub(crate) type Runs = BTreeMap<u64, Staged>;
+/// Staged runs by first block. Blocks are mostly taken in ascending order, so these are lists that ascend: appending costs next to nothing, and they
+/// stay few, since two of about one length become one.
+#[derive(Clone, Default)]
+pub(crate) struct Runs(Vec<Vec<(u64, Staged)>>);
+
+impl Runs {
+    fn add(&mut self, start: u64, run: Staged) {
+        match self.0.last_mut() {
+            Some(last) if last.last().is_some_and(|r| r.0 < start) => last.push((start, run)),
+            _ => {
+                self.join(|before, last| before <= 2 * last);
+                self.0.push(vec![(start, run)]);
+            }
+        }
+    }
+    /// Makes one list of the last two while their lengths are so.
+    fn join(&mut self, so: impl Fn(usize, usize) -> bool) {
+        while let [.., before, last] = &mut self.0[..]
+            && so(before.len(), last.len())
+        {
+            before.append(last);
+            before.sort_by_key(|r| r.0);
+            self.0.pop();
+        }
+    }
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// The run that starts last of those that do not start after `block`.
+    fn before(&self, block: u64) -> Option<&(u64, Staged)> {
+        let found = self.0.iter().filter_map(|list| list[..list.partition_point(|r| r.0 <= block)].last());
+        found.max_by_key(|r| r.0)
+    }
+    /// In order, once all lists were joined.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Block, &Staged)> {
+        self.0.iter().flatten().map(|(start, run)| (Block(*start), run))
+    }
+    pub(crate) fn into_values(self) -> impl Iterator<Item = Staged> {
+        self.0.into_iter().flatten().map(|(_, run)| run)
+    }
+}
 
 /// Single blocks whose content the log has.
 pub(crate) type Logged = FxHashMap<u64, Staged>;
@@ -50,7 +89,7 @@ pub(crate) struct Staging {
 impl Staging {
     pub(crate) fn add(&mut self, start: Block, run: Staged) {
         self.bytes += run.blocks as usize * BLOCK;
-        self.open.insert(start.0, run);
+        self.open.add(start.0, run);
     }
     /// Takes what is staged as its group closes; it stays readable until [`Staging::written`].
     pub(crate) fn take(&mut self) -> Arc<Runs> {
@@ -62,7 +101,9 @@ impl Staging {
     pub(crate) fn take_ahead(&mut self) -> Arc<Runs> {
         self.bytes = 0;
         self.ahead = true;
-        self.writing = Arc::new(std::mem::take(&mut self.open));
+        let mut runs = std::mem::take(&mut self.open);
+        runs.join(|_, _| true);
+        self.writing = Arc::new(runs);
         self.writing.clone()
     }
     pub(crate) fn written(&mut self) {
@@ -73,10 +114,11 @@ impl Staging {
         self.ahead = true;
     }
     /// The open group's blocks, if all of its data is here, and no more than `most`.
-    pub(crate) fn whole(&self, most: u32) -> Option<Vec<(u64, Arc<[u8]>)>> {
+    pub(crate) fn whole(&mut self, most: u32) -> Option<Vec<(u64, Arc<[u8]>)>> {
         if self.ahead || self.bytes == 0 || self.bytes > most as usize * BLOCK {
             return None;
         }
+        self.open.join(|_, _| true);
         let block = |run: &Staged, i: u32| match run.blocks {
             1 if run.data.len() == BLOCK => run.data.clone(),
             _ => run.bytes()[i as usize * BLOCK..][..BLOCK].into(),
@@ -84,7 +126,7 @@ impl Staging {
         Some(
             self.open
                 .iter()
-                .flat_map(|(start, r)| (0..r.blocks).map(move |i| (start + u64::from(i), block(r, i))))
+                .flat_map(|(start, r)| (0..r.blocks).map(move |i| (start.0 + u64::from(i), block(r, i))))
                 .collect(),
         )
     }
@@ -94,7 +136,7 @@ impl Staging {
     }
     /// The open group is closed and has all of its data in the log, as [`Staging::whole`] gave it.
     pub(crate) fn close_logged(&mut self, blocks: Vec<(u64, Arc<[u8]>)>) {
-        self.open.clear();
+        self.open = Runs::default();
         self.bytes = 0;
         blocks.into_iter().for_each(|(block, data)| self.log(block, data));
     }
@@ -124,7 +166,7 @@ impl Staging {
             if runs.is_empty() {
                 continue;
             }
-            if let Some((&start, run)) = runs.range(..=block).next_back()
+            if let Some((start, run)) = runs.before(block)
                 && block - start < u64::from(run.blocks)
             {
                 let i = (block - start) as u32;
@@ -390,5 +432,37 @@ impl Engine {
             off += half.len() as u64;
         }
         Ok(Some(sum.finalize()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Runs, Staged};
+    use crate::BLOCK;
+    use proptest::prelude::*;
+    use std::{collections::BTreeMap, sync::Arc};
+
+    proptest! {
+        /// Against an ordered map, whatever the order in which blocks are taken; and however they come, the lists stay few.
+        #[test]
+        fn staged_runs_are_found_and_given_in_order(starts in prop::collection::vec(0..400u64, 1..300)) {
+            let data: Arc<[u8]> = vec![0; 4 * BLOCK].into();
+            let (mut runs, mut want) = (Runs::default(), BTreeMap::new());
+            for start in starts {
+                // Of one to four blocks, and none twice.
+                let (start, blocks) = (start * 4, 1 + (start % 4) as u32);
+                if want.insert(start, blocks).is_none() {
+                    runs.add(start, Staged { data: data.clone(), offset: 0, blocks });
+                }
+                prop_assert!(runs.0.len() <= 10);
+            }
+            for block in 0..1601 {
+                let found = runs.before(block).map(|(start, run)| (*start, run.blocks));
+                prop_assert_eq!(found, want.range(..=block).next_back().map(|(s, b)| (*s, *b)));
+            }
+            runs.join(|_, _| true);
+            let given: Vec<_> = runs.iter().map(|(start, run)| (start.0, run.blocks)).collect();
+            prop_assert_eq!(given, want.into_iter().collect::<Vec<_>>());
+        }
     }
 }

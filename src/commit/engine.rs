@@ -21,7 +21,7 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::{
-    collections::VecDeque,
+    collections::{VecDeque, hash_map::Entry},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -247,11 +247,13 @@ impl State {
     }
     /// A volume's record, kept in memory from now on.
     pub(crate) fn head(&mut self, id: u64) -> Result<&mut VolumeRecord> {
-        if !self.heads.contains_key(&id) {
-            let record = self.catalog_view().volume(id)?.ok_or_else(|| deleted(Target::Volume(id)))?;
-            self.heads.insert(id, record);
+        match self.heads.entry(id) {
+            Entry::Occupied(head) => Ok(head.into_mut()),
+            Entry::Vacant(place) => {
+                let view = CatalogView { forest: &self.forest, root: self.catalog, hash_key: self.hash_key };
+                Ok(place.insert(view.volume(id)?.ok_or_else(|| deleted(Target::Volume(id)))?))
+            }
         }
-        Ok(self.heads.get_mut(&id).expect("just there"))
     }
     /// A snapshot's record, kept in memory for a while.
     pub(crate) fn frozen_head(&mut self, id: u64) -> Result<&SnapshotRecord> {

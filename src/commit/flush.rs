@@ -125,8 +125,8 @@ impl Engine {
             return;
         }
         let mut unpushed = self.unpushed.lock();
-        for (&start, run) in runs {
-            let (start, end) = (Block(start).offset(), Block(start).plus(run.blocks.into()).offset());
+        for (start, run) in runs.iter() {
+            let (start, end) = (start.offset(), start.plus(run.blocks.into()).offset());
             match unpushed.back_mut() {
                 Some((from, to)) if *to <= start && end - *from <= PUSH => *to = end,
                 _ => unpushed.push_back((start, end)),
@@ -165,7 +165,7 @@ impl Engine {
 
     /// Writes what was taken out of staging. From then on it is read from the image.
     fn write_staged(&self, runs: Arc<Runs>) -> Result<()> {
-        let placed: Vec<_> = runs.iter().map(|(&start, run)| (Block(start), run.bytes())).collect();
+        let placed: Vec<_> = runs.iter().map(|(start, run)| (start, run.bytes())).collect();
         self.write_sorted(&placed)?;
         self.state.write().staging.written();
         self.keep_buffers(Arc::try_unwrap(runs).into_iter().flat_map(Runs::into_values));
