@@ -20,18 +20,21 @@ fn options() -> Options {
     Options::new().manual_maintenance(true)
 }
 
-/// Fills the log with small writes until the next one would need a checkpoint, near enough.
+/// Fills the log with small writes until the next one would need a checkpoint, near enough: as many records as are not its due yet, in small
+/// groups, and one more group as long as it gets by itself.
 fn crash(path: &Path, bytes: u64, seed: u64) {
     let (store, _) = NoData::open(path, &options());
     let volume = store.volume("v").expect("the volume");
     let mut rng = Rng(seed);
-    // 32,768 records are a checkpoint's due; flushes of 8 writes take a page each.
+    let mut write = || volume.write_at(&[0; BLOCK], rng.below(bytes / BLOCK as u64) * BLOCK as u64).expect("write");
+    // 32,768 records of closed groups are a checkpoint's due, and 59,000 a group that is written without being asked for.
     for i in 0..30_000u64 {
-        volume.write_at(&[0; BLOCK], rng.below(bytes / BLOCK as u64) * BLOCK as u64).expect("write");
+        write();
         if i % 16 == 15 {
             volume.flush().expect("flush");
         }
     }
+    (0..55_000).for_each(|_| write());
     volume.flush().expect("flush");
 }
 

@@ -27,32 +27,53 @@ impl Hash {
     }
 }
 
-/// Copies as much as both have room for, in pieces.
+/// Fills `to` from the start of `from`, which is at least as long, in pieces.
 #[inline]
 pub(crate) fn copy(from: &[u8], to: &mut [u8]) {
-    for (to, from) in to.chunks_mut(PIECE).zip(from.chunks(PIECE)) {
-        let n = to.len().min(from.len());
-        to[..n].copy_from_slice(&from[..n]);
-    }
+    let from = &from[..to.len()];
+    to.chunks_mut(PIECE).zip(from.chunks(PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Hash, copy, hash};
+    use super::{Hash, PIECE, copy, hash};
+
+    fn some(n: usize) -> Vec<u8> {
+        (0..n).map(|i| (i * 7 + i / 251) as u8).collect()
+    }
 
     #[test]
-    fn copies_of_any_length_are_exact_and_parts_hash_as_the_whole() {
-        let from: Vec<u8> = (0..300u32).map(|i| (i * 7) as u8).collect();
+    fn copies_of_any_length_are_exact() {
+        let from = some(3 * PIECE);
         for n in 0..from.len() {
-            let mut to = vec![1; n + 3];
-            copy(&from[..n], &mut to);
-            assert_eq!((&to[..n], &to[n..]), (&from[..n], &[1, 1, 1][..]));
-            let mut short = vec![1; n];
-            copy(&from, &mut short);
-            assert_eq!(short, &from[..n]);
-            let mut parts = Hash::new(9);
-            from[..n].chunks(50).for_each(|part| parts.add(part));
-            assert_eq!(parts.finish(), hash(&from[..n], 9));
+            let mut to = vec![1; n];
+            copy(&from, &mut to);
+            assert_eq!(to, &from[..n]);
         }
+    }
+
+    /// What was hashed at once when it was written comes in parts at recovery.
+    #[test]
+    fn parts_hash_as_the_whole() {
+        for len in [0, 1, 16, 17, 128, 129, 240, 241, 255, 256, 257, 1023, 1024, 1025, 4096, 64 << 10, 1 << 20] {
+            let whole = some(len);
+            for part in [8, 100, 4096, 64 << 10] {
+                let mut parts = Hash::new(9);
+                whole.chunks(part).for_each(|bytes| parts.add(bytes));
+                assert_eq!(parts.finish(), hash(&whole, 9), "{len} bytes in parts of {part}");
+            }
+        }
+    }
+
+    /// The hash is on disk: XXH3, values of the reference implementation (`xxhash.xxh3_64_intdigest` in Python).
+    #[test]
+    fn the_hash_is_the_one_of_the_format() {
+        let values = [
+            (0, 0x4ede_ab53_0a54_fdce),
+            (100, 0x6bf7_301e_5b37_ebbd),
+            (4088, 0x23d3_d6ca_c061_fb0c),
+            (4096, 0x8803_8f3a_6751_1d4b),
+        ];
+        values.into_iter().for_each(|(len, value)| assert_eq!(hash(&some(len), 0x1234_5678), value, "{len} bytes"));
     }
 }

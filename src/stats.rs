@@ -84,7 +84,7 @@ pub(crate) fn stats(engine: &Engine) -> Result<Stats> {
             log_used: state.log.used_pages(),
             log_pages: state.log.pages,
             syncs: engine.disk.syncs.load(Relaxed),
-            blocks_read: engine.disk.read_blocks.sum(),
+            blocks_read: engine.disk.read_bytes.sum().div_ceil(crate::units::BLOCK_BYTES),
             blocks_written: engine.disk.written_blocks.load(Relaxed),
             nodes_shadowed: state.forest.shadowed,
             generation: state.generation - 1,

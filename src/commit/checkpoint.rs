@@ -191,6 +191,7 @@ impl Engine {
             state.forest.space.evict(keep);
             ready
         };
+        self.behind.ring();
         for (_, run) in ready {
             let len = u64::from(run.len) * crate::units::BLOCK_BYTES;
             if !self.disk.punch(run.start.offset(), len)? {

@@ -177,7 +177,10 @@ impl Owner {
         let engine = self.engine.clone();
         let builder = std::thread::Builder::new().name(name.to_owned());
         #[allow(clippy::disallowed_methods, reason = "the two background threads; manual maintenance has none")]
-        let spawned = builder.spawn(move || body(&engine));
+        let spawned = builder.spawn(move || {
+            let _guard = PanicGuard::new(&engine.disk);
+            body(&engine);
+        });
         self.threads.push(spawned.map_err(|e| Error::io("start of a background thread", e))?);
         Ok(())
     }
@@ -192,9 +195,12 @@ impl std::ops::Deref for Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        // A forked child has the handles and not the threads, and whoever held a lock at the fork holds it there for ever.
+        if !self.engine.disk.same_process() {
+            return;
+        }
         self.engine.stop();
-        // A forked child has the handles and not the threads.
-        for thread in self.threads.drain(..).filter(|_| self.engine.disk.same_process()) {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
@@ -226,8 +232,8 @@ pub(crate) enum Attempt<T> {
     Log,
 }
 
-/// Runs for the blocks of one operation.
-pub(crate) type Runs = SmallVec<[Run; 2]>;
+/// Runs that were taken for the blocks of one operation.
+pub(crate) type Taken = SmallVec<[Run; 2]>;
 
 /// Which free blocks an operation may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -303,8 +309,8 @@ impl State {
         Ok(if self.forest.fill_pool(nodes)? { None } else { Some(nodes as u64) })
     }
     /// Runs for `blocks` data blocks, after [`State::reserve`]. `None`: only scattered blocks are left and `any` is false.
-    pub(crate) fn allocate_data(&mut self, blocks: u64, any: bool) -> Result<Option<Runs>> {
-        let mut runs = Runs::new();
+    pub(crate) fn allocate_data(&mut self, blocks: u64, any: bool) -> Result<Option<Taken>> {
+        let mut runs = Taken::new();
         let mut left = blocks;
         while left > 0 {
             let forest = &mut self.forest;
@@ -514,7 +520,7 @@ impl State {
     }
     /// Whether there is something to do for maintenance.
     pub(crate) fn is_due(&self, config: &Config) -> bool {
-        self.log.is_long() || self.log.wants_checkpoint() || self.wants_space() || self.dirty_bytes() > config.memory
+        self.log.wants_checkpoint() || self.wants_space() || self.dirty_bytes() > config.memory
     }
     /// So much was freed, and so little is left to take, that a checkpoint is due.
     pub(crate) fn wants_space(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use super::{
     data::{Runs, Staged},
-    engine::{Config, Engine, Flusher, Room, State},
+    engine::{Config, Engine, Flusher, PanicGuard, Room, State},
     log::{Group, page_block},
     ops::Op,
 };
@@ -17,7 +17,7 @@ use crate::{
 use parking_lot::MutexGuard;
 use std::sync::Arc;
 
-/// Staged bytes, at most, with which a background thread that does that is not waited for.
+/// Staged bytes, at most, that writers leave to the write-behind thread: who makes them more writes them out.
 const SPILL_BEHIND: u64 = 32 << 20;
 /// Bytes that the medium is asked to begin with at a time.
 const PUSH: u64 = 1 << 20;
@@ -48,6 +48,7 @@ impl Engine {
     /// Closes the open group and makes it durable.
     pub(crate) fn commit_group(&self, flusher: &mut Flusher) -> Result<()> {
         let spilling = self.spilling.lock();
+        let _guard = PanicGuard::new(&self.disk);
         // After a failed spill its data is still staged, and only there.
         if self.disk.is_poisoned() {
             return Err(lost());
@@ -74,6 +75,7 @@ impl Engine {
         runs: Arc<Runs>,
     ) -> Result<()> {
         self.write_staged(runs)?;
+        self.unpushed.lock().clear();
         // What is staged from here on belongs to the next group, and may be written while this one is synced.
         drop(spilling);
         if let Some(group) = group {
@@ -89,7 +91,6 @@ impl Engine {
                 }
             }
             (flusher.previous, flusher.acked) = (hash, group.number);
-            self.unpushed.lock().clear();
             flusher.pages.shrink_to(RECORD_MAX);
             self.state.write().log.keep(group.bytes);
         }
@@ -107,6 +108,7 @@ impl Engine {
     /// Writes data out before its group closes: memory stays bounded.
     fn spill(&self) -> Result<()> {
         let _spilling = self.spilling.lock();
+        let _guard = PanicGuard::new(&self.disk);
         self.disk.writes_allowed()?;
         let runs = {
             let mut state = self.state.write();
@@ -138,8 +140,12 @@ impl Engine {
     pub(crate) fn keep_buffers(&self, runs: impl Iterator<Item = Staged>) {
         let mut free: Vec<_> = runs.map(|r| r.data).filter(|data| data.len() == BLOCK).collect();
         let mut buffers = self.buffers.lock();
-        free.truncate((self.config.staged_most() / BLOCK).saturating_sub(buffers.len()));
+        let room = (self.config.staged_most() / BLOCK).saturating_sub(buffers.len());
+        let surplus = free.split_off(room.min(free.len()));
         buffers.append(&mut free);
+        // Writers wait for the buffers, and need not wait until the surplus is gone.
+        drop(buffers);
+        drop(surplus);
     }
     /// A block in a buffer of its own.
     pub(crate) fn staged_block(&self, block: &[u8]) -> Arc<[u8]> {
@@ -225,20 +231,11 @@ impl Engine {
     /// later syncs find little to do. In short steps, since the medium makes it wait. `false`: there is no more.
     pub(crate) fn spill_behind(&self) -> Result<bool> {
         self.spill()?;
+        // Errors of the medium show at this description once: no checkpoint may sync through it meanwhile (I6). It rings when it is over.
+        let Some(_checkpointer) = self.checkpointer.try_lock() else { return Ok(false) };
         let Some((start, end)) = self.unpushed.lock().pop_front() else { return Ok(false) };
-        // Errors of the medium show at this description once: no checkpoint may sync through it meanwhile (I6).
-        if let Some(_checkpointer) = self.checkpointer.try_lock() {
-            self.disk.push(start, end - start)?;
-        }
+        self.disk.push(start, end - start)?;
         Ok(true)
-    }
-    /// Flushes the open group if it is long, by the maintenance thread.
-    pub(crate) fn flush_long(&self) -> Result<()> {
-        let (long, target) = {
-            let log = &self.state.read().log;
-            (log.is_long(), log.target())
-        };
-        if long { self.flush_to(target) } else { Ok(()) }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     units::Block,
 };
 
-/// Records that trigger a checkpoint.
+/// Records of closed groups that make a checkpoint due.
 pub(crate) const RECORDS_MAX: u64 = 32768;
 
 /// Where a page of the ring lies.
@@ -169,17 +169,18 @@ impl Log {
     }
     /// The open group is long enough to be written by itself.
     pub(crate) fn is_long(&self) -> bool {
-        self.is_share(4)
+        self.is_share(4) || self.open >= 2 * RECORDS_MAX
     }
     /// The open group must be written before anything is added to it.
     pub(crate) fn is_too_long(&self) -> bool {
-        self.is_share(2)
+        self.is_share(2) || self.open >= 4 * RECORDS_MAX
     }
     fn is_share(&self, share: u64) -> bool {
         page_count(self.pending.len()) >= (self.pages / share).max(1) && self.pending.len() > LOG_PAYLOAD / 2
     }
+    /// A checkpoint is due: for what a recovery would have to work off, for the ring, or since the open group has to be written anyway.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.records >= RECORDS_MAX || self.used_pages() * 4 >= self.pages * 3
+        self.records >= RECORDS_MAX || self.used_pages() * 4 >= self.pages * 3 || self.is_long()
     }
     /// Closes the open group if it says anything.
     pub(crate) fn close(&mut self) -> Option<Group> {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-/// How long the background thread waits before it takes the store for idle.
+/// How long the maintenance thread waits before it takes the store for idle.
 const IDLE: Duration = Duration::from_millis(50);
 
 /// What could be freed.
@@ -197,7 +197,7 @@ impl Engine {
         self.check_process()?;
         let due = {
             let state = self.view()?;
-            state.log.wants_checkpoint() || state.wants_space() || state.dirty_bytes() > self.config.memory
+            state.is_due(&self.config)
         };
         if due {
             self.checkpoint()?;
@@ -230,7 +230,6 @@ impl Engine {
                 return;
             }
             // Errors show at the next operation: what failed has poisoned.
-            let _ = self.flush_long();
             let more = self.maintain(64).unwrap_or(false);
             if more {
                 self.maintenance.ring();

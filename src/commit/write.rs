@@ -2,7 +2,7 @@
 
 use super::{
     data::{Parts, Source, Staged, Target, blocks_of},
-    engine::{Attempt, Claim, Engine, Room, Runs, State},
+    engine::{Attempt, Claim, Engine, Room, State, Taken},
     meta::EdgeBlock,
     ops::{Op, Placed, Sums},
 };
@@ -185,7 +185,7 @@ impl Engine {
         volume: u64,
         blocks: u64,
         any: bool,
-    ) -> Result<std::result::Result<Runs, u64>> {
+    ) -> Result<std::result::Result<Taken, u64>> {
         let nodes = state.write_nodes(volume, blocks as usize);
         if let Some(lack) = state.reserve(Claim::Ordinary, nodes, blocks)? {
             if self.config.knobs.has(Bug::NoSpaceHalfApplied) && state.forest.space.available() > 8 {

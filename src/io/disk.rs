@@ -30,7 +30,7 @@ pub(crate) struct Disk {
     writable: bool,
     knobs: Knobs,
     pub(crate) syncs: AtomicU64,
-    pub(crate) read_blocks: Counter,
+    pub(crate) read_bytes: Counter,
     pub(crate) written_blocks: AtomicU64,
 }
 
@@ -49,7 +49,7 @@ impl Disk {
             writable,
             knobs,
             syncs: AtomicU64::new(0),
-            read_blocks: Counter::default(),
+            read_bytes: Counter::default(),
             written_blocks: AtomicU64::new(0),
         }
     }
@@ -102,7 +102,7 @@ impl Disk {
     }
 
     fn fill(&self, off: u64, buf: &mut [u8], read: impl Fn(u64, &mut [u8]) -> io::Result<usize>) -> Result<()> {
-        self.read_blocks.add(buf.len().div_ceil(BLOCK) as u64);
+        self.read_bytes.add(buf.len() as u64);
         let mut done = 0;
         while done < buf.len() {
             let at = off + done as u64;
@@ -125,7 +125,7 @@ impl Disk {
         let mapped =
             self.backend.read_mapped(off, buf).map_err(|e| Error::io(format_args!("read at byte {off}"), e))?;
         if mapped {
-            self.read_blocks.add(buf.len().div_ceil(BLOCK) as u64);
+            self.read_bytes.add(buf.len() as u64);
         }
         Ok(mapped)
     }

@@ -247,7 +247,7 @@ impl Space {
         let (region, _) = self.locate(block)?;
         self.load(disk, region)
     }
-    /// [`Space::touch`] for a run. The first count is on its way to the processor afterwards.
+    /// [`Space::touch`] for a run. The first count, if it is in memory, is on its way to the processor afterwards.
     pub(crate) fn touch_run(&mut self, disk: &Disk, start: Block, len: u32) -> Result<()> {
         let (first, place) = self.locate(start)?;
         match self.regions.get(&first) {

@@ -7,7 +7,7 @@
 //! node, so every key has exactly one place and removing a first child moves no separator.
 
 use super::{
-    forest::{Foreseen, Forest},
+    forest::{Forest, FoundLeaf},
     node::{Child, EXTENT_BYTES, Entry, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
     read::{Miss, children_of, overlap, step},
 };
@@ -17,6 +17,7 @@ use crate::{
     space::Run,
     units::Block,
 };
+use smallvec::SmallVec;
 
 /// What takes the place of a range.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ impl Forest {
         fresh: Option<Fresh>,
         doom: bool,
     ) -> Result<Root> {
-        self.forget();
+        self.shape += 1;
         let (child, mut level) = match root.node {
             None if fresh.is_none() => return Ok(root),
             None => {
@@ -112,25 +113,25 @@ impl Forest {
     pub(crate) fn own_leaf(&mut self, root: Root, lo: u64, hi: u64) -> Result<Option<Block>> {
         let Some(top) = root.node else { return Ok(None) };
         if self.space.was_shared() {
-            let mut path = Vec::with_capacity(usize::from(root.level) + 1);
-            let leaf = self.new_leaf(top, lo, hi, |at| path.push(at.block));
+            let mut path = SmallVec::<[Block; TREE_LEVELS as usize]>::new();
+            let Some(leaf) = self.new_leaf(top, lo, hi, |at| path.push(at.block)) else { return Ok(None) };
             for block in path {
                 if self.space.count(&self.disk, block)? != 1 {
                     return Ok(None);
                 }
             }
-            return Ok(leaf);
-        }
-        // Without such sharing every node of this generation has one parent.
-        if let Some((child, from, to, leaf)) = self.found
-            && (child, from, to) == (top, lo, hi)
-            && child.stamp == self.stamp
-        {
             return Ok(Some(leaf));
         }
-        let leaf = self.new_leaf(top, lo, hi, |_| ());
-        self.found = leaf.map(|leaf| (top, lo, hi, leaf));
-        Ok(leaf)
+        // Without such sharing every node of this generation has one parent.
+        if let Some(found) = self.found
+            && (found.top, found.lo, found.hi, found.shape) == (top, lo, hi, self.shape)
+            && top.stamp == self.stamp
+        {
+            return Ok(Some(found.leaf));
+        }
+        let Some(leaf) = self.new_leaf(top, lo, hi, |_| ()) else { return Ok(None) };
+        self.found = Some(FoundLeaf { top, lo, hi, leaf, shape: self.shape });
+        Ok(Some(leaf))
     }
 
     /// The leaf that alone is responsible for `lo..hi` of the tree at `top`, if it and all above it are of this generation. `visit` sees them.
@@ -155,28 +156,20 @@ impl Forest {
         }
     }
 
-    /// Has the processor fetch what overwriting one block of a tree looks at, as far as the path to it is of this generation. Gives what
-    /// [`Forest::foresee`] takes.
-    pub(crate) fn prefetch(&self, root: Root, logical: u64) -> Option<Foreseen> {
+    /// Has the processor fetch what overwriting one block of a tree looks at, as far as the path to it is of this generation. Gives the leaf,
+    /// for [`Forest::foresee`].
+    pub(crate) fn prefetch(&self, root: Root, logical: u64) -> Option<FoundLeaf> {
         let top = root.node?;
-        let leaf = self.new_leaf(top, logical, logical + 1, |_| ())?;
+        let (lo, hi) = (logical, logical + 1);
+        let leaf = self.new_leaf(top, lo, hi, |_| ())?;
         if let Node::Extents(extents) = &*self.dirty.get(&leaf.0)?.node {
             extents.prefetch(logical);
         }
-        Some(Foreseen { shape: self.shape, found: (top, logical, logical + 1, leaf) })
+        Some(FoundLeaf { top, lo, hi, leaf, shape: self.shape })
     }
-    /// Spares the next lookup what a look ahead found, if that still holds.
-    pub(crate) fn foresee(&mut self, foreseen: Option<Foreseen>) {
-        if let Some(foreseen) = foreseen
-            && foreseen.shape == self.shape
-        {
-            self.found = Some(foreseen.found);
-        }
-    }
-    /// Has nobody rely on what was found in a tree before its shape changes.
-    fn forget(&mut self) {
-        self.found = None;
-        self.shape += 1;
+    /// Spares the next lookup what a look ahead found.
+    pub(crate) fn foresee(&mut self, found: Option<FoundLeaf>) {
+        self.found = found.or(self.found);
     }
 
     /// Puts one extent in the place of another of the same blocks, where no node has to be copied and none changes its size: the common
@@ -222,7 +215,7 @@ impl Forest {
 
     /// Takes one reference off a subtree and frees what nobody else refers to.
     pub(crate) fn release(&mut self, want: Miss) -> Result<()> {
-        self.forget();
+        self.shape += 1;
         if self.space.count(&self.disk, want.child.block)? > 1 {
             self.space.decref(&self.disk, want.child.block)?;
             return Ok(());

@@ -172,17 +172,20 @@ pub(crate) struct Forest {
     /// Nodes copied, ever.
     pub(crate) shadowed: u64,
     pub(crate) dooms: Vec<super::Doomed>,
-    /// What [`Forest::own_leaf`] last found: root, range, leaf. Whatever changes a tree's shape clears it.
-    pub(crate) found: Option<(Child, u64, u64, Block)>,
-    /// Counts changes of shape.
+    /// What [`Forest::own_leaf`] last found.
+    pub(crate) found: Option<FoundLeaf>,
+    /// Counts what may change a tree's shape.
     pub(crate) shape: u64,
 }
 
-/// Where a leaf was found ahead of its change, without the right to change anything.
+/// The leaf responsible for `lo..hi` of the tree at `top`, as long as no tree changes its shape.
 #[derive(Clone, Copy)]
-pub(crate) struct Foreseen {
+pub(crate) struct FoundLeaf {
+    pub(super) top: Child,
+    pub(super) lo: u64,
+    pub(super) hi: u64,
+    pub(super) leaf: Block,
     pub(super) shape: u64,
-    pub(super) found: (Child, u64, u64, Block),
 }
 
 /// A node in memory, lent.

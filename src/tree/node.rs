@@ -102,7 +102,7 @@ impl Extent {
 #[repr(C)]
 pub(crate) struct ExtentLeaf {
     /// The first extent's logical block, and how many extents follow from there if each has one block and there is no hole, else 0: a search
-    /// in such a leaf, as overwriting at random makes them, touches nothing else. In this order, to lie in one cache line.
+    /// in such a leaf, as overwriting at random makes them, touches nothing else. In this order, to lie close together.
     first: u64,
     dense: u64,
     pub(crate) extents: Vec<Extent>,

@@ -27,7 +27,7 @@ fn at(known: &Known, position: usize) -> Vec<u64> {
     out
 }
 
-/// Writers, flushers, a thread that takes, deletes and rolls nothing back, the background thread: one trace of it.
+/// Writers, flushers, a thread that takes, deletes and rolls nothing back, the background threads: one trace of it.
 fn one_trace(seed: u64, bug: Bug) -> usize {
     let knobs = Knobs { fanout: 6, span: 64, index_fanout: 8, log_pages: 64, growth: 4, bug, ..Knobs::default() };
     let options = Options::new().memory(1 << 20).knobs(knobs);

@@ -101,7 +101,7 @@ fn alone(store: &Store, done: &AtomicBool, seed: u64) {
     }
 }
 
-/// Everything at once: three writers whose areas meet inside blocks, readers, snapshots, a volume aside, and the background thread.
+/// Everything at once: three writers whose areas meet inside blocks, readers, snapshots, a volume aside, and the background threads.
 fn stress(options: &Options, create: impl Fn(&Options) -> Store, open: impl Fn(&Options) -> Store, rounds: u64) {
     let store = create(options);
     let world = World::new(&store);
