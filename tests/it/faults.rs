@@ -70,6 +70,49 @@ fn a_failed_sync_is_final() {
     }
 }
 
+/// Data that was taken out of staging and not written must not be acknowledged, whatever kept it from being written.
+#[test]
+fn a_panic_of_the_backend_is_final() {
+    let options = Options::new().manual_maintenance(true).memory(1 << 20);
+    let disk = Arc::new(SimBackend::new());
+    let store = options.create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+    let v = store.create_volume("v", 1 << 20).unwrap();
+    v.write_at(&[1; 4096], 0).unwrap();
+    store.flush().unwrap();
+    disk.set_during(Some(Box::new(|call, _| assert_ne!(call, Call::Write, "planted"))));
+    let writes = || (0..64).for_each(|i| v.write_at(&[2; 4096], i * 4096).unwrap());
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(writes)).is_err(), "nothing was written ahead");
+    disk.set_during(None);
+    assert_eq!(store.flush().unwrap_err().kind(), ErrorKind::Poisoned);
+    drop(store);
+    let next = again(&options, &disk);
+    assert_eq!(block(&next.volumes().unwrap()[0], 0), 1);
+    assert!(next.check().unwrap().is_clean());
+}
+
+/// A block that comes out of a map comes in two parts, and counts as one.
+#[test]
+fn blocks_are_counted_once_on_either_read_path() {
+    let (_, disk, store, v) = open();
+    v.write_at(&[1; 8 * 4096], 0).unwrap();
+    store.checkpoint().unwrap();
+    let cost = || {
+        let before = store.stats().unwrap().blocks_read;
+        (0..8).for_each(|i| assert_eq!(block(&v, i), 1));
+        store.stats().unwrap().blocks_read - before
+    };
+    let empty = {
+        let before = store.stats().unwrap().blocks_read;
+        store.stats().unwrap().blocks_read - before
+    };
+    // Nodes are in memory from now on.
+    cost();
+    for mapped in [false, true] {
+        disk.set_mapped(mapped);
+        assert_eq!(cost(), 8 + empty, "mapped: {mapped}");
+    }
+}
+
 /// C10.
 #[test]
 fn a_full_host_is_no_disaster() {
