@@ -4,14 +4,21 @@
 /// Has the processor fetch an item, if there is such a one, while it goes on with something else.
 #[inline]
 pub(crate) fn prefetch<T>(items: &[T], i: usize) {
-    let Some(item) = items.get(i) else { return };
+    if let Some(item) = items.get(i) {
+        prefetch_at(std::ptr::from_ref(item).cast());
+    }
+}
+
+/// Has the processor fetch the line at an address, whatever is there.
+#[inline]
+pub(crate) fn prefetch_at(at: *const u8) {
     // SAFETY: a prefetch reads and writes nothing as far as the program can tell, and no address makes it fault. The instruction is
     // part of every x86-64 processor.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast());
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = item;
+    let _ = at;
 }

@@ -331,7 +331,10 @@ impl Engine {
                     bytes::copy(&run.data[at + within..], buf);
                     One::Done
                 }
-                None => One::Disk(physical, sum, state.forest.space.pin()),
+                None => {
+                    self.disk.prefetch(physical.offset());
+                    One::Disk(physical, sum, state.forest.space.pin())
+                }
             }))
         })?;
         match one {

@@ -397,6 +397,12 @@ impl Backend for FileBackend {
     fn read_mapped(&self, off: u64, buf: &mut [u8]) -> io::Result<bool> {
         Ok(self.map.as_ref().is_some_and(|map| map.read(&self.file, off, buf)))
     }
+    #[inline]
+    fn prefetch(&self, off: u64) {
+        if let Some(map) = &self.map {
+            map.prefetch(off);
+        }
+    }
     fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
         retry(|| rustix::io::pwrite(&self.file, buf, off))
     }

@@ -47,6 +47,8 @@ pub trait Backend: Send + Sync {
     /// Copies `buf.len()` bytes at `off` out of a shared read-only map. `Ok(false)`: there is no map (or none there),
     /// use [`Backend::read_at`]. Never faults on a medium that fails when the window is first touched.
     fn read_mapped(&self, off: u64, buf: &mut [u8]) -> io::Result<bool>;
+    /// Has the processor fetch the first bytes at `off` of a map, for a read that is about to come. A hint.
+    fn prefetch(&self, _off: u64) {}
     /// Writes at `off`; may be short.
     fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize>;
     /// Writes the buffers one after the other at `off`; may be short.
