@@ -131,6 +131,18 @@ impl ExtentLeaf {
             _ => before,
         }
     }
+    /// Where a block is, with its checksum.
+    #[inline]
+    pub(crate) fn block(&self, logical: u64) -> Option<(Block, u32)> {
+        let i = logical.wrapping_sub(self.first);
+        if i < self.dense {
+            // One block each: its checksum has the extent's number, and both are fetched at once.
+            return Some((self.extents[i as usize].physical, self.sums[i as usize]));
+        }
+        let e = self.extents.get(self.from(logical)).filter(|e| e.logical <= logical)?;
+        let i = logical - e.logical;
+        Some((e.physical.plus(i), self.sums[e.sums_at as usize + i as usize]))
+    }
     /// Has the processor fetch what overwriting one block looks at.
     pub(crate) fn prefetch(&self, logical: u64) {
         let i = logical.wrapping_sub(self.first);

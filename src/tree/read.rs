@@ -96,13 +96,7 @@ pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Found<Opti
         return Ok(Ok(found));
     }
     let Node::Extents(leaf) = &*node else { return Err(corrupt(at.child)) };
-    Ok(Ok(match leaf.extents.get(leaf.from(logical)) {
-        Some(e) if e.logical <= logical => {
-            let i = logical - e.logical;
-            Some((e.physical.plus(i), leaf.sums[e.sums_at as usize + i as usize]))
-        }
-        _ => None,
-    }))
+    Ok(Ok(leaf.block(logical)))
 }
 
 /// Gives `visit` the blocks `from..to` in order, holes too, in at most `most` pieces: first block, blocks, and unless it is a hole

@@ -1,7 +1,7 @@
 //! Packed nodes against the nodes that they stand for.
 
 use super::*;
-use crate::tree::node::{Entry, child_of};
+use crate::tree::node::{Entry, Extent, child_of};
 
 /// Every form gives what the node itself says, at and beside every border.
 #[test]
@@ -37,13 +37,12 @@ fn packed_nodes_say_what_the_node_says() {
         forms[packed.as_ref().map_or(2, |p| usize::from(matches!(p, Packed::Groups(_))))] += 1;
         let groups = Groups::of(&Node::Extents(leaf.clone()));
         for logical in (base.saturating_sub(2)..at + 70).chain([0, u64::from(u32::MAX), 1 << 32, 1 << 35]) {
-            let said = match leaf.extents.get(leaf.from(logical)) {
-                Some(e) if e.logical <= logical => {
-                    let i = logical - e.logical;
-                    Some((e.physical.plus(i), leaf.sums[e.sums_at as usize + i as usize]))
-                }
-                _ => None,
-            };
+            let holds = |e: &&Extent| e.logical <= logical && logical < e.end();
+            let said = leaf.extents.iter().find(holds).map(|e| {
+                let i = logical - e.logical;
+                (e.physical.plus(i), leaf.sums[e.sums_at as usize + i as usize])
+            });
+            assert_eq!(leaf.block(logical), said, "round {round}, block {logical}, in the leaf itself");
             if let Some(found) = packed.as_ref().and_then(|p| p.block(logical)) {
                 assert_eq!(found, said, "round {round}, block {logical}");
             }
