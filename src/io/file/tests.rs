@@ -2,14 +2,29 @@
 
 use super::*;
 use crate::io::{MemoryBackend, map};
+use parking_lot::{RwLock, RwLockReadGuard};
 use std::{
     fs as sfs,
     os::unix::fs::{PermissionsExt, symlink},
     sync::Arc,
 };
 
-fn dir() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
+/// Held shared by tests of files, and alone by the one that forks: until a child ends it holds every file of the process, and its lock.
+static FORKS: RwLock<()> = RwLock::new(());
+
+struct Dir {
+    dir: tempfile::TempDir,
+    _no_forks: RwLockReadGuard<'static, ()>,
+}
+
+impl Dir {
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+fn dir() -> Dir {
+    Dir { dir: tempfile::tempdir().unwrap(), _no_forks: FORKS.read_recursive() }
 }
 fn make(path: &Path, read_path: ReadPath) -> FileBackend {
     let b = FileBackend::create(path, read_path).unwrap();
@@ -226,6 +241,7 @@ fn cold_reads_return_what_was_synced() {
 
 #[test]
 fn a_memory_filesystem_says_that_its_cache_is_the_medium() {
+    let _no_forks = FORKS.read_recursive();
     let Ok(d) = tempfile::tempdir_in("/dev/shm") else { return };
     let b = make(&d.path().join("a"), ReadPath::Auto);
     let fs_type = fs::fstatfs(&b.file).unwrap().f_type as u32;
@@ -386,7 +402,8 @@ fn released_images_can_be_opened_by_others() {
 
 #[test]
 fn a_forked_child_is_told_from_its_parent() {
-    let d = dir();
+    let _alone = FORKS.write();
+    let d = tempfile::tempdir().unwrap();
     let b = make(&d.path().join("a"), ReadPath::Auto);
     assert!(b.same_process());
     assert!(map::in_child(|| !b.same_process()));
