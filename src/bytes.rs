@@ -3,7 +3,7 @@
 use std::hash::Hasher;
 use twox_hash::XxHash3_64;
 
-/// Bytes that are copied at a time. From a few KiB on the C library copies by a string instruction, which takes twenty times as long where
+/// Bytes that are copied at a time. From a few KiB on the C library copies by a string instruction, which takes many times as long where
 /// both ends have nearly the same place in their pages, as blocks often do.
 pub(crate) const PIECE: usize = 256;
 

@@ -66,7 +66,8 @@ impl Options {
         self
     }
     /// Bytes for cached nodes and for what waits to be checkpointed, about. At least 1 MiB. Data on its way to the file takes up to as much
-    /// again, 64 MiB at most, and buffers kept for it half of that.
+    /// again, 64 MiB at most, and buffers kept for it half of that; records that no flush asked for yet take up to half of the log's size, and
+    /// as much again while they are written.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes.max(1 << 20);

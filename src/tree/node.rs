@@ -115,9 +115,8 @@ impl ExtentLeaf {
     /// Index of the first extent that ends after `logical`.
     #[inline]
     pub(crate) fn from(&self, logical: u64) -> usize {
-        let i = logical.wrapping_sub(self.first);
-        if i < self.dense {
-            return i as usize;
+        if let Some(i) = self.dense(logical) {
+            return i;
         }
         let (Some(first), Some(last)) = (self.extents.first(), self.extents.last()) else { return 0 };
         if first.logical >> 32 != logical >> 32 || last.logical >> 32 != logical >> 32 {
@@ -131,13 +130,17 @@ impl ExtentLeaf {
             _ => before,
         }
     }
+    /// The number of a block's extent, and so of its checksum, where each has one block and there is no hole.
+    #[inline]
+    fn dense(&self, logical: u64) -> Option<usize> {
+        let i = logical.wrapping_sub(self.first);
+        (i < self.dense).then_some(i as usize)
+    }
     /// Where a block is, with its checksum.
     #[inline]
     pub(crate) fn block(&self, logical: u64) -> Option<(Block, u32)> {
-        let i = logical.wrapping_sub(self.first);
-        if i < self.dense {
-            // One block each: its checksum has the extent's number, and both are fetched at once.
-            return Some((self.extents[i as usize].physical, self.sums[i as usize]));
+        if let Some(i) = self.dense(logical) {
+            return Some((self.extents[i].physical, self.sums[i]));
         }
         let e = self.extents.get(self.from(logical)).filter(|e| e.logical <= logical)?;
         let i = logical - e.logical;
@@ -145,10 +148,9 @@ impl ExtentLeaf {
     }
     /// Has the processor fetch what overwriting one block looks at.
     pub(crate) fn prefetch(&self, logical: u64) {
-        let i = logical.wrapping_sub(self.first);
-        if i < self.dense {
-            hint::prefetch(&self.extents, i as usize);
-            hint::prefetch(&self.sums, i as usize);
+        if let Some(i) = self.dense(logical) {
+            hint::prefetch(&self.extents, i);
+            hint::prefetch(&self.sums, i);
         }
     }
     /// Puts the extents of another leaf in the place of some.
