@@ -18,6 +18,8 @@ pub struct Knobs {
     pub growth: u32,
     /// A write of at least this many whole blocks goes to its place before it is logged.
     pub direct: u32,
+    /// Blocks from which on what is staged is written out ahead of its group. 0: as the memory budget says.
+    pub ahead: u32,
     /// A group of at most this many blocks of data has them in the log itself, and a checkpoint writes them to their places. 0: none has.
     pub inline: u32,
     /// The planted bug.
@@ -34,6 +36,7 @@ impl Default for Knobs {
             reserve: 256,
             growth: 16,
             direct: 16,
+            ahead: 0,
             inline: 4,
             bug: Bug::None,
         }
@@ -74,4 +77,6 @@ pub enum Bug {
     PageHashUnchecked,
     WarmRecovery,
     InlineNeverHomed,
+    AheadNeverWritten,
+    DirectNeverWritten,
 }

@@ -163,7 +163,7 @@ fn replay() {
 }
 
 /// Planted bugs that this search must find; the flips find the others.
-const MUTANTS: [Bug; 18] = [
+const MUTANTS: [Bug; 20] = [
     Bug::FlushWithoutSync,
     Bug::SyncBeforeRecord,
     Bug::NoBarrierBeforeSuperblock,
@@ -182,6 +182,8 @@ const MUTANTS: [Bug; 18] = [
     Bug::RecoveryReusesSuperseded,
     Bug::WarmRecovery,
     Bug::InlineNeverHomed,
+    Bug::AheadNeverWritten,
+    Bug::DirectNeverWritten,
 ];
 
 /// Unique states until the search finds a planted bug, and what it says; `Err` if it does not within 100,000.

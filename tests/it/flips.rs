@@ -32,8 +32,18 @@ struct Target {
 }
 
 fn options(bug: Bug, inline: u32) -> Options {
-    let knobs =
-        Knobs { fanout: 4, index_fanout: 4, span: 24, log_pages: 8, reserve: 4, growth: 1, direct: 16, inline, bug };
+    let knobs = Knobs {
+        fanout: 4,
+        index_fanout: 4,
+        span: 24,
+        log_pages: 8,
+        reserve: 4,
+        growth: 1,
+        direct: 16,
+        inline,
+        bug,
+        ..Knobs::default()
+    };
     Options::new().manual_maintenance(true).punch_from(None).knobs(knobs)
 }
 

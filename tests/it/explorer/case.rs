@@ -40,8 +40,8 @@ pub(crate) const SIZES: u8 = 9;
 
 /// Sizes as [`Case::size`] numbers them: options, whether space is short, blocks of the first volumes.
 pub(crate) fn size(n: u8, bug: Bug) -> (Options, bool, &'static [u64]) {
-    let direct = [2, 16, 1][usize::from(n % 3)];
-    let knobs = Knobs { fanout: 4, index_fanout: 4, direct, bug, ..Knobs::default() };
+    let (direct, ahead) = ([2, 16, 1][usize::from(n % 3)], [0, 2][usize::from(n % 2)]);
+    let knobs = Knobs { fanout: 4, index_fanout: 4, direct, ahead, bug, ..Knobs::default() };
     // Mostly without slack: blocks are used again as soon as they may be.
     let slack = if n % SIZES % 4 == 2 { 100 } else { 0 };
     let options = Options::new().manual_maintenance(true).slack(slack);
