@@ -78,6 +78,10 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
+    /// The same message and cause as an error of another kind.
+    pub(crate) fn of_kind(self, kind: ErrorKind) -> Error {
+        Error { kind, ..self }
+    }
     /// The same error with the place put in front of its message.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Error {

@@ -2,7 +2,7 @@
 
 use crate::{
     BLOCK, Error, ErrorKind, Progress, Result, SnapshotId, Store, VolumeId,
-    commit::Capture,
+    commit::{Capture, Wish},
     format::{COUNT_RETURNED, RootPointer},
     tree::{Miss, Node, Root, Shape, read_step},
     units::BLOCK_BYTES,
@@ -97,16 +97,12 @@ impl Store {
 
     fn mark_damage(&self, id: SnapshotId, found: Option<&(u64, String)>, out: &mut ScrubReport) -> Result<()> {
         let marked = self.snapshot_by_id(id).and_then(|s| {
-            let mut tags = s.tags()?;
-            let had = match found {
-                Some((offset, what)) => tags.insert(DAMAGED.to_owned(), format!("offset {offset}: {what}")).is_some(),
-                None => tags.remove(DAMAGED).is_some(),
-            };
+            let had = s.tags()?.contains_key(DAMAGED);
             if had != found.is_some() && !self.is_read_only() {
-                self.update(|tx| {
-                    tx.set_snapshot_tags(id, tags);
-                    Ok(())
-                })?;
+                let value = found.map(|(offset, what)| format!("offset {offset}: {what}"));
+                // One tag, not all: others may be set meanwhile.
+                let wish = Wish::SetSnapshotTag { snapshot: id.0, key: DAMAGED.to_owned(), value };
+                self.engine.commit(&[wish], true)?;
             }
             Ok(had)
         });

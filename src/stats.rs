@@ -68,6 +68,8 @@ pub struct Stats {
     pub nodes_shadowed: u64,
     /// The last durable checkpoint.
     pub generation: u64,
+    /// Times that the maintenance thread woke. An idle store does not wake it.
+    pub wakeups: u64,
 }
 
 pub(crate) fn stats(engine: &Engine) -> Result<Stats> {
@@ -88,6 +90,7 @@ pub(crate) fn stats(engine: &Engine) -> Result<Stats> {
             blocks_written: engine.disk.written_blocks.load(Relaxed),
             nodes_shadowed: state.forest.shadowed,
             generation: state.generation - 1,
+            wakeups: engine.wakeups.load(Relaxed),
             ..Stats::default()
         }
     };

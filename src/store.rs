@@ -87,9 +87,16 @@ fn members(engine: &Arc<Owner>, list: &[(&Volume, &str)]) -> Result<Vec<(u64, u6
 pub(crate) fn snapshot(engine: &Arc<Owner>, list: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
     engine.disk.writes_allowed()?;
     let members = members(engine, list)?;
-    let ids: Vec<u64> = members.iter().map(|m| m.1).collect();
-    engine.commit(&[Wish::Snapshot { members, tags: o.tags }], o.durability == Durability::Immediate)?;
-    ids.into_iter().map(|id| open_snapshot(engine, id)).collect()
+    let made = engine.commit(&[Wish::Snapshot { members, tags: o.tags }], o.durability == Durability::Immediate)?;
+    // Nothing is looked up any more: the snapshots exist, and an error would say that they do not.
+    let handle = |&(volume, id, size): &(u64, u64, u64)| Snapshot {
+        engine: engine.clone(),
+        id: SnapshotId(id),
+        volume: VolumeId(volume),
+        created: made.created,
+        size,
+    };
+    Ok(made.snapshots.iter().map(handle).collect())
 }
 
 impl DeleteSnapshots {
@@ -107,7 +114,7 @@ impl Store {
         Volume { engine: self.engine.clone(), id: VolumeId(id) }
     }
     fn one(&self, wish: Wish) -> Result<()> {
-        self.engine.commit(&[wish], true)
+        self.engine.commit(&[wish], true).map(drop)
     }
 
     /// Makes a volume of `bytes` (a multiple of 512 up to 256 TiB) that reads as zeros. `Exists` if the name is taken.
@@ -200,11 +207,15 @@ impl Store {
         self.one(Wish::RenameSnapshot { snapshot: snapshot.id.0, name: name.to_owned() })
     }
     /// Several operations as one record: all of them happen, or none, also after a crash. They are checked and done, in order,
-    /// when `f` returns `Ok`; handles that it got are good from then on.
+    /// when `f` returns `Ok`; handles that it got are good from then on. `Invalid`, and nothing happens, if any of them was given a
+    /// handle of another store.
     pub fn update<T>(&self, f: impl FnOnce(&mut Update<'_>) -> Result<T>) -> Result<T> {
         self.engine.disk.writes_allowed()?;
-        let mut update = Update { store: self, wishes: Vec::new() };
+        let mut update = Update { store: self, wishes: Vec::new(), refused: None };
         let out = f(&mut update)?;
+        if let Some(refused) = update.refused {
+            return Err(refused);
+        }
         self.engine.commit(&update.wishes, true)?;
         Ok(out)
     }
@@ -253,6 +264,11 @@ impl Store {
     pub fn close(self) -> Result<()> {
         self.engine.close()
     }
+    /// The last failure of background work that poisoned nothing: reclaim that could not read a node, say. What it left undone is tried
+    /// again after the next checkpoint or, where bytes do not verify, at the next opening. O(1).
+    pub fn background_error(&self) -> Option<Error> {
+        self.engine.background.lock().clone()
+    }
     /// Whether it was opened for reading.
     pub fn is_read_only(&self) -> bool {
         !self.engine.disk.is_writable()
@@ -274,11 +290,23 @@ impl fmt::Debug for Store {
 pub struct Update<'a> {
     store: &'a Store,
     wishes: Vec<Wish>,
+    /// The first handle of another store that an operation was given.
+    refused: Option<Error>,
 }
 
 impl Update<'_> {
     fn wish(&mut self, wish: Wish) {
         self.wishes.push(wish);
+    }
+    /// Adds an operation on a volume of this store. With a handle of another one the whole update is refused.
+    fn wish_on(&mut self, volume: &Volume, wish: impl FnOnce(u64) -> Wish) {
+        match same_store(&self.store.engine, &volume.engine) {
+            Ok(()) => self.wishes.push(wish(volume.id.0)),
+            Err(e) => self.refuse(&e),
+        }
+    }
+    fn refuse(&mut self, e: &Error) {
+        self.refused.get_or_insert_with(|| e.clone());
     }
     /// As [`Store::create_volume_with`].
     pub fn create_volume(&mut self, name: &str, bytes: u64, tags: BTreeMap<String, String>) -> Result<Volume> {
@@ -288,14 +316,14 @@ impl Update<'_> {
     }
     /// As [`Store::snapshot_with`]; gives the new snapshot's id.
     pub fn snapshot(&mut self, volume: &Volume, name: &str, tags: BTreeMap<String, String>) -> Result<SnapshotId> {
-        let members = members(&self.store.engine, &[(volume, name)])?;
+        let members = members(&self.store.engine, &[(volume, name)]).inspect_err(|e| self.refuse(e))?;
         let id = members[0].1;
         self.wish(Wish::Snapshot { members, tags });
         Ok(SnapshotId(id))
     }
     /// As [`Volume::rollback`].
     pub fn rollback(&mut self, volume: &Volume, snapshot: SnapshotId) {
-        self.wish(Wish::Rollback { volume: volume.id.0, snapshot: snapshot.0, keep_size: false });
+        self.wish_on(volume, |volume| Wish::Rollback { volume, snapshot: snapshot.0, keep_size: false });
     }
     /// As [`Store::clone_volume_with`].
     pub fn clone_volume(&mut self, snapshot: SnapshotId, name: &str, tags: BTreeMap<String, String>) -> Result<Volume> {
@@ -305,7 +333,7 @@ impl Update<'_> {
     }
     /// As [`Store::delete_volume`].
     pub fn delete_volume(&mut self, volume: &Volume, snapshots: DeleteSnapshots) {
-        self.wish(Wish::DeleteVolume { volume: volume.id.0, mode: snapshots.mode() });
+        self.wish_on(volume, |volume| Wish::DeleteVolume { volume, mode: snapshots.mode() });
     }
     /// As [`Store::delete_snapshot`].
     pub fn delete_snapshot(&mut self, snapshot: SnapshotId) {
@@ -313,7 +341,7 @@ impl Update<'_> {
     }
     /// As [`Store::rename`].
     pub fn rename(&mut self, volume: &Volume, name: &str) {
-        self.wish(Wish::RenameVolume { volume: volume.id.0, name: name.to_owned() });
+        self.wish_on(volume, |volume| Wish::RenameVolume { volume, name: name.to_owned() });
     }
     /// As [`Store::rename_snapshot`].
     pub fn rename_snapshot(&mut self, snapshot: SnapshotId, name: &str) {
@@ -321,11 +349,11 @@ impl Update<'_> {
     }
     /// As [`Volume::resize`].
     pub fn resize(&mut self, volume: &Volume, bytes: u64) {
-        self.wish(Wish::Resize { volume: volume.id.0, size: bytes });
+        self.wish_on(volume, |volume| Wish::Resize { volume, size: bytes });
     }
     /// Replaces a volume's tags.
     pub fn set_volume_tags(&mut self, volume: &Volume, tags: BTreeMap<String, String>) {
-        self.wish(Wish::SetTags { snapshot: false, id: volume.id.0, tags });
+        self.wish_on(volume, |id| Wish::SetTags { snapshot: false, id, tags });
     }
     /// Replaces a snapshot's tags.
     pub fn set_snapshot_tags(&mut self, snapshot: SnapshotId, tags: BTreeMap<String, String>) {

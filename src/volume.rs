@@ -109,7 +109,7 @@ impl Volume {
     }
     /// Replaces its tags. Durable when it returns.
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {
-        self.engine.commit(&[Wish::SetTags { snapshot: false, id: self.id.0, tags }], true)
+        self.engine.commit(&[Wish::SetTags { snapshot: false, id: self.id.0, tags }], true).map(drop)
     }
     /// When it was made, by the host's clock.
     pub fn created(&self) -> Result<SystemTime> {
@@ -139,14 +139,15 @@ impl Volume {
         }
         Ok(())
     }
-    /// Writes `buf` at `offset`. `NoSpace`: nothing of it was applied (of a write longer than 1 MiB, the units before may be).
+    /// Writes `buf` at `offset`. An error of a write longer than 1 MiB speaks of the first unit that failed: the units before it were
+    /// applied.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         self.engine.write(self.id.0, Bytes::One(buf), offset)
     }
     /// [`Volume::write_at`], durable when it returns.
     pub fn write_fua_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         self.write_at(buf, offset)?;
-        self.flush()
+        self.engine.flush_applied()
     }
     /// [`Volume::write_at`] from several buffers, as one write.
     pub fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
@@ -170,7 +171,7 @@ impl Volume {
     }
     /// Grows or shrinks to `bytes`, a multiple of 512. What is cut off is gone; what is added reads as zeros. Durable when it returns.
     pub fn resize(&self, bytes: u64) -> Result<()> {
-        self.engine.commit(&[Wish::Resize { volume: self.id.0, size: bytes }], true)
+        self.engine.commit(&[Wish::Resize { volume: self.id.0, size: bytes }], true).map(drop)
     }
     /// Takes a snapshot. Durable when it returns; O(1).
     pub fn snapshot(&self, name: &str) -> Result<Snapshot> {
@@ -201,7 +202,7 @@ impl Volume {
     }
     fn rollback_to(&self, snapshot: &Snapshot, keep_size: bool) -> Result<()> {
         crate::store::same_store(&self.engine, &snapshot.engine)?;
-        self.engine.commit(&[Wish::Rollback { volume: self.id.0, snapshot: snapshot.id.0, keep_size }], true)
+        self.engine.commit(&[Wish::Rollback { volume: self.id.0, snapshot: snapshot.id.0, keep_size }], true).map(drop)
     }
 }
 

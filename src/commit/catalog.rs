@@ -236,6 +236,23 @@ impl Catalog<'_> {
         if names.is_empty() { self.remove(key) } else { self.put(Kind::Names, key, &names) }
     }
 
+    /// Reads into memory what removing a snapshot reads, so that it can't fail half-way.
+    pub(crate) fn touch_snapshot(&mut self, id: u64, record: &SnapshotRecord) -> Result<()> {
+        let name = key(5, record.volume, self.view().hash(&record.name));
+        let tags = record.tag_records > 0;
+        let keys = [name, snapshot_key(id), volume_key(record.volume), DOOMED.0];
+        let tags = tags.then(|| tags_key(true, id, 0));
+        keys.into_iter().chain(tags).try_for_each(|key| self.forest.touch_record(*self.root, key))
+    }
+    /// Reads into memory what removing an entry of the doomed list and adding others reads.
+    pub(crate) fn touch_doomed(&mut self, key: Key) -> Result<()> {
+        [key, DOOMED.0].into_iter().try_for_each(|key| self.forest.touch_record(*self.root, key))
+    }
+    /// Reads into memory what removing a sweep reads.
+    pub(crate) fn touch_sweep(&mut self, volume: u64) -> Result<()> {
+        self.forest.touch_record(*self.root, key(8, 0, volume))
+    }
+
     pub(crate) fn put_volume(&mut self, id: u64, record: &VolumeRecord) -> Result<()> {
         self.put(Kind::Volume, volume_key(id), record)
     }

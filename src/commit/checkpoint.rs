@@ -72,6 +72,8 @@ impl Engine {
             state.forest.stamp = Stamp::new(state.generation, self.salt);
             state.log.records = 0;
             state.reclaimed = false;
+            state.aside.retry();
+            state.trim_heads();
             let next = Superblock {
                 sequence: old.sequence + 1,
                 epoch: self.epoch,

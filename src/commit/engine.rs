@@ -6,7 +6,7 @@ use super::{
     catalog::{Catalog, CatalogView, SnapshotRecord, VolumeRecord},
     data::{Staging, Target},
     log::Log,
-    maintain::Freed,
+    maintain::{Aside, Freed},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -22,7 +22,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::{
     collections::{VecDeque, hash_map::Entry},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -39,6 +42,9 @@ pub(crate) struct Config {
     pub(crate) manual: bool,
     pub(crate) knobs: Knobs,
 }
+
+/// Records of volumes, and of snapshots, that stay in memory.
+const HEADS: usize = 4096;
 
 /// Rounds of freeing space that one operation goes through before it gives up.
 const ROUNDS: u32 = 1000;
@@ -80,8 +86,10 @@ pub(crate) struct State {
     /// Reclaim did something that only a checkpoint makes usable.
     pub(crate) reclaimed: bool,
     pub(crate) knobs: Knobs,
-    /// Doomed entries that don't verify.
-    pub(crate) stuck: FxHashSet<crate::tree::Key>,
+    /// What reclaim could not read.
+    pub(crate) aside: Aside,
+    /// Grows with every operation and every group written: if it stands still, there is nothing new for maintenance.
+    pub(crate) activity: u64,
 }
 
 /// Who writes the log.
@@ -127,6 +135,12 @@ pub(crate) struct Engine {
     pub(crate) buffers: Mutex<Vec<Arc<[u8]>>>,
     /// Has the maintenance thread look for work.
     pub(crate) maintenance: Bell,
+    /// The maintenance thread found nothing to do, and sleeps until it is rung.
+    pub(crate) resting: AtomicBool,
+    /// Times that the maintenance thread woke.
+    pub(crate) wakeups: AtomicU64,
+    /// The last failure in the background that poisoned nothing.
+    pub(crate) background: Mutex<Option<Error>>,
     /// Has the write-behind thread look for data.
     pub(crate) behind: Bell,
     pub(crate) stopping: AtomicBool,
@@ -218,7 +232,7 @@ impl<'a> PanicGuard<'a> {
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() && !self.1 {
-            self.0.poison();
+            self.0.poison(Error::new(ErrorKind::Io, "a panic while the state changed"));
         }
     }
 }
@@ -261,15 +275,24 @@ impl State {
             }
         }
     }
+    /// Forgets records of volumes and snapshots beyond [`HEADS`]: the catalog has them all. Never inside an operation, which relies on
+    /// what it has loaded.
+    pub(crate) fn trim_heads(&mut self) {
+        fn trim<T>(heads: &mut FxHashMap<u64, T>) {
+            if let surplus @ 1.. = heads.len().saturating_sub(HEADS) {
+                let gone: Vec<u64> = heads.keys().take(surplus + HEADS / 8).copied().collect();
+                gone.iter().for_each(|id| drop(heads.remove(id)));
+            }
+        }
+        trim(&mut self.heads);
+        trim(&mut self.frozen_heads);
+    }
     /// A snapshot's record, kept in memory for a while.
     pub(crate) fn frozen_head(&mut self, id: u64) -> Result<&SnapshotRecord> {
         if !self.frozen_heads.contains_key(&id) {
             let record = self.catalog_view().snapshot(id)?;
             let record = record.filter(|r| !self.sweeping.contains(&r.volume));
             let record = record.ok_or_else(|| deleted(Target::Snapshot(id)))?;
-            if self.frozen_heads.len() >= 4096 {
-                self.frozen_heads.clear();
-            }
             self.frozen_heads.insert(id, record);
         }
         Ok(&self.frozen_heads[&id])
@@ -356,7 +379,8 @@ impl Engine {
     /// The state for changing what is only in memory.
     pub(crate) fn state_mut(&self) -> Result<RwLockWriteGuard<'_, State>> {
         self.check_process()?;
-        let state = self.state.write();
+        let mut state = self.state.write();
+        state.trim_heads();
         if state.closed { Err(closed()) } else { Ok(state) }
     }
 
@@ -426,12 +450,14 @@ impl Engine {
             let spills = state.staging.bytes >= self.config.spill_from();
             let long = spills || state.log.is_long();
             room.relieve = long && (self.config.manual || state.is_too_long(&self.config));
+            state.activity += 1;
             drop(state);
             match outcome? {
                 Attempt::Done(t) => {
                     if due && !self.config.manual {
                         self.maintenance.ring();
                     }
+                    self.rouse();
                     if spills && !self.config.manual {
                         self.behind.ring();
                     }

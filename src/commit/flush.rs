@@ -7,7 +7,7 @@ use super::{
     ops::Op,
 };
 use crate::{
-    BLOCK, Error, ErrorKind, Result, bytes,
+    BLOCK, ErrorKind, Result, bytes,
     codec::RECORD_MAX,
     hint,
     io::Lane,
@@ -34,15 +34,27 @@ impl Engine {
         self.flush_to(target)
     }
 
+    /// Makes durable what the caller itself has just applied. It says `Io` where it can't, never that nothing was applied: a store
+    /// that is closed meanwhile takes everything along that was applied before.
+    pub(crate) fn flush_applied(&self) -> Result<()> {
+        let target = self.state.read().log.target();
+        self.flush_to(target)
+    }
+
+    /// Makes the group `target` durable.
     pub(crate) fn flush_to(&self, target: u64) -> Result<()> {
         let mut flusher = self.flusher.lock();
         if flusher.acked >= target {
             return Ok(());
         }
         if self.disk.is_poisoned() {
-            return Err(lost());
+            return Err(self.disk.lost());
         }
-        self.commit_group(&mut flusher)
+        match self.commit_group(&mut flusher) {
+            // Poisoned by someone else meanwhile: what was applied before may or may not be durable.
+            Err(e) if e.kind() == ErrorKind::Poisoned => Err(self.disk.lost()),
+            other => other,
+        }
     }
 
     /// Closes the open group and makes it durable.
@@ -51,7 +63,7 @@ impl Engine {
         let _guard = PanicGuard::new(&self.disk);
         // After a failed spill its data is still staged, and only there.
         if self.disk.is_poisoned() {
-            return Err(lost());
+            return Err(self.disk.lost());
         }
         let (group, runs) = {
             let mut state = self.state.write();
@@ -92,7 +104,12 @@ impl Engine {
             }
             (flusher.previous, flusher.acked) = (hash, group.number);
             flusher.pages.shrink_to(RECORD_MAX);
-            self.state.write().log.keep(group.bytes);
+            let mut state = self.state.write();
+            state.log.keep(group.bytes);
+            state.activity += 1;
+            drop(state);
+            // A group that no other follows has to be marked.
+            self.rouse();
         }
         Ok(())
     }
@@ -227,9 +244,17 @@ impl Engine {
         // The operation itself has happened; a failure here poisons, and the next flush says so.
         if long { self.flush_to(target) } else { self.spill() }
     }
-    /// [`Engine::relieve`] after an operation that was asked to.
+    /// [`Engine::relieve`] after an operation that was asked to. The operation has been applied: no answer may say that it was not.
     pub(crate) fn relieve_after(&self, room: &Room) -> Result<()> {
-        if room.relieve { self.relieve() } else { Ok(()) }
+        if !room.relieve {
+            return Ok(());
+        }
+        match self.relieve() {
+            // Closed, or poisoned by someone else, before anything could be written: the data stays where it is, and whoever asks for
+            // it to be durable is told.
+            Err(e) if matches!(e.kind(), ErrorKind::Closed | ErrorKind::Poisoned) => Ok(()),
+            other => other,
+        }
     }
     /// Writes out what is staged, by the write-behind thread, one step of it: between data it has the medium begin with what was written, so that
     /// later syncs find little to do. In short steps, since the medium makes it wait. `false`: there is no more.
@@ -273,11 +298,4 @@ impl State {
     pub(crate) fn is_too_long(&self, config: &Config) -> bool {
         self.staging.bytes >= config.staged_most() || self.log.is_too_long()
     }
-}
-
-pub(crate) fn lost() -> Error {
-    Error::new(
-        ErrorKind::Io,
-        "a write or sync that this operation depended on failed: whether it is durable is unknown",
-    )
 }

@@ -3,11 +3,17 @@
 use super::engine::{Engine, PanicGuard, State};
 use crate::{
     Error, ErrorKind, Result,
+    format::RootPointer,
     knobs::Bug,
-    tree::{Doomed, Miss, Node, Root, Shape},
+    tree::{Doomed, Key, Miss, Node, Root, Shape},
+    units::Stamp,
 };
+use rustc_hash::FxHashMap;
 use std::{
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
     time::Duration,
 };
 
@@ -29,48 +35,135 @@ enum Step {
     Idle,
     /// It needs this many blocks for nodes first.
     Space(u64),
+    /// The entry could not be read and is left aside: nothing has changed, and others may follow.
+    Aside(Error),
+    /// The list of entries could not be read: nothing has changed.
+    Unreadable(Error),
 }
 
+/// What waits to be reclaimed.
+#[derive(Clone, Copy)]
+enum Entry {
+    /// A deleted volume whose snapshots go too.
+    Sweep(u64),
+    Doomed(Key, RootPointer),
+}
+
+/// Entries that could not be read, so that they don't stop the others. What the host failed to read is tried again after the next
+/// checkpoint; what does not verify stays until the image is opened again, and `check` reports it.
+#[derive(Default)]
+pub(crate) struct Aside {
+    /// Whether to try again, by entry.
+    doomed: FxHashMap<Key, bool>,
+    sweeps: FxHashMap<u64, bool>,
+}
+
+impl Aside {
+    fn put(&mut self, entry: Entry, error: &Error) {
+        let again = error.kind() == ErrorKind::Io;
+        match entry {
+            Entry::Sweep(volume) => self.sweeps.insert(volume, again),
+            Entry::Doomed(key, _) => self.doomed.insert(key, again),
+        };
+    }
+    /// Has those tried again that may be readable by now.
+    pub(crate) fn retry(&mut self) {
+        self.doomed.retain(|_, again| !*again);
+        self.sweeps.retain(|_, again| !*again);
+    }
+}
+
+/// Doomed entries that are looked at together.
+const PAGE: usize = 64;
+
 impl State {
-    /// Works off one doomed node, or one snapshot of a deleted volume.
+    /// Whether there is something that reclaim could work off, now or after the next checkpoint.
+    fn has_reclaim(&self) -> bool {
+        self.doomed > self.aside.doomed.len() as u64 || self.sweeping.len() > self.aside.sweeps.len()
+    }
+
+    /// Works off one doomed node, or one snapshot of a deleted volume. An error says that it happened half-way.
     ///
-    /// Not logged: a crash takes it back to the last checkpoint, and reclaim starts again from there. Nodes of this generation are left
-    /// alone, so that nothing is changed in place that a replay would have to fork (I7).
+    /// Not logged: a crash takes it back to the last checkpoint, and reclaim starts again from there.
     fn reclaim_one(&mut self) -> Result<Step> {
-        let put = self.put_nodes();
-        let lack = |nodes: usize| Ok(Step::Space(nodes as u64));
-        if let Some(&volume) = self.sweeping.iter().next() {
-            let next = self.catalog_view().snapshots_of(volume, 1)?.pop();
-            let nodes = next.as_ref().map_or(1, |(_, r)| 5 + usize::from(r.tag_records)) * put;
-            if !self.forest.fill_pool(nodes)? {
-                return lack(nodes);
+        let entry = match self.next_entry() {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(Step::Idle),
+            Err(e) => return Ok(Step::Unreadable(e)),
+        };
+        let before = self.forest.edits();
+        let outcome = match entry {
+            Entry::Sweep(volume) => self.sweep(volume),
+            Entry::Doomed(key, pointer) => self.reclaim_node(key, pointer),
+        };
+        match outcome {
+            Err(e) if self.forest.edits() == before => {
+                self.aside.put(entry, &e);
+                Ok(Step::Aside(e))
             }
-            match next {
-                Some((id, _)) => self.delete_snapshot(id)?,
-                None => {
-                    self.catalog().remove_sweep(volume)?;
-                    self.sweeping.remove(&volume);
-                }
-            }
-            return Ok(Step::Done);
+            outcome => outcome,
+        }
+    }
+
+    /// What to work off next. Nodes of this generation are left alone, so that nothing is changed in place that a replay would have to
+    /// fork (I7).
+    fn next_entry(&self) -> Result<Option<Entry>> {
+        if let Some(&volume) = self.sweeping.iter().find(|v| !self.aside.sweeps.contains_key(v)) {
+            return Ok(Some(Entry::Sweep(volume)));
         }
         if self.doomed == 0 {
-            return Ok(Step::Idle);
+            return Ok(None);
         }
-        // Newest first, but those of this generation wait: look a little further.
-        let candidates = self.catalog_view().doomed(0, 64)?;
-        let old = candidates
-            .into_iter()
-            .find(|(key, r)| crate::units::Stamp(r.stamp).generation() < self.generation && !self.stuck.contains(key));
-        let Some((key, pointer)) = old else { return Ok(Step::Idle) };
+        let mut from = 0;
+        loop {
+            let page = self.catalog_view().doomed(from, PAGE)?;
+            let is_old = |r: &RootPointer| Stamp(r.stamp).generation() < self.generation;
+            let is_aside = |key: &Key| self.aside.doomed.contains_key(key);
+            if let Some(&(key, root)) = page.iter().find(|(key, root)| is_old(root) && !is_aside(key)) {
+                return Ok(Some(Entry::Doomed(key, root)));
+            }
+            // Those of this generation wait for the next checkpoint, after which they are found at once.
+            match page.last() {
+                Some((last, _)) if page.len() == PAGE && page.iter().any(|(key, _)| is_aside(key)) => from = last + 1,
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    fn sweep(&mut self, volume: u64) -> Result<Step> {
+        let put = self.put_nodes();
+        let next = self.catalog_view().snapshots_of(volume, 1)?.pop();
+        match &next {
+            Some((id, record)) => {
+                self.catalog().touch_snapshot(*id, record)?;
+                if let Some(root) = Root::from(record.root).node {
+                    self.forest.space.touch(&self.forest.disk, root.block)?;
+                }
+            }
+            None => self.catalog().touch_sweep(volume)?,
+        }
+        let nodes = next.as_ref().map_or(1, |(_, r)| 5 + usize::from(r.tag_records)) * put;
+        if !self.forest.fill_pool(nodes)? {
+            return Ok(Step::Space(nodes as u64));
+        }
+        match next {
+            Some((id, _)) => self.delete_snapshot(id)?,
+            None => {
+                self.catalog().remove_sweep(volume)?;
+                self.sweeping.remove(&volume);
+            }
+        }
+        Ok(Step::Done)
+    }
+
+    fn reclaim_node(&mut self, key: Key, pointer: RootPointer) -> Result<Step> {
+        let put = self.put_nodes();
+        let lack = |nodes: usize| Ok(Step::Space(nodes as u64));
         let root = Root::from(pointer);
         let child = root.node.ok_or_else(|| Error::corrupt("an empty entry in the doomed list"))?;
         let want = Miss { shape: Shape::Extents, child, level: root.level, bounds: (0, Shape::Extents.end()) };
-        // A node that does not verify must not stop everything else: its entry stays, and `check` reports it.
-        let Ok((count, node)) = self.reclaimable(want) else {
-            self.stuck.insert(key);
-            return Ok(Step::Done);
-        };
+        let (count, node) = self.reclaimable(want)?;
+        self.catalog().touch_doomed(key)?;
         let forest = &mut self.forest;
         if count > 1 {
             if !forest.fill_pool(put)? {
@@ -115,9 +208,7 @@ impl State {
         self.doomed = self.doomed.saturating_sub(1);
         Ok(Step::Done)
     }
-}
 
-impl State {
     /// A doomed node with its count, and everything that reclaiming it reads in memory.
     fn reclaimable(&mut self, want: Miss) -> Result<(u32, Arc<Node>)> {
         let forest = &mut self.forest;
@@ -137,7 +228,7 @@ impl State {
 }
 
 impl Engine {
-    /// Up to `budget` steps of reclaim, each under the lock by itself. Gives how many were done.
+    /// Up to `budget` steps of reclaim, each under the lock by itself. Returns how many were done.
     pub(crate) fn reclaim(&self, budget: usize) -> Result<usize> {
         let mut done = 0;
         while done < budget {
@@ -157,15 +248,31 @@ impl Engine {
                         Err(e) => return Err(e),
                     }
                 }
-                // What it had read was in memory: this is damage, met half-way.
+                Ok(Step::Aside(e)) => {
+                    self.tell(e.at("reclaim"));
+                    continue;
+                }
+                Ok(Step::Unreadable(e)) => {
+                    self.tell(e.at("reclaim"));
+                    break;
+                }
+                // What it reads was in memory: this is damage, met half-way.
                 Err(e) => {
-                    self.disk.poison();
-                    return Err(e.at("reclaim"));
+                    let e = e.at("reclaim");
+                    self.disk.poison(e.clone());
+                    return Err(e);
                 }
             }
             done += 1;
         }
         Ok(done)
+    }
+
+    /// Keeps a failure in the background for whoever asks.
+    fn tell(&self, error: Error) {
+        if error.kind() != ErrorKind::Closed {
+            *self.background.lock() = Some(error);
+        }
     }
 
     /// Frees what can be freed when space ran out.
@@ -188,8 +295,7 @@ impl Engine {
         })
     }
     fn has_reclaim(&self) -> bool {
-        let state = self.state.read();
-        state.doomed > state.stuck.len() as u64 || !state.sweeping.is_empty()
+        self.state.read().has_reclaim()
     }
 
     /// One bounded step of everything that is due: `true` if more is.
@@ -222,19 +328,47 @@ impl Engine {
         self.checkpoint()
     }
 
-    /// The body of the maintenance thread.
+    /// Wakes the maintenance thread if it rests, after something that it may have to see to.
+    pub(crate) fn rouse(&self) {
+        if self.resting.load(SeqCst) {
+            self.maintenance.ring();
+        }
+    }
+
+    /// The body of the maintenance thread. It looks after the store whenever it is rung, and once more when the store was idle; after that
+    /// it rests, and costs nothing, until an operation rouses it.
     pub(crate) fn maintain_behind(&self) {
+        let mut rested = false;
         while !self.stopping.load(SeqCst) && !self.disk.is_poisoned() {
-            let idle = !self.maintenance.wait(IDLE);
+            let idle = !self.maintenance.wait(if rested { Duration::MAX } else { IDLE });
+            self.wakeups.fetch_add(1, Relaxed);
+            self.resting.store(false, SeqCst);
             if self.stopping.load(SeqCst) {
                 return;
             }
-            // Errors show at the next operation: what failed has poisoned.
-            let more = self.maintain(64).unwrap_or(false);
+            let before = self.state.read().activity;
+            let more = match self.maintain(64) {
+                Ok(more) => more,
+                Err(e) => {
+                    self.tell(e.at("maintenance"));
+                    false
+                }
+            };
             if more {
                 self.maintenance.ring();
-            } else if idle {
-                let _ = self.mark();
+            }
+            let idle = idle && !more && !rested;
+            rested = false;
+            if idle {
+                if let Err(e) = self.mark() {
+                    self.tell(e.at("the mark of an idle store"));
+                }
+                self.resting.store(true, SeqCst);
+                // Whatever happened before this look is seen by it; whatever happens after it sees that the thread rests.
+                rested = self.state.read().activity == before;
+                if !rested {
+                    self.resting.store(false, SeqCst);
+                }
             }
         }
     }

@@ -66,6 +66,12 @@ pub(crate) enum Wish {
         id: u64,
         tags: Tags,
     },
+    /// Sets or removes one tag of a snapshot and leaves the others as they are at that moment.
+    SetSnapshotTag {
+        snapshot: u64,
+        key: String,
+        value: Option<String>,
+    },
 }
 
 #[derive(Clone)]
@@ -93,6 +99,19 @@ struct Overlay<'a> {
     snapshot_names: HashMap<(u64, String), Option<u64>>,
     /// Volumes that were deleted with their snapshots.
     swept: HashSet<u64>,
+    /// Snapshots that the update makes: volume, id, size in bytes.
+    made: Vec<(u64, u64, u64)>,
+}
+
+/// What an update made, as of the moment at which it was applied.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    /// The group that makes it durable.
+    target: u64,
+    /// By the host's clock, in nanoseconds since the Unix epoch.
+    pub(crate) created: u64,
+    /// Volume, id and size in bytes of each new snapshot, in order.
+    pub(crate) snapshots: Vec<(u64, u64, u64)>,
 }
 
 /// A cut in the middle of a block: the volume whose block at `size` must be zero from there on, and what it is read from.
@@ -165,6 +184,7 @@ impl Overlay<'_> {
                     let mut seen = self.volume(*volume)?;
                     self.free_snapshot_name(*volume, name)?;
                     self.snapshot_names.insert((*volume, name.clone()), Some(*id));
+                    self.made.push((*volume, *id, seen.size));
                     let snapshot = SnapshotSeen { volume: *volume, name: name.clone(), size: seen.size, fresh: true };
                     self.snapshots.insert(*id, Some(snapshot));
                     seen.snapshots = seen.snapshots.saturating_add(1);
@@ -278,6 +298,18 @@ impl Overlay<'_> {
                 }
                 Op::SetTags { snapshot, id, tags }
             }
+            Wish::SetSnapshotTag { snapshot, key, value } => {
+                if self.snapshot(snapshot)?.fresh {
+                    return Err(Error::invalid("a snapshot of the same update has the tags that it is made with"));
+                }
+                let mut tags = self.state.catalog_view().tags(true, snapshot)?;
+                match value {
+                    Some(value) => tags.insert(key, value),
+                    None => tags.remove(&key),
+                };
+                tag_chunks(&tags)?;
+                Op::SetTags { snapshot: true, id: snapshot, tags }
+            }
         };
         Ok((op, edge))
     }
@@ -304,23 +336,25 @@ pub(crate) fn check_size(size: u64) -> Result<()> {
 
 impl Engine {
     /// Makes all wishes one record, or none; `durable`: on disk before this returns.
-    pub(crate) fn commit(&self, wishes: &[Wish], durable: bool) -> Result<()> {
+    pub(crate) fn commit(&self, wishes: &[Wish], durable: bool) -> Result<Committed> {
         // The edge blocks of shrinking volumes, as last read: what was read, and the new content.
         let mut edges: Vec<Option<(Target, u64, EdgeBlock)>> = Vec::new();
         let mut room = Room::default();
         self.fetch_names(wishes)?;
-        let target = loop {
+        let committed = loop {
             self.make_room(&mut room)?;
             match self.change(&mut room, |state, any| self.try_commit(state, any, wishes, &edges))? {
-                Some(Ok(target)) => break target,
+                Some(Ok(committed)) => break committed,
                 Some(Err(needs)) => edges = self.read_edges(needs)?,
                 None => edges.clear(),
             }
         };
         if durable {
-            return self.flush_to(target);
+            self.flush_to(committed.target)?;
+        } else {
+            self.relieve_after(&room)?;
         }
-        self.relieve_after(&room)
+        Ok(committed)
     }
 
     /// Reads the leaves for new names before the lock is taken: names are scattered over the catalog by their hash, so that nearly every one
@@ -348,7 +382,7 @@ impl Engine {
         any: bool,
         wishes: &[Wish],
         edges: &[Option<(Target, u64, EdgeBlock)>],
-    ) -> Result<Attempt<Result<u64, Vec<Option<EdgeNeed>>>>> {
+    ) -> Result<Attempt<Result<Committed, Vec<Option<EdgeNeed>>>>> {
         let now = self.host.now();
         let mut overlay = Overlay {
             state,
@@ -357,6 +391,7 @@ impl Engine {
             volume_names: HashMap::new(),
             snapshot_names: HashMap::new(),
             swept: HashSet::new(),
+            made: Vec::new(),
         };
         let mut ops = Vec::new();
         let mut needs = Vec::new();
@@ -365,8 +400,9 @@ impl Engine {
             ops.push(op);
             needs.push(need);
         }
+        let snapshots = overlay.made;
         if ops.is_empty() {
-            return Ok(Attempt::Done(Ok(state.log.target())));
+            return Ok(Attempt::Done(Ok(Committed { target: state.log.target(), created: now, snapshots })));
         }
         // Blocks that a new size cuts in two: read outside the lock, still what the tree says, or read again.
         let mut wanted = 0;
@@ -428,7 +464,7 @@ impl Engine {
             state.log.append(&record, hashes);
         }
         self.applied(ops.iter().try_for_each(|op| state.apply(op)))?;
-        Ok(Attempt::Done(Ok(state.log.target())))
+        Ok(Attempt::Done(Ok(Committed { target: state.log.target(), created: now, snapshots })))
     }
 
     /// A record that can't ever fit the ring is the caller's to make shorter.
@@ -442,8 +478,8 @@ impl Engine {
 
     /// An operation that failed after it was logged: nothing may be written any more.
     pub(crate) fn applied(&self, result: Result<()>) -> Result<()> {
-        if result.is_err() {
-            self.disk.poison();
+        if let Err(e) = &result {
+            self.disk.poison(e.clone().at("an operation that the log already had could not be applied"));
         }
         result
     }

@@ -15,7 +15,10 @@ use crate::{
     units::{BLOCK_BYTES, Stamp},
 };
 use parking_lot::{Mutex, RwLock};
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64},
+};
 
 impl Engine {
     fn build(disk: Disk, host: Arc<dyn Host>, mut config: Config, sb: Superblock, slot: usize, epoch: u64) -> Engine {
@@ -47,6 +50,7 @@ impl Engine {
             dooms: Vec::new(),
             found: None,
             shape: 0,
+            writes: 0,
         };
         let state = State {
             forest,
@@ -66,7 +70,8 @@ impl Engine {
             closed: false,
             reclaimed: false,
             knobs: config.knobs,
-            stuck: Default::default(),
+            aside: Default::default(),
+            activity: 0,
         };
         Engine {
             disk,
@@ -85,6 +90,9 @@ impl Engine {
             giving: Mutex::default(),
             buffers: Mutex::default(),
             maintenance: Bell::default(),
+            resting: AtomicBool::new(false),
+            wakeups: AtomicU64::new(0),
+            background: Mutex::default(),
             behind: Bell::default(),
             stopping: AtomicBool::new(false),
         }

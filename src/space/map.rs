@@ -97,6 +97,8 @@ pub(crate) struct Space {
     slack: u64,
     /// Some block got another parent since the last freeze.
     shared: bool,
+    /// Grows with every change of a count.
+    edits: u64,
     /// The host has no more space, as far as is known.
     pub(crate) crowded: bool,
     generation: u64,
@@ -144,6 +146,7 @@ impl Space {
             slack: slack.into(),
             crowded: false,
             shared: false,
+            edits: 0,
             generation: durable + 1,
             durable,
             changed: Vec::new(),
@@ -178,6 +181,10 @@ impl Space {
     /// Blocks freed and not yet allocatable.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting
+    }
+    /// Grows with every change of a count.
+    pub(crate) fn edits(&self) -> u64 {
+        self.edits
     }
     pub(crate) fn has_changes(&self) -> bool {
         !self.changed.is_empty()
@@ -296,6 +303,7 @@ impl Space {
 
     /// A region that is in memory, to be changed.
     fn region_mut(&mut self, region: u64) -> &mut Region {
+        self.edits += 1;
         let r = self.regions.get_mut(&region).expect("loaded");
         if r.changed != self.generation {
             r.changed = self.generation;
@@ -602,13 +610,21 @@ impl Space {
         regions.chain(index).collect()
     }
 
-    /// Forgets regions that the disk has just so, down to `keep` of them.
+    #[cfg(test)]
+    pub(super) fn loaded(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// Forgets regions that the disk has just so, down to `keep` of all regions where that is possible.
     pub(crate) fn evict(&mut self, keep: usize) {
-        if self.regions.len() > keep {
-            let (durable, cursors) = (self.durable, self.cursors);
-            self.regions
-                .retain(|&i, r| r.held > 0 || r.changed > durable || cursors.contains(&Some(i)) || r.stamp == 0);
-        }
+        let mut surplus = self.regions.len().saturating_sub(keep);
+        let (durable, cursors) = (self.durable, self.cursors);
+        self.regions.retain(|&i, r| {
+            let needed = r.held > 0 || r.changed > durable || cursors.contains(&Some(i)) || r.stamp == 0;
+            let stays = surplus == 0 || needed;
+            surplus -= usize::from(!stays);
+            stays
+        });
     }
 }
 

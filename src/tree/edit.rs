@@ -213,6 +213,27 @@ impl Forest {
         Ok(true)
     }
 
+    /// Reads into memory what replacing the record at `key` reads: the path, its counts, and those of the neighbours that it may absorb.
+    pub(crate) fn touch_record(&mut self, root: Root, key: Key) -> Result<()> {
+        let Some(child) = root.node else { return Ok(()) };
+        let mut want = Miss { shape: Shape::Records, child, level: root.level, bounds: (0, Shape::Records.end()) };
+        loop {
+            self.space.touch(&self.disk, want.child.block)?;
+            let node = self.load(want)?;
+            let Node::Inner { entries, .. } = &*node else { return Ok(()) };
+            if want.level == 0 {
+                return Err(Error::corrupt(format!("{}: an inner node among the leaves", want.child.block)));
+            }
+            let i = child_of(entries, key);
+            for near in [i.checked_sub(1), Some(i + 1)].into_iter().flatten().filter(|&n| n < entries.len()) {
+                self.space.touch(&self.disk, entries[near].child.block)?;
+                // A neighbour that does not verify is left alone when it comes to absorbing it.
+                let _ = self.load(step(want, entries, near));
+            }
+            want = step(want, entries, i);
+        }
+    }
+
     /// Takes one reference off a subtree and frees what nobody else refers to.
     pub(crate) fn release(&mut self, want: Miss) -> Result<()> {
         self.shape += 1;

@@ -176,6 +176,8 @@ pub(crate) struct Forest {
     pub(crate) found: Option<FoundLeaf>,
     /// Counts what may change a tree's shape.
     pub(crate) shape: u64,
+    /// Counts nodes that were handed out to be changed; see [`Forest::edits`].
+    pub(crate) writes: u64,
 }
 
 /// The leaf responsible for `lo..hi` of the tree at `top`, as long as no tree changes its shape.
@@ -352,9 +354,15 @@ impl Forest {
         }
     }
 
+    /// Grows with every change of a node or a count: if it stands still, nothing has changed.
+    pub(crate) fn edits(&self) -> u64 {
+        self.writes + self.space.edits()
+    }
+
     /// A writable node's content.
     pub(super) fn writable(&mut self, child: Child) -> Result<&mut Node> {
         debug_assert_eq!(child.stamp, self.stamp, "writable nodes are of this generation");
+        self.writes += 1;
         match self.dirty.get_mut(&child.block.0) {
             Some(d) => Ok(Arc::make_mut(&mut d.node)),
             None => Err(Error::corrupt(format!("{}: a writable node is not in memory", child.block))),

@@ -28,6 +28,7 @@ fn forest(fanout: usize) -> Forest {
         dooms: Vec::new(),
         found: None,
         shape: 0,
+        writes: 0,
     }
 }
 

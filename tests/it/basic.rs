@@ -1,6 +1,9 @@
 //! The whole engine against flat arrays: random operations on a memory backend, reopened now and then.
 
-use snapdisk::{Durability, Knobs, NewOptions, Options, Store, Volume, io::MemoryBackend};
+use snapdisk::{
+    DeleteSnapshots, Durability, ErrorKind, Knobs, NewOptions, Options, SnapshotId, Store, Update, Volume,
+    io::MemoryBackend,
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 struct Counter(std::sync::atomic::AtomicU64);
@@ -209,5 +212,45 @@ fn random_operations_match_flat_arrays() {
     for seed in 1..=60 {
         println!("seed {seed}");
         run(seed, if seed % 2 == 0 { 4 } else { usize::MAX }, if seed % 3 == 0 { 1008 } else { 32 });
+    }
+}
+
+/// Volumes are numbered in each store by itself: a handle of another one must not be taken for one of this.
+#[test]
+fn an_update_refuses_handles_of_another_store() {
+    type Act = fn(&mut Update<'_>, &Volume, SnapshotId);
+    const ACTS: [Act; 6] = [
+        |tx, v, _| tx.delete_volume(v, DeleteSnapshots::Delete),
+        |tx, v, s| tx.rollback(v, s),
+        |tx, v, _| tx.rename(v, "other"),
+        |tx, v, _| tx.resize(v, 4096),
+        |tx, v, _| tx.set_volume_tags(v, BTreeMap::from([("k".to_owned(), "v".to_owned())])),
+        // Also where the caller drops the error.
+        |tx, v, _| drop(tx.snapshot(v, "more", BTreeMap::new())),
+    ];
+    let make = |fill: u8| {
+        let options = Options::new().log_bytes(1 << 20).manual_maintenance(true);
+        let host = Arc::new(snapdisk::io::SystemHost);
+        let store = options.create_on(Arc::new(snapdisk::io::MemoryBackend::new()), host).unwrap();
+        let v = store.create_volume("v", 8192).unwrap();
+        let s = v.snapshot("s").unwrap();
+        v.write_at(&[fill; 8192], 0).unwrap();
+        (store, v, s)
+    };
+    let ((a, of_a, s), (_b, of_b, _)) = (make(1), make(2));
+    assert_eq!(of_a.id(), of_b.id());
+    for act in ACTS {
+        let outcome = a.update(|tx| {
+            tx.rename_snapshot(s.id(), "renamed");
+            act(tx, &of_b, s.id());
+            Ok(())
+        });
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(s.name().unwrap(), "s", "all or nothing");
+        let mut buf = [0; 8192];
+        of_a.read_at(&mut buf, 0).unwrap();
+        assert_eq!((buf, of_a.name().unwrap().as_str()), ([1; 8192], "v"));
+        assert!(of_a.tags().unwrap().is_empty());
+        assert_eq!(a.snapshots().unwrap().len(), 1);
     }
 }

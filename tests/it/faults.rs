@@ -70,6 +70,33 @@ fn a_failed_sync_is_final() {
     }
 }
 
+/// Another call failed while the sync went on: what the host told to that one, once, it may not tell to the sync.
+#[test]
+fn a_sync_beside_a_failure_acknowledges_nothing() {
+    let (options, disk, store, v) = open();
+    v.write_at(&[1; 4096], 0).unwrap();
+    store.flush().unwrap();
+    v.write_at(&[2; 4096], 4096).unwrap();
+    let (other, faulty) = (v.clone(), disk.clone());
+    let mut once = true;
+    disk.set_during(Some(Box::new(move |call, _| {
+        if call == Call::Sync && std::mem::take(&mut once) {
+            faulty.set_faults(vec![fault(Call::Write, 0, How::Errno(EIO), false)]);
+            // Long enough to go to its place at once.
+            assert_eq!(other.write_at(&[3; 2 * 4096], 8192).unwrap_err().kind(), ErrorKind::Io);
+        }
+    })));
+    assert_eq!(store.flush().unwrap_err().kind(), ErrorKind::Io, "durable or not: nobody knows");
+    disk.set_during(None);
+    let refused = v.write_at(&[3; 4096], 0).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Poisoned);
+    assert!(refused.to_string().contains("write at byte"), "the cause is told: {refused}");
+    assert!(std::error::Error::source(&refused).is_some());
+    drop(store);
+    let next = again(&options, &disk);
+    assert_eq!(block(&next.volumes().unwrap()[0], 0), 1);
+}
+
 /// Data that was taken out of staging and not written must not be acknowledged, whatever kept it from being written.
 #[test]
 fn a_panic_of_the_backend_is_final() {

@@ -1,0 +1,170 @@
+//! Background work: what a failure in it stops and what it does not, and what an idle store costs.
+
+use snapdisk::{
+    BLOCK, DeleteSnapshots, ErrorKind, Knobs, Options, Store,
+    io::{
+        Backend, Lane,
+        sim::{Call, EIO, Fault, How, Image, SimBackend, SimHost},
+    },
+};
+use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+
+const B: u64 = BLOCK as u64;
+
+fn options() -> Options {
+    Options::new().log_bytes(1 << 20).manual_maintenance(true).knobs(Knobs { fanout: 4, growth: 1, ..Knobs::default() })
+}
+
+fn open(image: Image) -> (Arc<SimBackend>, Store) {
+    let disk = Arc::new(SimBackend::of(image));
+    let store = options().open_on(disk.clone(), Arc::new(SimHost::new(4))).unwrap();
+    (disk, store)
+}
+
+/// A closed image with dropped subtrees and a deleted volume whose snapshots are still to be removed.
+fn with_things_to_reclaim() -> Image {
+    let disk = Arc::new(SimBackend::new());
+    let store = options().create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+    for name in ["stays", "goes"] {
+        let v = store.create_volume(name, 64 * B).unwrap();
+        for round in 1..4 {
+            (0..64).step_by(2).for_each(|i| v.write_at(&[round; BLOCK], i * B).unwrap());
+            v.snapshot(&format!("s{round}")).unwrap();
+        }
+    }
+    let stays = store.volume("stays").unwrap();
+    store.checkpoint().unwrap();
+    store.delete_snapshot(&stays.snapshot_named("s1").unwrap()).unwrap();
+    store.delete_snapshot(&stays.snapshot_named("s3").unwrap()).unwrap();
+    store.delete_volume(&store.volume("goes").unwrap(), DeleteSnapshots::Delete).unwrap();
+    store.close().unwrap();
+    disk.live()
+}
+
+/// What has changed nothing poisons nothing: whichever read fails, the store goes on, tells it, and reclaims the rest later.
+#[test]
+fn a_failed_read_of_reclaim_is_told_and_tried_again() {
+    let image = with_things_to_reclaim();
+    let mut told = 0;
+    for nth in 0.. {
+        let (disk, store) = open(image.clone());
+        let v = store.volume("stays").unwrap();
+        disk.set_faults(vec![Fault { call: Call::Read, nth, how: How::Errno(EIO), sticky: false }]);
+        store.wait_reclaimed().unwrap_or_else(|e| panic!("read {nth}: {e}"));
+        let hit = disk.counts().faults_hit > 0;
+        disk.set_faults(Vec::new());
+        told += usize::from(store.background_error().is_some_and(|e| e.kind() == ErrorKind::Io));
+        v.write_at(&[9; BLOCK], B).unwrap();
+        store.wait_reclaimed().unwrap();
+        assert_eq!(store.stats().unwrap().reclaim_entries, 0, "read {nth}");
+        assert_eq!(store.snapshots().unwrap().len(), 1, "read {nth}");
+        let report = store.check().unwrap();
+        assert!(report.is_clean(), "read {nth}: {:#?}", report.findings);
+        if !hit {
+            break;
+        }
+    }
+    assert!(told > 3, "only {told} reads were reclaim's");
+}
+
+/// Entries that can't be read stay, and stop none of the others.
+#[test]
+fn damaged_entries_do_not_stop_reclaim() {
+    const DAMAGED: u64 = 70;
+    let disk = Arc::new(SimBackend::new());
+    let store = options().create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+    let names: Vec<String> = std::iter::once("sound".to_owned()).chain((0..DAMAGED).map(|i| format!("v{i}"))).collect();
+    for name in &names {
+        let v = store.create_volume(name, 100 * B).unwrap();
+        v.write_at(&[1; BLOCK], if name == "sound" { 77 * B } else { 5 * B }).unwrap();
+    }
+    store.checkpoint().unwrap();
+    // The list is worked off from its newest end: the sound one comes last.
+    for name in &names {
+        store.delete_volume(&store.volume(name).unwrap(), DeleteSnapshots::Refuse).unwrap();
+    }
+    store.close().unwrap();
+    let mut bytes = disk.live().to_bytes();
+    let mut damaged = 0;
+    for page in bytes.chunks_mut(BLOCK) {
+        // An extent leaf whose first extent lies at logical block 5.
+        if page[4] == 2 && page[5] == 0 && page[64..72] == 5u64.to_le_bytes() {
+            page[200] ^= 1;
+            damaged += 1;
+        }
+    }
+    assert!(damaged >= DAMAGED, "{damaged}");
+    let (_, store) = open(Image::from_bytes(&bytes));
+    store.wait_reclaimed().unwrap();
+    assert_eq!(store.stats().unwrap().reclaim_entries, DAMAGED);
+    assert_eq!(store.background_error().unwrap().kind(), ErrorKind::Corrupt);
+    store.create_volume("new", B).unwrap();
+    store.close().unwrap();
+}
+
+/// Once the last group is marked nothing wakes the store any more, until there is something to do.
+#[test]
+fn an_idle_store_sleeps() {
+    let disk = Arc::new(SimBackend::new());
+    let store = Options::new().log_bytes(1 << 20).create_on(disk, Arc::new(SimHost::new(3))).unwrap();
+    let v = store.create_volume("v", 64 * B).unwrap();
+    let wakeups = || store.stats().unwrap().wakeups;
+    let sleeps = || {
+        // A loaded machine may be late to fall asleep; one that wakes for ever never passes.
+        (0..100).any(|_| {
+            let before = wakeups();
+            thread::sleep(Duration::from_millis(250));
+            wakeups() == before
+        })
+    };
+    v.write_at(&[1; BLOCK], 0).unwrap();
+    v.flush().unwrap();
+    assert!(sleeps(), "woken {} times, and still awake", wakeups());
+    let s = v.snapshot("s").unwrap();
+    v.write_at(&[2; BLOCK], 0).unwrap();
+    store.delete_snapshot(&s).unwrap();
+    while store.stats().unwrap().reclaim_entries > 0 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(sleeps());
+}
+
+/// Marking a snapshot as damaged changes one tag. The log has no room for the mark at first; the tags that are set while a checkpoint
+/// makes room are not taken back.
+#[test]
+fn a_scrub_leaves_other_tags_alone() {
+    let disk = Arc::new(SimBackend::new());
+    let options = options().knobs(Knobs { log_pages: 8, inline: 0, growth: 1, ..Knobs::default() });
+    let store = options.create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+    let v = store.create_volume("v", 64 * B).unwrap();
+    v.write_at(&[7; BLOCK], 0).unwrap();
+    let s = v.snapshot("s").unwrap();
+    let set = |store: &Store, id, key: &str, value: String| {
+        store.update(|tx| {
+            tx.set_snapshot_tags(id, BTreeMap::from([(key.to_owned(), value)]));
+            Ok(())
+        })
+    };
+    // Two pages of the log.
+    set(&store, s.id(), "old", "x".repeat(5000)).unwrap();
+    store.checkpoint().unwrap();
+    let at = disk.live().to_bytes().chunks(BLOCK).position(|b| b == [7; BLOCK]).unwrap() as u64 * B;
+    disk.write_at(at, &[6]).unwrap();
+    for i in 0..6 {
+        v.write_at(&[1; BLOCK], i * B).unwrap();
+        v.flush().unwrap();
+    }
+    let mut other = Some((store.clone(), s.id()));
+    disk.set_during(Some(Box::new(move |call, lane| {
+        if call == Call::Sync
+            && lane == Some(Lane::Checkpoint)
+            && let Some((store, id)) = other.take()
+        {
+            set(&store, id, "new", "y".to_owned()).unwrap();
+        }
+    })));
+    let report = store.scrub(&mut |_| true).unwrap();
+    assert_eq!(report.damaged.len(), 1);
+    let tags: Vec<_> = s.tags().unwrap().into_keys().collect();
+    assert_eq!(tags, ["new", snapdisk::DAMAGED]);
+}
