@@ -183,7 +183,7 @@ impl Engine {
         let ready: Vec<_> = {
             let mut state = self.state.write();
             let forest = &mut state.forest;
-            punch.extend(forest.space.release(punch_from));
+            punch.extend(forest.space.release(punch_from, &self.reading));
             let (ready, later): (Vec<_>, Vec<_>) = punch.drain(..).partition(|(generation, _)| *generation <= durable);
             *punch = later;
             // A run whose counts can't be read stays as it is.

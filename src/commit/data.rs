@@ -3,7 +3,7 @@
 use super::engine::{Engine, State};
 use crate::{
     BLOCK, Error, Result, bytes,
-    space::Pin,
+    space::{Hold, Run},
     tree::{Found, Root, read_block, read_pieces},
     units::{BLOCK_BYTES, Block},
 };
@@ -205,6 +205,13 @@ impl Parts {
         self.list.clear();
         self.sums.clear();
     }
+    /// The blocks that are copied from the disk.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Run> {
+        self.list.iter().filter_map(|p| match p.source {
+            Source::Disk(start, _) => Some(Run { start, len: p.blocks as u32 }),
+            _ => None,
+        })
+    }
     fn zeros(&mut self, logical: u64, blocks: u64) {
         match self.list.last_mut() {
             Some(Part { blocks: before, source: Source::Zeros, .. }) => *before += blocks,
@@ -288,7 +295,7 @@ impl Engine {
         let mut first = true;
         while at < to || first {
             let mut parts = Parts::default();
-            let (end, pin) = self.lookup(|state| {
+            let (end, hold) = self.lookup(|state| {
                 let (root, size) = state.extent_root(target)?;
                 state.check_range(target, size, offset, len)?;
                 if at == to {
@@ -296,13 +303,13 @@ impl Engine {
                 }
                 parts.clear();
                 let end = state.sources(root, at, to, &mut parts)?;
-                Ok(end.map(|end| (end, Some(state.forest.space.pin()))))
+                Ok(end.map(|end| (end, Some(self.reading.hold(parts.runs())))))
             })?;
             first = false;
             for part in &parts.list {
                 self.copy_part(target, &parts, part, buf, offset)?;
             }
-            drop(pin);
+            drop(hold);
             at = end;
         }
         Ok(())
@@ -311,9 +318,9 @@ impl Engine {
     /// A read inside one block: the common case, without a list of parts.
     fn read_one(&self, target: Target, buf: &mut [u8], offset: u64) -> Result<()> {
         let (block, within) = (offset / BLOCK_BYTES, (offset % BLOCK_BYTES) as usize);
-        enum One {
+        enum One<'a> {
             Done,
-            Disk(Block, u32, Pin),
+            Disk(Block, u32, Hold<'a>),
         }
         let one = self.lookup(|state| {
             let (root, size) = state.extent_root(target)?;
@@ -333,16 +340,16 @@ impl Engine {
                 }
                 None => {
                     self.disk.prefetch(physical.offset());
-                    One::Disk(physical, sum, state.forest.space.pin())
+                    One::Disk(physical, sum, self.reading.hold([Run { start: physical, len: 1 }]))
                 }
             }))
         })?;
         match one {
             One::Done => Ok(()),
-            One::Disk(physical, sum, _pin) if buf.len() == BLOCK => {
+            One::Disk(physical, sum, _hold) if buf.len() == BLOCK => {
                 self.read_verified(target, block, physical, &[sum], buf)
             }
-            One::Disk(physical, sum, _pin) => {
+            One::Disk(physical, sum, _hold) => {
                 let mut whole = [0; BLOCK];
                 self.read_verified(target, block, physical, &[sum], &mut whole)?;
                 buf.copy_from_slice(&whole[within..within + buf.len()]);

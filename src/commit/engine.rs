@@ -13,7 +13,7 @@ use crate::{
     format::Superblock,
     io::{Disk, Host},
     knobs::Knobs,
-    space::{self, Giving, Purpose, Run},
+    space::{self, Giving, Purpose, Reading, Run},
     tree::{Forest, Found, Root, read_node},
     units::BLOCK_BYTES,
 };
@@ -125,6 +125,8 @@ pub(crate) struct Engine {
     pub(crate) spilling: Mutex<()>,
     /// Held, shared, by whoever writes data to its place before it is logged: what is closed is not given away meanwhile.
     pub(crate) placing: RwLock<()>,
+    /// Blocks that reads are copying.
+    pub(crate) reading: Reading,
     /// Ranges of the image with data that was written and that the medium was not asked to begin with.
     pub(crate) unpushed: Mutex<VecDeque<(u64, u64)>>,
     pub(crate) checkpointer: Mutex<Checkpointer>,
@@ -393,11 +395,11 @@ impl Engine {
                 Ok(Err(miss)) => miss,
                 Err(e) => return Err(e),
             };
-            // The pin keeps the node's block from reuse while it is read.
-            let pin = state.forest.space.pin();
+            // Keeps the node's block from reuse while it is read.
+            let hold = self.reading.hold([Run { start: miss.child.block, len: 1 }]);
             drop(state);
             let node = read_node(&self.disk, &self.uuid, &miss)?;
-            drop(pin);
+            drop(hold);
             self.state.write().forest.cache.insert(node);
         }
     }
@@ -426,7 +428,7 @@ impl Engine {
 
     /// Runs `attempt` under the write lock until it is done, in between getting what it lacks from the host and the log. What it does must be
     /// all or nothing. `None`: space has to be freed first, which [`Engine::make_room`] does at the top of the caller's loop, once the caller
-    /// holds no pin (with one, it would wait for itself).
+    /// holds no block (it would wait for itself).
     pub(crate) fn change<T>(
         &self,
         room: &mut Room,
@@ -485,20 +487,23 @@ impl Engine {
             return Ok(());
         }
         room.rounds += 1;
-        let again = match self.free_space()? {
+        let held = match self.free_space()? {
             // What is freed may go to others: not for ever.
-            Freed::Some => room.rounds < ROUNDS,
-            Freed::Later => {
-                std::thread::yield_now();
-                room.rounds < ROUNDS
+            Freed::Some if room.rounds < ROUNDS => return Ok(()),
+            Freed::Read(runs) => {
+                self.reading.wait_for(&runs);
+                return Ok(());
             }
-            Freed::Nothing => false,
+            Freed::Viewed(blocks) => blocks,
+            Freed::Some | Freed::Nothing => 0,
         };
-        if again {
-            return Ok(());
-        }
         let end = self.state.read().forest.space.end() / BLOCK_BYTES;
-        Err(room.refused.take().unwrap_or_else(|| space::no_space("no space left", end)))
+        let refused = room.refused.take().unwrap_or_else(|| space::no_space("no space left", end));
+        Err(match held {
+            0 => refused,
+            // Not waited for: whoever looks at it may be this very thread.
+            n => refused.at(format_args!("{n} freed blocks are held until a check, a scrub or statistics have ended")),
+        })
     }
 
     /// Asks the host for space. `Ok(false)`: the image is at its limit.

@@ -5,6 +5,7 @@ use crate::{
     Error, ErrorKind, Result,
     format::RootPointer,
     knobs::Bug,
+    space::Run,
     tree::{Doomed, Key, Miss, Node, Root, Shape},
     units::Stamp,
 };
@@ -22,9 +23,12 @@ const IDLE: Duration = Duration::from_millis(50);
 
 /// What could be freed.
 pub(crate) enum Freed {
+    /// Something, now or at the next checkpoint.
     Some,
-    /// Something waits for reads that began before it was freed.
-    Later,
+    /// Nothing but these runs, which reads are copying.
+    Read(Vec<Run>),
+    /// Nothing but so many blocks, which a view of everything holds.
+    Viewed(u64),
     Nothing,
 }
 
@@ -288,10 +292,17 @@ impl Engine {
             }
         }
         let state = self.state.read();
-        Ok(match (freed(&state), state.forest.space.waiting()) {
-            (true, _) => Freed::Some,
-            (false, 0) => Freed::Nothing,
-            (false, _) => Freed::Later,
+        let space = &state.forest.space;
+        let (read, viewed) = (space.held_by_reads(), space.held_by_views());
+        let held = viewed + read.iter().map(|r| u64::from(r.len)).sum::<u64>();
+        Ok(if freed(&state) || space.waiting() > held {
+            Freed::Some
+        } else if !read.is_empty() {
+            Freed::Read(read.to_vec())
+        } else if viewed > 0 {
+            Freed::Viewed(viewed)
+        } else {
+            Freed::Nothing
         })
     }
     fn has_reclaim(&self) -> bool {

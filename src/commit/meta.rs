@@ -338,7 +338,7 @@ impl Engine {
     /// Makes all wishes one record, or none; `durable`: on disk before this returns.
     pub(crate) fn commit(&self, wishes: &[Wish], durable: bool) -> Result<Committed> {
         // The edge blocks of shrinking volumes, as last read: what was read, and the new content.
-        let mut edges: Vec<Option<(Target, u64, EdgeBlock)>> = Vec::new();
+        let mut edges: Vec<Option<(Target, u64, EdgeBlock<'_>)>> = Vec::new();
         let mut room = Room::default();
         self.fetch_names(wishes)?;
         let committed = loop {
@@ -381,7 +381,7 @@ impl Engine {
         state: &mut State,
         any: bool,
         wishes: &[Wish],
-        edges: &[Option<(Target, u64, EdgeBlock)>],
+        edges: &[Option<(Target, u64, EdgeBlock<'_>)>],
     ) -> Result<Attempt<Result<Committed, Vec<Option<EdgeNeed>>>>> {
         let now = self.host.now();
         let mut overlay = Overlay {
@@ -484,7 +484,7 @@ impl Engine {
         result
     }
 
-    fn read_edges(&self, needs: Vec<Option<EdgeNeed>>) -> Result<Vec<Option<(Target, u64, EdgeBlock)>>> {
+    fn read_edges(&self, needs: Vec<Option<EdgeNeed>>) -> Result<Vec<Option<(Target, u64, EdgeBlock<'_>)>>> {
         needs
             .into_iter()
             .map(|need| {
@@ -500,11 +500,11 @@ impl Engine {
 }
 
 /// A block that is to be changed in part: where it was when it was read, and its content.
-pub(crate) struct EdgeBlock {
+pub(crate) struct EdgeBlock<'a> {
     pub(crate) mapped: Option<(crate::units::Block, u32)>,
     pub(crate) data: std::sync::Arc<[u8]>,
     /// Keeps `mapped` from meaning another content by the time it is compared.
-    pub(crate) _pin: crate::space::Pin,
+    pub(crate) _hold: Option<crate::space::Hold<'a>>,
 }
 
 fn claim_of(wishes: &[Wish]) -> Claim {

@@ -84,6 +84,7 @@ impl Engine {
             flusher: Mutex::new(Flusher { previous: sb.log_hash, acked: sb.log_group, pages: Vec::new() }),
             spilling: Mutex::default(),
             placing: RwLock::default(),
+            reading: Default::default(),
             unpushed: Mutex::default(),
             checkpointer: Mutex::new(Checkpointer { superblock: sb, slot }),
             config,

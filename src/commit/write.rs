@@ -61,10 +61,10 @@ impl Engine {
     }
 
     /// Reads a block that is to be changed in part.
-    pub(crate) fn read_edge(&self, target: Target, block: u64) -> Result<EdgeBlock> {
+    pub(crate) fn read_edge(&self, target: Target, block: u64) -> Result<EdgeBlock<'_>> {
         let mut data = vec![0; BLOCK];
         let mut parts = Parts::default();
-        let (mapped, pin) = self.with_head(target, || {
+        let (mapped, hold) = self.with_head(target, || {
             self.lookup(|state| {
                 let (root, _) = state.extent_root(target)?;
                 let mapped = match read_block(&state.forest, root, block)? {
@@ -73,7 +73,9 @@ impl Engine {
                 };
                 parts.clear();
                 let end = state.sources(root, block, block + 1, &mut parts)?;
-                Ok(end.map(|_| (mapped, state.forest.space.pin())))
+                // Staged or not: what it is compared with later must still be this content.
+                let run = mapped.map(|(start, _)| Run { start, len: 1 });
+                Ok(end.map(|_| (mapped, run.map(|run| self.reading.hold([run])))))
             })
         })?;
         for part in &parts.list {
@@ -81,7 +83,7 @@ impl Engine {
                 self.copy_part(target, &parts, part, &mut data, block * BLOCK_BYTES)?;
             }
         }
-        Ok(EdgeBlock { mapped, data: data.into(), _pin: pin })
+        Ok(EdgeBlock { mapped, data: data.into(), _hold: hold })
     }
 
     /// Writes bytes at `offset`; units of up to 1 MiB, lowest first.
@@ -385,7 +387,7 @@ impl Engine {
     }
 
     /// A block with the bytes `from..to` of the volume zeroed.
-    fn zeroed(&self, target: Target, block: u64, from: u64, to: u64) -> Result<EdgeBlock> {
+    fn zeroed(&self, target: Target, block: u64, from: u64, to: u64) -> Result<EdgeBlock<'_>> {
         let mut edge = self.read_edge(target, block)?;
         let start = block * BLOCK_BYTES;
         let mut data = edge.data.to_vec();
@@ -398,7 +400,7 @@ impl Engine {
 
 impl State {
     /// Whether blocks that were read still are where they were.
-    fn edges_hold(&mut self, volume: u64, edges: &[(u64, &Option<EdgeBlock>)]) -> Result<bool> {
+    fn edges_hold(&mut self, volume: u64, edges: &[(u64, &Option<EdgeBlock<'_>>)]) -> Result<bool> {
         for (block, edge) in edges {
             let Some(edge) = edge else { continue };
             let root = self.head(volume)?.root.into();

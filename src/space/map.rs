@@ -6,7 +6,7 @@ use super::{
     Geometry,
     frozen::{FrozenRegion, FrozenSpace},
     pages::{self, Entry},
-    pins::{Pin, Pins},
+    reading::{Reading, parts},
     region::{Region, bit},
 };
 use crate::{
@@ -68,11 +68,20 @@ pub(crate) enum Giving {
     Again(Run),
 }
 
+/// Held by a view of everything at one instant: nothing that was freed since its generation began is used again while it lives.
+pub(crate) type Pin = Arc<()>;
+
 struct Quarantine {
     generation: u64,
     runs: Vec<Run>,
-    /// Of every read begun in the generation.
-    pins: Pins,
+    /// Of every view taken in the generation.
+    pin: Pin,
+}
+
+impl Quarantine {
+    fn blocks(&self) -> u64 {
+        self.runs.iter().map(|r| u64::from(r.len)).sum()
+    }
 }
 
 /// The space map.
@@ -104,9 +113,11 @@ pub(crate) struct Space {
     generation: u64,
     durable: u64,
     changed: Vec<u64>,
-    pins: Pins,
+    pin: Pin,
     freed: Vec<Run>,
     waiting: u64,
+    /// Runs that have left quarantine but for reads that copy them.
+    read: Vec<Run>,
     quarantine: VecDeque<Quarantine>,
     /// Planted bug: reuse without waiting.
     pub(crate) reuse_at_once: bool,
@@ -150,7 +161,8 @@ impl Space {
             generation: durable + 1,
             durable,
             changed: Vec::new(),
-            pins: Pins::new(),
+            pin: Pin::default(),
+            read: Vec::new(),
             freed: Vec::new(),
             waiting: 0,
             quarantine: VecDeque::new(),
@@ -193,9 +205,17 @@ impl Space {
     pub(crate) fn changed_bytes(&self) -> u64 {
         self.changed.len() as u64 * (u64::from(self.geo.span) * 4 + 256)
     }
-    /// A read holds this from before its lookup to after its copy.
+    /// What a view of everything holds for as long as it lives.
     pub(crate) fn pin(&self) -> Pin {
-        self.pins.pin()
+        self.pin.clone()
+    }
+    /// Freed runs that only reads keep from use.
+    pub(crate) fn held_by_reads(&self) -> &[Run] {
+        &self.read
+    }
+    /// Freed blocks that only views of everything keep from use.
+    pub(crate) fn held_by_views(&self) -> u64 {
+        self.quarantine.iter().filter(|q| q.generation <= self.durable).map(Quarantine::blocks).sum()
     }
     /// Bytes of image up to the last region's end.
     pub(crate) fn end(&self) -> u64 {
@@ -480,8 +500,8 @@ impl Space {
         }
         self.changed.clear();
         let runs = std::mem::take(&mut self.freed);
-        let pins = std::mem::replace(&mut self.pins, Pins::new());
-        self.quarantine.push_back(Quarantine { generation: self.generation, runs, pins });
+        let pin = std::mem::take(&mut self.pin);
+        self.quarantine.push_back(Quarantine { generation: self.generation, runs, pin });
         let frozen = FrozenSpace {
             geo: self.geo,
             regions,
@@ -521,17 +541,26 @@ impl Space {
         self.crowded = false;
     }
 
-    /// Ends quarantines whose checkpoint is durable and whose readers have gone; gives the runs that were long enough to be
-    /// returned to the host (they are marked so now, and may be punched once the next checkpoint is durable).
-    pub(crate) fn release(&mut self, punch_from: u32) -> Vec<(u64, Run)> {
+    /// Ends quarantines whose checkpoint is durable and of which there is no view; what reads copy stays behind. Returns the runs that
+    /// were long enough to be returned to the host (they are marked so now, and may be punched once the next checkpoint is durable).
+    pub(crate) fn release(&mut self, punch_from: u32, reading: &Reading) -> Vec<(u64, Run)> {
         let mut punch = Vec::new();
+        let held = reading.held();
+        let mut ready = vec![std::mem::take(&mut self.read)];
         while let Some(q) = self.quarantine.front_mut() {
-            if q.generation > self.durable || !q.pins.are_free() {
+            // None can be taken any more: those that exist can only end.
+            if q.generation > self.durable || Arc::get_mut(&mut q.pin).is_none() {
                 break;
             }
-            let q = self.quarantine.pop_front().expect("front");
+            ready.extend(self.quarantine.pop_front().map(|q| q.runs));
+        }
+        for runs in ready {
             let mut touched: Vec<u64> = Vec::new();
-            for run in &q.runs {
+            for (run, is_held) in runs.iter().flat_map(|run| parts(*run, &held)) {
+                if is_held {
+                    self.read.push(run);
+                    continue;
+                }
                 self.waiting = self.waiting.saturating_sub(u64::from(run.len));
                 for i in 0..u64::from(run.len) {
                     let Ok((region, place)) = self.locate(run.start.plus(i)) else { continue };

@@ -4,18 +4,18 @@
 //! into the home that is not current. The map is derived: the trees say the same. Nothing here knows a tree.
 //!
 //! The one rule of reuse (I1): a block whose count drops to zero goes into the quarantine of its generation, and is
-//! allocatable only after the checkpoint that freezes that generation is durable and the reads begun before its freeze
-//! have ended. `available` bits say what may be allocated now.
+//! allocatable only after the checkpoint that freezes that generation is durable and no read copies it any more
+//! ([`Reading`]). `available` bits say what may be allocated now.
 
 mod frozen;
 mod geometry;
 mod map;
 mod pages;
-mod pins;
+mod reading;
 mod region;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use geometry::Geometry;
-pub(crate) use map::{Giving, Purpose, Run, Space, no_space};
-pub(crate) use pins::Pin;
+pub(crate) use map::{Giving, Pin, Purpose, Run, Space, no_space};
+pub(crate) use reading::{Hold, Reading};

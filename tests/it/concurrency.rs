@@ -5,7 +5,9 @@
 mod chaos;
 mod close;
 mod crash;
+mod held;
 mod history;
+mod readers;
 mod stress;
 
 use history::{State, WRITERS, World, clean, of_volumes};

@@ -1,106 +1,29 @@
-//! Closing beside a write that has not reached its place yet.
+//! Closing beside work that has not ended yet.
 
-use super::{B, BLOCK, Watchdog};
+use super::{B, BLOCK, Watchdog, held::Held};
 use parking_lot::Mutex;
 use snapdisk::{
     ErrorKind, Knobs, Options, Store,
     io::{
-        Backend, Lane,
+        Lane,
         sim::{Call, SimBackend, SimHost},
     },
 };
 use std::{
-    io::{self, IoSlice},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-        mpsc::{Receiver, channel},
-    },
+    sync::{Arc, mpsc::channel},
     thread,
     time::Duration,
 };
-
-/// A backend that holds one write up, and knows whether it was given away.
-struct Held {
-    disk: SimBackend,
-    released: AtomicBool,
-    /// Told once a write waits, and waited for by it.
-    hold: Mutex<Option<(std::sync::mpsc::Sender<()>, Receiver<()>)>>,
-    late: AtomicBool,
-}
-
-impl Held {
-    fn wait(&self) {
-        let hold = self.hold.lock().take();
-        if let Some((waits, go)) = hold {
-            waits.send(()).unwrap();
-            go.recv().unwrap();
-            self.late.store(self.released.load(SeqCst), SeqCst);
-        }
-    }
-}
-
-impl Backend for Held {
-    fn len(&self) -> io::Result<u64> {
-        self.disk.len()
-    }
-    fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.disk.read_at(off, buf)
-    }
-    fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.disk.read_cold(off, buf)
-    }
-    fn has_cold_reads(&self) -> bool {
-        self.disk.has_cold_reads()
-    }
-    fn read_mapped(&self, off: u64, buf: &mut [u8]) -> io::Result<bool> {
-        self.disk.read_mapped(off, buf)
-    }
-    fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
-        self.wait();
-        self.disk.write_at(off, buf)
-    }
-    fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.disk.write_vectored_at(off, bufs)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.set_len(len)
-    }
-    fn punch(&self, off: u64, len: u64) -> io::Result<()> {
-        self.disk.punch(off, len)
-    }
-    fn reserve(&self, off: u64, len: u64) -> io::Result<()> {
-        self.disk.reserve(off, len)
-    }
-    fn push(&self, off: u64, len: u64) -> io::Result<()> {
-        self.disk.push(off, len)
-    }
-    fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        self.disk.sync_data(lane)
-    }
-    fn release(&self) {
-        self.released.store(true, SeqCst);
-    }
-    fn same_process(&self) -> bool {
-        self.disk.same_process()
-    }
-}
 
 /// Whoever opens the image next may find the blocks of that write free, and use them: nothing may be written once it is given away.
 #[test]
 fn a_close_waits_for_writes_on_their_way() {
     let _watchdog = Watchdog::new("a close beside a write");
-    let disk = Arc::new(Held {
-        disk: SimBackend::new(),
-        released: AtomicBool::new(false),
-        hold: Mutex::new(None),
-        late: AtomicBool::new(false),
-    });
+    let disk = Held::new();
     let options = Options::new().log_bytes(1 << 20).manual_maintenance(true);
     let store: Store = options.create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
     let volume = store.create_volume("v", 64 * B).unwrap();
-    let ((waits, waiting), (go, gone)) = (channel(), channel());
-    *disk.hold.lock() = Some((waits, gone));
+    let (waiting, go) = disk.hold_a_write();
     let writer = thread::spawn(move || volume.write_at(&[7; 32 << 12], 0));
     waiting.recv().unwrap();
     let other = store.clone();
@@ -110,7 +33,7 @@ fn a_close_waits_for_writes_on_their_way() {
     }
     // It can't be told that a close waits for ever; one that does not wait is through by then, and shows.
     for _ in 0..100 {
-        if disk.released.load(SeqCst) {
+        if disk.is_released() {
             break;
         }
         thread::sleep(Duration::from_millis(2));
@@ -118,8 +41,8 @@ fn a_close_waits_for_writes_on_their_way() {
     go.send(()).unwrap();
     assert_eq!(writer.join().unwrap().unwrap_err().kind(), ErrorKind::Closed);
     closer.join().unwrap().unwrap();
-    assert!(!disk.late.load(SeqCst), "written after the image was given away");
-    assert!(disk.released.load(SeqCst));
+    assert!(!disk.was_late(), "written after the image was given away");
+    assert!(disk.is_released());
     drop(store);
     let store = options.open_on(disk, Arc::new(SimHost::new(4))).unwrap();
     assert!(store.check().unwrap().is_clean());
