@@ -26,6 +26,7 @@ pub struct Options {
     max_image_bytes: u64,
     punch_from: Option<u64>,
     slack: u32,
+    write_fresh: bool,
     untrusted: bool,
     manual: bool,
     knobs: Knobs,
@@ -48,6 +49,7 @@ impl Options {
             max_image_bytes: IMAGE_MAX,
             punch_from: Some(1 << 20),
             slack: 100,
+            write_fresh: true,
             untrusted: false,
             manual: false,
             knobs: Knobs::default(),
@@ -94,6 +96,16 @@ impl Options {
         self.slack = percent;
         self
     }
+    /// Whether space that the image takes from the host is written once, with zeros, before anything is put there: ahead of need, in the
+    /// background. On ext4 an acknowledged flush into space that was never written can be lost when the filesystem's journal is aborted in that
+    /// moment; in space that was written before it is not. Without it an image that grows
+    /// is written once instead of twice, and takes its first writes at the host's price. On filesystems that never overwrite in place (btrfs
+    /// and others) nothing is written ahead.
+    #[must_use]
+    pub fn write_fresh_space(mut self, yes: bool) -> Self {
+        self.write_fresh = yes;
+        self
+    }
     /// Checks the whole image before the first write: for images from elsewhere. Any finding makes opening fail with `Corrupt`.
     #[must_use]
     pub fn untrusted(mut self, yes: bool) -> Self {
@@ -130,6 +142,7 @@ impl Options {
             limit_blocks: self.max_image_bytes / BLOCK as u64,
             punch_from,
             slack: self.slack,
+            write_fresh: self.write_fresh,
             manual: self.manual,
             knobs: self.knobs,
         })

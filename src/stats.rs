@@ -68,6 +68,8 @@ pub struct Stats {
     pub nodes_shadowed: u64,
     /// The last durable checkpoint.
     pub generation: u64,
+    /// Bytes of fresh space written before they were used; see [`crate::Options::write_fresh_space`].
+    pub fresh_bytes: u64,
     /// Times that the maintenance thread woke. An idle store does not wake it.
     pub wakeups: u64,
 }
@@ -90,6 +92,7 @@ pub(crate) fn stats(engine: &Engine) -> Result<Stats> {
             blocks_written: engine.disk.written_blocks.load(Relaxed),
             nodes_shadowed: state.forest.shadowed,
             generation: state.generation - 1,
+            fresh_bytes: engine.fresh_written.load(Relaxed),
             wakeups: engine.wakeups.load(Relaxed),
             ..Stats::default()
         }

@@ -24,7 +24,7 @@ use std::{
     collections::{VecDeque, hash_map::Entry},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) limit_blocks: u64,
     /// Free space that the image may have before small holes are filled, in percent of what is in use.
     pub(crate) slack: u32,
+    /// Fresh space is written once before it is used, where the host is the better for it.
+    pub(crate) write_fresh: bool,
     /// Runs of this many blocks go back to the host.
     pub(crate) punch_from: u32,
     pub(crate) manual: bool,
@@ -141,6 +143,8 @@ pub(crate) struct Engine {
     pub(crate) resting: AtomicBool,
     /// Times that the maintenance thread woke.
     pub(crate) wakeups: AtomicU64,
+    /// Bytes of fresh space that were written before they were used.
+    pub(crate) fresh_written: AtomicU64,
     /// The last failure in the background that poisoned nothing.
     pub(crate) background: Mutex<Option<Error>>,
     /// Has the write-behind thread look for data.
@@ -448,7 +452,7 @@ impl Engine {
             } else {
                 attempt(&mut state, room.any)
             };
-            let due = state.is_due(&self.config);
+            let due = state.is_due(&self.config) || state.wants_growth(&self.config);
             let spills = state.staging.bytes >= self.config.spill_from();
             let long = spills || state.log.is_long();
             room.relieve = long && (self.config.manual || state.is_too_long(&self.config));
@@ -534,6 +538,15 @@ impl Engine {
                 Err(e) => return Err(e),
             }
         }
+        if self.config.write_fresh {
+            // Before it can be taken: what goes there later must not depend on anything but its own sync.
+            let (from, len) = match giving {
+                Giving::Grow { from, to } => (geometry.start(from), (to - from) * u64::from(geometry.span)),
+                Giving::Again(run) => (run.start, run.len.into()),
+            };
+            let bytes = self.disk.write_fresh(from.offset(), len * BLOCK_BYTES)?;
+            self.fresh_written.fetch_add(bytes, Relaxed);
+        }
         if let Giving::Again(run) = giving {
             *punch = punch.drain(..).flat_map(|(g, r)| r.without(run).into_iter().map(move |r| (g, r))).collect();
         }
@@ -549,9 +562,14 @@ impl State {
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.forest.dirty.len() as u64 * 8192 + self.forest.space.changed_bytes() + self.staging.logged_bytes()
     }
-    /// Whether there is something to do for maintenance.
+    /// Whether a checkpoint is due.
     pub(crate) fn is_due(&self, config: &Config) -> bool {
         self.log.wants_checkpoint() || self.wants_space() || self.dirty_bytes() > config.memory
+    }
+    /// So little is left to take, and so sure will the image grow, that it had better be done before a writer waits for it.
+    pub(crate) fn wants_growth(&self, config: &Config) -> bool {
+        let space = &self.forest.space;
+        config.write_fresh && space.would_grow() && space.available() < space.end() / BLOCK_BYTES / 16
     }
     /// So much was freed, and so little is left to take, that a checkpoint is due.
     pub(crate) fn wants_space(&self) -> bool {

@@ -312,10 +312,16 @@ impl Engine {
     /// One bounded step of everything that is due: `true` if more is.
     pub(crate) fn maintain(&self, budget: usize) -> Result<bool> {
         self.check_process()?;
-        let due = {
+        let (due, grows) = {
             let state = self.view()?;
-            state.is_due(&self.config)
+            (state.is_due(&self.config), state.wants_growth(&self.config))
         };
+        if grows && !self.config.manual {
+            match self.give_space(1) {
+                Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
+                _ => {}
+            }
+        }
         if due {
             self.checkpoint()?;
         }

@@ -93,6 +93,7 @@ impl Engine {
             maintenance: Bell::default(),
             resting: AtomicBool::new(false),
             wakeups: AtomicU64::new(0),
+            fresh_written: AtomicU64::new(0),
             background: Mutex::default(),
             behind: Bell::default(),
             stopping: AtomicBool::new(false),

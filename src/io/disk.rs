@@ -260,6 +260,32 @@ impl Disk {
             };
         }
     }
+    /// Writes fresh space once, with zeros, and syncs it, where the host is the better for it; otherwise nothing. Returns how many bytes
+    /// that were. `NoSpace` where the host has less than it promised: nothing was published, so nothing is poisoned.
+    pub(crate) fn write_fresh(&self, off: u64, len: u64) -> Result<u64> {
+        if !self.backend.is_fresh_space_weak() {
+            return Ok(0);
+        }
+        let zeros = [0; CALL];
+        let (mut at, end) = (off, off + len);
+        while at < end {
+            self.writes_allowed()?;
+            let n = (CALL as u64 - at % CALL as u64).min(end - at);
+            match self.backend.write_at(at, &zeros[..n as usize]) {
+                Ok(0) => return Err(self.failed(format_args!("write at byte {at}"), io::ErrorKind::WriteZero.into())),
+                Ok(n) => at += n as u64,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_no_space(&e) => {
+                    let what = format_args!("write of fresh space at byte {at}");
+                    return Err(Error::caused(ErrorKind::NoSpace, what, e));
+                }
+                Err(e) => return Err(self.failed(format_args!("write at byte {at}"), e)),
+            }
+            self.written_blocks.fetch_add(n.div_ceil(BLOCK as u64), Relaxed);
+        }
+        self.sync(Lane::Space)?;
+        Ok(len)
+    }
     /// Gives space back. `Ok(false)` where the host can't.
     pub(crate) fn punch(&self, off: u64, len: u64) -> Result<bool> {
         self.writes_allowed()?;

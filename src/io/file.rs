@@ -62,6 +62,10 @@ pub struct FileBackend {
     file: File,
     /// A second description of the same file, for [`Lane::Checkpoint`]; none when read only.
     checkpoint: Option<File>,
+    /// A third one, for [`Lane::Space`].
+    space: Option<File>,
+    /// Space that was never written is weaker than space that was.
+    fresh_is_weak: bool,
     /// A description that bypasses the page cache, where the host has such a thing.
     direct: Option<File>,
     /// `direct` refused a read after all.
@@ -190,6 +194,13 @@ mod magic {
     /// Where the page cache is all there is.
     pub(super) const MEMORY: [u32; 3] = [TMPFS, RAMFS, HUGETLBFS];
 
+    const BTRFS: u32 = 0x9123_683e;
+    const BCACHEFS: u32 = 0xca45_1a4e;
+    const NILFS: u32 = 0x3434;
+    const F2FS: u32 = 0xf2f5_2010;
+    /// Where what is written again goes to another place, so that nothing is gained by having written it once.
+    pub(super) const ELSEWHERE: [u32; 5] = [BTRFS, BCACHEFS, NILFS, F2FS, ZFS];
+
     /// Takes `O_DIRECT` and reads from its own cache all the same.
     pub(super) const ZFS: u32 = 0x2fc1_2fc1;
 }
@@ -293,10 +304,11 @@ impl FileBackend {
     ) -> Result<FileBackend> {
         let fs_type = retry(|| fs::fstatfs(&file)).map_err(|e| open_error("look at the filesystem", e))?.f_type as u32;
         let cache_is_medium = magic::MEMORY.contains(&fs_type);
-        let checkpoint = match writable {
-            true => Some(reopen(&file, path, OFlags::RDWR).map_err(|e| open_error("open the image a second time", e))?),
-            false => None,
+        let again = || {
+            let opened = writable.then(|| reopen(&file, path, OFlags::RDWR)).transpose();
+            opened.map_err(|e| open_error("open the image once more", e))
         };
+        let (checkpoint, space) = (again()?, again()?);
         let direct = match cache_is_medium || fs_type == magic::ZFS || !reads_direct(&file) {
             true => None,
             false => reopen(&file, path, OFlags::RDONLY | OFlags::DIRECT).ok(),
@@ -310,6 +322,8 @@ impl FileBackend {
         let backend = FileBackend {
             file,
             checkpoint,
+            space,
+            fresh_is_weak: !cache_is_medium && !magic::ELSEWHERE.contains(&fs_type),
             direct,
             direct_failed: AtomicBool::new(false),
             cache_is_medium,
@@ -433,6 +447,9 @@ impl Backend for FileBackend {
             result => result,
         }
     }
+    fn is_fresh_space_weak(&self) -> bool {
+        self.fresh_is_weak
+    }
     fn push(&self, off: u64, len: u64) -> io::Result<()> {
         let Some(file) = &self.checkpoint else { return Err(Errno::BADF.into()) };
         let (Ok(off), Ok(len)) = (i64::try_from(off), i64::try_from(len)) else { return Err(Errno::INVAL.into()) };
@@ -451,6 +468,7 @@ impl Backend for FileBackend {
         let file = match lane {
             Lane::Flush => &self.file,
             Lane::Checkpoint => self.checkpoint.as_ref().ok_or(Errno::BADF)?,
+            Lane::Space => self.space.as_ref().ok_or(Errno::BADF)?,
         };
         // Not even an interrupted sync is repeated: it may have consumed the error that the next would have reported.
         Ok(fs::fdatasync(file)?)

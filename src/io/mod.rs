@@ -22,7 +22,7 @@ pub use file::{FileBackend, ReadPath, SystemHost};
 pub use memory::MemoryBackend;
 pub(crate) use stripe::{Alone, STRIPES, stripe};
 
-/// Which of the two open file descriptions a sync goes through. Linux reports a writeback error once per description,
+/// Which of the open file descriptions a sync goes through. Linux reports a writeback error once per description,
 /// so a flush and a checkpoint that shared one could hide each other's failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Lane {
@@ -30,6 +30,8 @@ pub enum Lane {
     Flush,
     /// Checkpoints and everything else.
     Checkpoint,
+    /// Fresh space that is written before it is used.
+    Space,
 }
 
 #[allow(clippy::len_without_is_empty, reason = "an empty image is none")]
@@ -60,6 +62,12 @@ pub trait Backend: Send + Sync {
     /// Makes the host promise space for a range, growing the file where it ends inside the range. Contents stay;
     /// fresh space reads as zeros.
     fn reserve(&self, off: u64, len: u64) -> io::Result<()>;
+    /// Whether space that was reserved and never written is a weaker disk than space that was: whether the host keeps a note of its own
+    /// of what was written there, which a failure can take back after a sync returned `Ok`, and whether writing the space once ends
+    /// that. So it is on filesystems that overwrite in place (ext4, XFS).
+    fn is_fresh_space_weak(&self) -> bool {
+        false
+    }
     /// Starts writing a range out, on the checkpoint's description. May fail as a sync does.
     fn push(&self, off: u64, len: u64) -> io::Result<()>;
     /// Makes everything written before the call durable, with all that is needed to read it back (length included).

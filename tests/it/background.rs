@@ -4,7 +4,7 @@ use snapdisk::{
     BLOCK, DeleteSnapshots, ErrorKind, Knobs, Options, Store,
     io::{
         Backend, Lane,
-        sim::{Call, EIO, Fault, How, Image, SimBackend, SimHost},
+        sim::{Call, EIO, Ev, Fault, How, Image, SimBackend, SimHost},
     },
 };
 use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
@@ -127,6 +127,61 @@ fn an_idle_store_sleeps() {
         thread::sleep(Duration::from_millis(5));
     }
     assert!(sleeps());
+}
+
+/// On a host whose fresh space is weak nothing goes where nothing was: each page was written, and that synced, before anything is put
+/// there, and again after it was given back.
+#[test]
+fn fresh_space_is_written_before_it_is_used() {
+    let used_before_it_was_written = |write_fresh: bool| {
+        let disk = Arc::new(SimBackend::new());
+        disk.set_fresh_weak(true);
+        disk.start_trace();
+        let knobs = Knobs { log_pages: 8, span: 64, growth: 1, ..Knobs::default() };
+        let options = Options::new().manual_maintenance(true).punch_from(Some(4 * B)).write_fresh_space(write_fresh);
+        let store = options.knobs(knobs).create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+        let v = store.create_volume("v", 512 * B).unwrap();
+        for round in 1..6 {
+            (0..40).for_each(|i| v.write_at(&[round; 8 * BLOCK], i * 8 * B).unwrap());
+            v.flush().unwrap();
+            v.discard(0, 512 * B).unwrap();
+            store.wait_reclaimed().unwrap();
+            store.checkpoint().unwrap();
+        }
+        assert_eq!(store.stats().unwrap().fresh_bytes > 0, write_fresh);
+        let trace = disk.take_trace();
+        let punches = trace.events.iter().filter(|e| matches!(e, Ev::Punch { .. })).count();
+        assert!(punches > 0, "nothing was given back");
+        // By page: when it was written since it was given last, and whether a sync that began after that has ended.
+        let mut pages: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
+        let mut begun = BTreeMap::new();
+        let mut early = 0;
+        for (now, ev) in trace.events.iter().enumerate() {
+            match ev {
+                Ev::Write { off, data } => {
+                    for (page, data) in (off / B..).zip(data.chunks(BLOCK)).filter(|(page, _)| *page >= 32 + 8) {
+                        let is_data = data.iter().any(|&b| b != 0);
+                        early += usize::from(is_data && !pages.get(&page).is_some_and(|p| p.1));
+                        pages.entry(page).or_insert((now, false));
+                    }
+                }
+                Ev::Punch { off, len } => {
+                    pages.retain(|page, _| !(off / B..(off + len) / B).contains(page));
+                }
+                Ev::SyncBegin { id, .. } => {
+                    begun.insert(*id, now);
+                }
+                Ev::SyncEnd { id, ok: true, .. } => {
+                    let since = begun[id];
+                    pages.values_mut().filter(|p| p.0 < since).for_each(|p| p.1 = true);
+                }
+                _ => {}
+            }
+        }
+        early
+    };
+    assert_eq!(used_before_it_was_written(true), 0);
+    assert!(used_before_it_was_written(false) > 0, "this test sees nothing");
 }
 
 /// Marking a snapshot as damaged changes one tag. The log has no room for the mark at first; the tags that are set while a checkpoint

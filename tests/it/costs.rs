@@ -165,7 +165,7 @@ impl Backend for Meter {
         let mut tally = self.tally.lock();
         match lane {
             Lane::Flush => tally.flushes += 1,
-            Lane::Checkpoint => tally.checkpoints += 1,
+            Lane::Checkpoint | Lane::Space => tally.checkpoints += 1,
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::io::Lane;
 /// A gate per lane. Open from the start.
 #[derive(Default)]
 pub struct Gate {
-    state: Mutex<[LaneState; 2]>,
+    state: Mutex<[LaneState; 3]>,
     changed: Condvar,
 }
 

@@ -133,14 +133,14 @@ pub struct StoreGuard {
     /// By sector: when it was written in this window, and whether that may be written over.
     window: BTreeMap<u64, (u64, bool)>,
     clock: u64,
-    begun: [u64; 2],
+    begun: [u64; 3],
 }
 
 impl StoreGuard {
     /// A guard that reports to `seen`.
     pub fn new(format: Format, seen: Violations) -> StoreGuard {
         let window = BTreeMap::new();
-        StoreGuard { format, seen, image: Image::default(), needs: None, window, clock: 0, begun: [0; 2] }
+        StoreGuard { format, seen, image: Image::default(), needs: None, window, clock: 0, begun: [0; 3] }
     }
 
     fn hit(&mut self, what: &str, from: u64, to: u64) {

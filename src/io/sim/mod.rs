@@ -76,6 +76,7 @@ struct Sim {
     cold: bool,
     mapped: bool,
     foreign: bool,
+    fresh_is_weak: bool,
 }
 
 impl Default for SimBackend {
@@ -120,6 +121,7 @@ impl SimBackend {
             cold: true,
             mapped: false,
             foreign: false,
+            fresh_is_weak: false,
         };
         SimBackend { inner: Mutex::new(sim) }
     }
@@ -200,6 +202,10 @@ impl SimBackend {
     /// Whether [`Backend::read_mapped`] works. Not from the start.
     pub fn set_mapped(&self, mapped: bool) {
         self.inner.lock().mapped = mapped;
+    }
+    /// Whether fresh space counts as weak, so that the engine writes it before it uses it. Not from the start.
+    pub fn set_fresh_weak(&self, weak: bool) {
+        self.inner.lock().fresh_is_weak = weak;
     }
     /// Makes every caller a forked child, or not.
     pub fn set_foreign(&self, foreign: bool) {
@@ -401,6 +407,10 @@ impl Backend for SimBackend {
         sim.live.give(off, len);
         sim.event(Ev::Reserve { off, len });
         Ok(())
+    }
+
+    fn is_fresh_space_weak(&self) -> bool {
+        self.inner.lock().fresh_is_weak
     }
 
     fn push(&self, off: u64, len: u64) -> io::Result<()> {

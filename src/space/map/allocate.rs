@@ -48,11 +48,14 @@ impl Space {
     /// rather than have new data scattered over small holes: a run costs the host about the same however long it is.
     fn floor(&self) -> u16 {
         let span = u64::from(self.geo.span);
-        let total = self.spans * span - self.returned.min(self.spans * span);
+        (if self.would_grow() { span * 3 / 4 } else { span / 8 }).max(1) as u16
+    }
+    /// Whether the image takes more space from the host rather than fill small holes.
+    pub(crate) fn would_grow(&self) -> bool {
+        let all = self.spans * u64::from(self.geo.span);
+        let total = all - self.returned.min(all);
         let used = total.saturating_sub(self.free);
-        let grows =
-            !self.crowded && self.spans < self.spans_max && total * 100 <= used.saturating_mul(100 + self.slack);
-        (if grows { span * 3 / 4 } else { span / 8 }).max(1) as u16
+        !self.crowded && self.spans < self.spans_max && total * 100 <= used.saturating_mul(100 + self.slack)
     }
 
     /// The region with most blocks available.

@@ -92,6 +92,9 @@ impl Backend for Held {
     fn reserve(&self, off: u64, len: u64) -> io::Result<()> {
         self.disk.reserve(off, len)
     }
+    fn is_fresh_space_weak(&self) -> bool {
+        self.disk.is_fresh_space_weak()
+    }
     fn push(&self, off: u64, len: u64) -> io::Result<()> {
         self.disk.push(off, len)
     }

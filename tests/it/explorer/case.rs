@@ -135,7 +135,8 @@ impl Case {
     /// How its images are opened.
     pub(crate) fn setup(&self, bug: Bug, faults: bool) -> Setup {
         let (options, tight, _) = size(self.size, bug);
-        Setup { options, seed: self.seed, tight, faults, guaranteed: self.size % SIZES == 8 }
+        let guaranteed = self.size % SIZES == 8;
+        Setup { options, seed: self.seed, tight, faults, guaranteed, weak: self.size % 3 == 1 }
     }
 
     /// The case of its text.

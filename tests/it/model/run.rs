@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) guaranteed: bool,
     /// Whether something is planned to fail.
     pub(crate) faults: bool,
+    /// Whether fresh space is written before it is used.
+    pub(crate) weak: bool,
 }
 
 /// A running store beside its model.
@@ -72,6 +74,7 @@ impl Run {
     /// newest, and durable. `serial` keeps names and tags apart between runs on one image.
     pub(crate) fn open(disk: Arc<SimBackend>, history: History, setup: &Setup, serial: u32) -> Result<Run, String> {
         let setup = setup.clone();
+        disk.set_fresh_weak(setup.weak);
         let mut run = Run { disk, store: None, history, unknown: false, setup, serial, openings: 0 };
         run.reopen(true)?;
         Ok(run)
