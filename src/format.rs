@@ -415,13 +415,10 @@ pub fn seal_log(page: &mut Page, uuid: &[u8; 16], key: u64, h: &LogHeader) -> u6
     hash
 }
 
-/// The header and hash of a page that verifies as this image's; `None` for anything else. `trust` leaves the hash
-/// unchecked (a planted bug of the tests).
-pub fn unseal_log(page: &Page, uuid: &[u8; 16], key: u64, trust: bool) -> Option<(LogHeader, u64)> {
+/// The header and hash of a page that verifies as this image's; `None` for anything else.
+pub fn unseal_log(page: &Page, uuid: &[u8; 16], key: u64) -> Option<(LogHeader, u64)> {
     let hash = get64(page, BLOCK - 8);
-    if get32(page, 0) != LOG_MAGIC
-        || get::<16>(page, 8) != *uuid
-        || (!trust && hash != crate::bytes::hash(&page[..BLOCK - 8], key))
+    if get32(page, 0) != LOG_MAGIC || get::<16>(page, 8) != *uuid || hash != crate::bytes::hash(&page[..BLOCK - 8], key)
     {
         return None;
     }

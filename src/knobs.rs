@@ -1,4 +1,4 @@
-//! Sizes that tests shrink, and the bugs that they plant to prove that they would be found.
+//! Sizes that tests shrink.
 
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 /// Sizes of an engine. The defaults are what images are made with.
@@ -22,8 +22,6 @@ pub struct Knobs {
     pub ahead: u32,
     /// A group of at most this many blocks of data has them in the log itself, and a checkpoint writes them to their places. 0: none has.
     pub inline: u32,
-    /// The planted bug.
-    pub bug: Bug,
 }
 
 impl Default for Knobs {
@@ -38,45 +36,6 @@ impl Default for Knobs {
             direct: 16,
             ahead: 0,
             inline: 4,
-            bug: Bug::None,
         }
     }
-}
-
-impl Knobs {
-    /// Whether `bug` is planted. Constant `false` without the feature `sim`.
-    #[inline]
-    pub(crate) fn has(&self, bug: Bug) -> bool {
-        cfg!(feature = "sim") && self.bug == bug
-    }
-}
-
-#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
-/// A bug to plant. Each breaks one rule that the explorer must see broken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[allow(missing_docs, reason = "each name says what is done wrongly")]
-pub enum Bug {
-    #[default]
-    None,
-    FlushWithoutSync,
-    SyncBeforeRecord,
-    NoBarrierBeforeSuperblock,
-    LogResetBeforeSuperblock,
-    ReuseSameEpoch,
-    DataHashUnchecked,
-    EpochIgnored,
-    SnapshotNotLogged,
-    TrimNotLogged,
-    RefuseShorterFile,
-    PunchBeforeDurable,
-    SyncRetried,
-    SingleSuperblock,
-    NoNewEpoch,
-    NoSpaceHalfApplied,
-    RecoveryReusesSuperseded,
-    PageHashUnchecked,
-    WarmRecovery,
-    InlineNeverHomed,
-    AheadNeverWritten,
-    DirectNeverWritten,
 }

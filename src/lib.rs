@@ -31,7 +31,7 @@ mod volume;
 pub use check::{Finding, FindingKind, Progress, Report};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "sim")]
-pub use knobs::{Bug, Knobs};
+pub use knobs::Knobs;
 pub use options::Options;
 pub use scrub::{DAMAGED, Damage, ScrubReport};
 pub use snapshot::{Snapshot, SnapshotId};

@@ -118,7 +118,7 @@ impl Options {
         self.manual = yes;
         self
     }
-    /// Sizes and planted bugs, for tests.
+    /// Sizes, for tests.
     #[cfg(feature = "sim")]
     #[must_use]
     pub fn knobs(mut self, knobs: Knobs) -> Self {

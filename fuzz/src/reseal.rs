@@ -44,7 +44,7 @@ impl Image {
         let ring = (0..sb.log_pages).map(|i| LOG_START.0 + (sb.log_position + i) % sb.log_pages);
         let mut previous = sb.log_hash;
         let live = |&b: &u64| {
-            let found = format::unseal_log(page(b), &sb.uuid, sb.hash_key, false);
+            let found = format::unseal_log(page(b), &sb.uuid, sb.hash_key);
             let chained = found.filter(|(h, _)| h.previous == previous && h.epoch == sb.epoch);
             previous = chained.map_or(previous, |(_, hash)| hash);
             chained.is_some()

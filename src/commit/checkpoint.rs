@@ -12,7 +12,6 @@ use crate::{
     Result,
     format::{Page, SLOTS, Superblock},
     io::Lane,
-    knobs::Bug,
     tree::{Cached, Child, Dirty, Forest},
     units::{Block, Stamp},
 };
@@ -100,25 +99,11 @@ impl Engine {
 
         self.write_pages(&Forest::encode(&self.uuid, &nodes))?;
         self.write_pages(&space.encode(&self.uuid))?;
-        if !self.config.knobs.has(Bug::InlineNeverHomed) {
-            // What was freed before the freeze nobody can look up any more; what is freed later stays in quarantine.
-            let kept = logged.iter().map(|(&block, run)| (Block(block), run.bytes()));
-            self.write_slices(kept.filter(|(block, _)| !space.has_freed(*block)).collect())?;
-        }
+        // What was freed before the freeze nobody can look up any more; what is freed later stays in quarantine.
+        let kept = logged.iter().map(|(&block, run)| (Block(block), run.bytes()));
+        self.write_slices(kept.filter(|(block, _)| !space.has_freed(*block)).collect())?;
         (next.index_stamp, next.index_home) = space.top_stamp();
-        let bugs = &self.config.knobs;
-        if bugs.has(Bug::LogResetBeforeSuperblock) {
-            let at = super::log::page_block(old.log_position, self.config.log_pages);
-            self.disk.write(at.offset(), &[&[0; crate::BLOCK]])?;
-        }
-        if bugs.has(Bug::PunchBeforeDurable) {
-            for run in self.state.read().forest.space.last_freed() {
-                self.disk.punch(run.start.offset(), u64::from(run.len) * crate::units::BLOCK_BYTES)?;
-            }
-        }
-        if !bugs.has(Bug::NoBarrierBeforeSuperblock) {
-            self.disk.sync(Lane::Checkpoint)?;
-        }
+        self.disk.sync(Lane::Checkpoint)?;
         self.write_superblock(checkpointer, next)?;
 
         // What the disk has now is worth keeping, as far as there is room.
@@ -147,14 +132,11 @@ impl Engine {
     /// Writes a superblock into the slot that is not the newest, syncs, and copies it over the other.
     pub(crate) fn write_superblock(&self, checkpointer: &mut Checkpointer, next: Superblock) -> Result<()> {
         let page = next.encode();
-        let single = self.config.knobs.has(Bug::SingleSuperblock);
-        let slot = if single { 0 } else { checkpointer.slot };
+        let slot = checkpointer.slot;
         self.disk.write(SLOTS[slot].offset(), &[&page[..]])?;
         self.disk.sync(Lane::Checkpoint)?;
-        if !single {
-            // Not synced: it only spares the image from one bad page, and the next superblock goes over it after a sync.
-            self.disk.write(SLOTS[1 - slot].offset(), &[&page[..]])?;
-        }
+        // Not synced: it only spares the image from one bad page, and the next superblock goes over it after a sync.
+        self.disk.write(SLOTS[1 - slot].offset(), &[&page[..]])?;
         checkpointer.superblock = next;
         checkpointer.slot = 1 - slot;
         Ok(())

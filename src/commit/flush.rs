@@ -11,7 +11,6 @@ use crate::{
     codec::RECORD_MAX,
     hint,
     io::Lane,
-    knobs::Bug,
     units::{BLOCK_BYTES, Block},
 };
 use parking_lot::MutexGuard;
@@ -93,15 +92,8 @@ impl Engine {
         if let Some(group) = group {
             let pages = &mut flusher.pages;
             let hash = group.encode(&self.uuid, self.hash_key, self.epoch, flusher.previous, pages);
-            if self.config.knobs.has(Bug::SyncBeforeRecord) {
-                self.disk.sync(Lane::Flush)?;
-                self.write_log(group.position, pages)?;
-            } else {
-                self.write_log(group.position, pages)?;
-                if !self.config.knobs.has(Bug::FlushWithoutSync) {
-                    self.disk.sync(Lane::Flush)?;
-                }
-            }
+            self.write_log(group.position, pages)?;
+            self.disk.sync(Lane::Flush)?;
             (flusher.previous, flusher.acked) = (hash, group.number);
             flusher.pages.shrink_to(RECORD_MAX);
             let mut state = self.state.write();
@@ -135,10 +127,6 @@ impl Engine {
             state.staging.take_ahead()
         };
         self.note_unpushed(&runs);
-        if self.config.knobs.has(Bug::AheadNeverWritten) {
-            self.state.write().staging.written();
-            return Ok(());
-        }
         self.write_staged(runs)
     }
 

@@ -4,7 +4,6 @@ use super::engine::{Engine, PanicGuard, State};
 use crate::{
     Error, ErrorKind, Result,
     format::RootPointer,
-    knobs::Bug,
     space::Run,
     tree::{Doomed, Key, Miss, Node, Root, Shape},
     units::Stamp,
@@ -398,15 +397,6 @@ impl Engine {
             while more && !self.stopping.load(SeqCst) {
                 more = self.spill_behind().unwrap_or(false);
             }
-        }
-    }
-}
-
-impl Engine {
-    /// Whether quarantine is switched off (a planted bug).
-    pub(crate) fn plant(&self) {
-        if self.config.knobs.has(Bug::ReuseSameEpoch) {
-            self.state.write().forest.space.reuse_at_once = true;
         }
     }
 }

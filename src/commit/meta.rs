@@ -9,7 +9,6 @@ use super::{
 use crate::{
     Error, ErrorKind, Result, SECTOR, VOLUME_MAX,
     codec::{self, ENVELOPE, Kind},
-    knobs::Bug,
     units::BLOCK_BYTES,
 };
 use smallvec::smallvec;
@@ -460,9 +459,7 @@ impl Engine {
         for (at, data) in staged {
             state.staging.add(at, super::data::Staged { data, offset: 0, blocks: 1 });
         }
-        if !(self.config.knobs.has(Bug::SnapshotNotLogged) && matches!(ops[..], [Op::Snapshot { .. }])) {
-            state.log.append(&record, hashes);
-        }
+        state.log.append(&record, hashes);
         self.applied(ops.iter().try_for_each(|op| state.apply(op)))?;
         Ok(Attempt::Done(Ok(Committed { target: state.log.target(), created: now, snapshots })))
     }

@@ -9,7 +9,6 @@ use crate::{
     BLOCK, Error, ErrorKind, Result,
     format::{LOG_START, Page, RootPointer, SLOTS, Superblock},
     io::{Backend, Disk, Host, Lane},
-    knobs::Bug,
     space::{Geometry, Space},
     tree::{Forest, NodeCache},
     units::{BLOCK_BYTES, Stamp},
@@ -102,7 +101,7 @@ impl Engine {
 
     /// Makes a new image on an empty backend.
     pub(crate) fn create(backend: Arc<dyn Backend>, host: Arc<dyn Host>, config: Config) -> Result<Engine> {
-        let disk = Disk::new(backend, true, config.knobs);
+        let disk = Disk::new(backend, true);
         if disk.len()? != 0 {
             return Err(Error::new(ErrorKind::Exists, "the file is not empty"));
         }
@@ -151,7 +150,6 @@ impl Engine {
             return Err(Error::invalid("the largest image size leaves no room for data"));
         }
         engine.checkpoint()?;
-        engine.plant();
         Ok(engine)
     }
 
@@ -174,8 +172,8 @@ impl Engine {
         writable: bool,
         salvage: bool,
     ) -> Result<(Engine, Option<Error>)> {
-        let disk = Disk::new(backend, writable, config.knobs);
-        if writable && !config.knobs.has(Bug::WarmRecovery) {
+        let disk = Disk::new(backend, writable);
+        if writable {
             // After a killed process the cache may hold what the disk does not: nothing is read before this (I8).
             disk.sync_at_open(Lane::Flush)?;
         }
@@ -191,8 +189,8 @@ impl Engine {
         if len < needed {
             return Err(Error::new(ErrorKind::Truncated, format!("the image has {len} bytes and needs {needed}")));
         }
-        let replay = recover::scan(&disk, &sb, &config.knobs, salvage && !writable)?;
-        let next_epoch = sb.epoch + u64::from(writable && !config.knobs.has(Bug::NoNewEpoch));
+        let replay = recover::scan(&disk, &sb, salvage && !writable)?;
+        let next_epoch = sb.epoch + u64::from(writable);
         let engine = Engine::build(disk, host, config, sb, slot, next_epoch);
         {
             let mut state = engine.state.write();
@@ -204,7 +202,6 @@ impl Engine {
             let mut flusher = engine.flusher.lock();
             (flusher.previous, flusher.acked) = (replay.hash, replay.group);
         }
-        engine.plant();
         Ok((engine, replay.lost))
     }
 
@@ -217,7 +214,7 @@ impl Engine {
         sb: Superblock,
     ) -> Result<Engine> {
         let epoch = sb.epoch;
-        let engine = Engine::build(Disk::new(backend, false, config.knobs), host, config, sb, 0, epoch);
+        let engine = Engine::build(Disk::new(backend, false), host, config, sb, 0, epoch);
         engine.state.write().forest.space.imaginary = true;
         Ok(engine)
     }

@@ -14,7 +14,6 @@ use crate::{
     codec::{self, Kind},
     format::{HEADER, LogHeader, Page, Superblock, unseal_log},
     io::Disk,
-    knobs::{Bug, Knobs},
     space::Run,
     units::{BLOCK_BYTES, Block},
 };
@@ -39,7 +38,7 @@ struct Ring {
 }
 
 impl Ring {
-    fn read(disk: &Disk, sb: &Superblock, knobs: &Knobs) -> Result<Ring> {
+    fn read(disk: &Disk, sb: &Superblock) -> Result<Ring> {
         let size = usize::try_from(sb.log_pages).unwrap_or(0) * BLOCK;
         let mut bytes = vec![0; size];
         let start = page_block(0, sb.log_pages).offset();
@@ -50,10 +49,8 @@ impl Ring {
             .chunks_exact(BLOCK)
             .map(|page| {
                 let page: &Page = page.try_into().expect("a page");
-                let trust = knobs.has(Bug::PageHashUnchecked);
-                let (h, hash) = unseal_log(page, &sb.uuid, sb.hash_key, trust)?;
-                let current = h.epoch == sb.epoch || knobs.has(Bug::EpochIgnored);
-                (current && h.group > sb.log_group && h.group < 1 << 62).then_some((h, hash))
+                let (h, hash) = unseal_log(page, &sb.uuid, sb.hash_key)?;
+                (h.epoch == sb.epoch && h.group > sb.log_group && h.group < 1 << 62).then_some((h, hash))
             })
             .collect();
         Ok(Ring { pages, bytes })
@@ -61,7 +58,7 @@ impl Ring {
 }
 
 /// Reads the ring and decides what counts. `salvage`: at damage to what was acknowledged it stops instead of failing, and says so.
-pub(crate) fn scan(disk: &Disk, sb: &Superblock, knobs: &Knobs, salvage: bool) -> Result<Replay> {
+pub(crate) fn scan(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Replay> {
     let mut replay = Replay {
         ops: Vec::new(),
         group: sb.log_group,
@@ -73,7 +70,7 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, knobs: &Knobs, salvage: bool) -
     if sb.clean {
         return Ok(replay);
     }
-    let ring = Ring::read(disk, sb, knobs)?;
+    let ring = Ring::read(disk, sb)?;
     let Some(highest) = ring.pages.iter().flatten().map(|p| p.0.group).max() else { return Ok(replay) };
     for group in sb.log_group + 1..=highest {
         let at = replay.position;
@@ -81,10 +78,7 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, knobs: &Knobs, salvage: bool) -
             Ok(found) => {
                 let ops = decode(&found.bytes)?;
                 let inline = is_inline(&ops)?;
-                if group == highest
-                    && !knobs.has(Bug::DataHashUnchecked)
-                    && !landed(disk, sb, &ops, inline, found.data, knobs)?
-                {
+                if group == highest && !landed(disk, sb, &ops, inline, found.data)? {
                     return Ok(replay);
                 }
                 let pages = (at..at + found.pages).map(|p| page_block(p, sb.log_pages));
@@ -181,7 +175,7 @@ fn is_inline(ops: &[Op]) -> Result<bool> {
 
 /// Whether all data that a group names is on the medium. If it is `inline`, the group's pages are all there is to that; but the blocks must
 /// exist: a group that was acknowledged has made the file's length durable.
-fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64, knobs: &Knobs) -> Result<bool> {
+fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64) -> Result<bool> {
     let mut fold = DataHash::new(sb.hash_key);
     let mut placed = Vec::new();
     ops.iter().for_each(|op| op.placed(&mut placed));
@@ -194,9 +188,6 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64,
             }
             if Block(start).plus(len.into()).offset() > len_now {
                 // The file's growth was lost, and the data with it, zeros or not.
-                if knobs.has(Bug::RefuseShorterFile) {
-                    return Err(Error::new(ErrorKind::Truncated, "shorter than a record says"));
-                }
                 return Ok(false);
             }
             if inline {
@@ -229,14 +220,8 @@ impl State {
         if writable {
             replay.ops.iter().try_for_each(|op| self.give_again(op)).map_err(damaged)?;
         }
-        let reuse = self.knobs.has(Bug::RecoveryReusesSuperseded);
-        if !reuse {
-            replay.ops.iter().try_for_each(|op| self.take_placed(op, writable, base_len)).map_err(damaged)?;
-        }
+        replay.ops.iter().try_for_each(|op| self.take_placed(op, writable, base_len)).map_err(damaged)?;
         for op in &replay.ops {
-            if reuse {
-                self.take_placed(op, writable, base_len)?;
-            }
             self.heads_of(op).map_err(damaged)?;
             let nodes = self.nodes_for(op).map_err(damaged)?;
             // The live run had these; where the host gives no more, what is there has to do.

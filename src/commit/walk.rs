@@ -198,9 +198,9 @@ mod guard {
         host: Arc<dyn Host>,
         config: super::super::Config,
     ) -> Result<Protected> {
-        let disk = Disk::new(backend.clone(), false, config.knobs);
+        let disk = Disk::new(backend.clone(), false);
         let (sb, slot) = super::super::open::newest_superblock(&disk)?;
-        let replay = super::super::recover::scan(&disk, &sb, &config.knobs, false)?;
+        let replay = super::super::recover::scan(&disk, &sb, false)?;
         let mut out = Protected {
             superblock: SLOTS[1 - slot].offset(),
             log_pages: replay.pages.iter().map(|b| b.0).collect(),

@@ -9,7 +9,6 @@ use super::{
 use crate::{
     ATOMIC_WRITE_MAX, BLOCK, Result, bytes,
     codec::{self, Kind},
-    knobs::Bug,
     space::Run,
     tree::read_block,
     units::BLOCK_BYTES,
@@ -190,9 +189,6 @@ impl Engine {
     ) -> Result<std::result::Result<Taken, u64>> {
         let nodes = state.write_nodes(volume, blocks as usize);
         if let Some(lack) = state.reserve(Claim::Ordinary, nodes, blocks)? {
-            if self.config.knobs.has(Bug::NoSpaceHalfApplied) && state.forest.space.available() > 8 {
-                state.forest.pool.clear();
-            }
             return Ok(Err(lack));
         }
         Ok(state.allocate_data(blocks, any)?.ok_or(blocks))
@@ -296,9 +292,7 @@ impl Engine {
                 sums.extend(piece.chunks_exact(BLOCK).map(crc32fast::hash));
                 hash.add(piece);
                 let placing = self.placing.read();
-                if !self.config.knobs.has(Bug::DirectNeverWritten) {
-                    self.disk.write(at, &[piece])?;
-                }
+                self.disk.write(at, &[piece])?;
                 drop(placing);
                 at += piece.len() as u64;
             }
@@ -374,9 +368,7 @@ impl Engine {
                 for ((_, e), at) in kept.iter().zip(&blocks) {
                     state.staging.add(*at, Staged { data: e.data.clone(), offset: 0, blocks: 1 });
                 }
-                if !self.config.knobs.has(Bug::TrimNotLogged) {
-                    state.log.append(&record, kept.iter().map(|(_, e)| self.data_hash(&e.data)));
-                }
+                state.log.append(&record, kept.iter().map(|(_, e)| self.data_hash(&e.data)));
                 self.applied(state.apply(&op))?;
                 Ok(Attempt::Done(true))
             })?;

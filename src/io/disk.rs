@@ -2,12 +2,7 @@
 //! first failed write or sync.
 
 use super::{Backend, Lane, stripe::Counter};
-use crate::{
-    BLOCK, Error, ErrorKind, Result,
-    format::Page,
-    knobs::{Bug, Knobs},
-    units::Block,
-};
+use crate::{BLOCK, Error, ErrorKind, Result, format::Page, units::Block};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::{
@@ -31,7 +26,6 @@ pub(crate) struct Disk {
     cause: Mutex<Option<Error>>,
     released: AtomicBool,
     writable: bool,
-    knobs: Knobs,
     pub(crate) syncs: AtomicU64,
     pub(crate) read_bytes: Counter,
     pub(crate) written_blocks: AtomicU64,
@@ -44,14 +38,13 @@ pub(crate) fn is_no_space(e: &io::Error) -> bool {
 }
 
 impl Disk {
-    pub(crate) fn new(backend: Arc<dyn Backend>, writable: bool, knobs: Knobs) -> Disk {
+    pub(crate) fn new(backend: Arc<dyn Backend>, writable: bool) -> Disk {
         Disk {
             backend,
             poisoned: AtomicBool::new(false),
             cause: Mutex::default(),
             released: AtomicBool::new(false),
             writable,
-            knobs,
             syncs: AtomicU64::new(0),
             read_bytes: Counter::default(),
             written_blocks: AtomicU64::new(0),
@@ -82,10 +75,6 @@ impl Disk {
             ErrorKind::Io,
             "whether this is durable is unknown, since a write or sync that it depended on failed",
         )
-    }
-    /// A planted bug: pages are taken for right whatever their checksum says.
-    pub(crate) fn trusts_pages(&self) -> bool {
-        self.knobs.has(Bug::PageHashUnchecked)
     }
     pub(crate) fn same_process(&self) -> bool {
         self.backend.same_process()
@@ -229,11 +218,7 @@ impl Disk {
     /// [`Disk::sync`] for a store that is not open yet.
     pub(crate) fn sync_at_open(&self, lane: Lane) -> Result<()> {
         self.syncs.fetch_add(1, Relaxed);
-        let mut result = self.backend.sync_data(lane);
-        if self.knobs.has(Bug::SyncRetried) && result.is_err() {
-            result = self.backend.sync_data(lane);
-        }
-        result.map_err(|e| self.failed(format_args!("sync"), e))?;
+        self.backend.sync_data(lane).map_err(|e| self.failed(format_args!("sync"), e))?;
         if self.is_poisoned() { Err(self.lost()) } else { Ok(()) }
     }
     /// Starts writing a range out. A failure is a failed sync.

@@ -119,8 +119,6 @@ pub(crate) struct Space {
     /// Runs that have left quarantine but for reads that copy them.
     read: Vec<Run>,
     quarantine: VecDeque<Quarantine>,
-    /// Planted bug: reuse without waiting.
-    pub(crate) reuse_at_once: bool,
     /// A read-only replay may take blocks past the end: they are never written.
     pub(crate) imaginary: bool,
 }
@@ -166,7 +164,6 @@ impl Space {
             freed: Vec::new(),
             waiting: 0,
             quarantine: VecDeque::new(),
-            reuse_at_once: false,
             imaginary: false,
         }
     }
@@ -365,10 +362,6 @@ impl Space {
         Ok(n)
     }
     fn quarantine_block(&mut self, block: Block) {
-        if self.reuse_at_once {
-            self.give_back(Run { start: block, len: 1 });
-            return;
-        }
         self.waiting += 1;
         match self.freed.last_mut() {
             Some(run) if run.start.plus(run.len.into()) == block => run.len += 1,
@@ -623,12 +616,6 @@ impl Space {
             }
         }
         Ok(true)
-    }
-
-    /// What was freed in the generation frozen last.
-    #[allow(dead_code, reason = "a planted bug's")]
-    pub(crate) fn last_freed(&self) -> Vec<Run> {
-        self.quarantine.back().map_or_else(Vec::new, |q| q.runs.clone())
     }
 
     /// Where the current count pages and index pages are; of those in memory.

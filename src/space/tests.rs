@@ -1,16 +1,13 @@
 //! Geometry and the allocator by themselves.
 
 use super::{Geometry, Space};
-use crate::{
-    io::{Disk, MemoryBackend},
-    knobs::Knobs,
-};
+use crate::io::{Disk, MemoryBackend};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// Clean regions go until as many are left as may stay, and no further.
 #[test]
 fn eviction_keeps_what_it_may() {
-    let disk = Disk::new(Arc::new(MemoryBackend::new()), true, Knobs::default());
+    let disk = Disk::new(Arc::new(MemoryBackend::new()), true);
     let geo = Geometry { base: 100, span: 16, fanout: 4 };
     let mut space = Space::new(geo, [7; 16], 0, 1 << 20, (1, 0), Space::entry(0, 0), (0, 0), 0);
     space.grow(&disk, 40).unwrap();

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    format::{Page, PageHeader},
+    format::Page,
     io::Disk,
     space::{Purpose, Space},
     units::{Block, Stamp},
@@ -133,11 +133,7 @@ impl NodeCache {
 
 /// Reads and checks a node.
 pub(crate) fn read_node(disk: &Disk, uuid: &[u8; 16], want: &Miss) -> Result<Cached> {
-    let mut page = disk.read_page(want.child.block)?;
-    if disk.trusts_pages() {
-        let header = PageHeader { kind: page[4], level: page[5], items: crate::format::get16(&page[..], 6) };
-        crate::format::seal(&mut page, uuid, want.child.block, want.child.stamp, header);
-    }
+    let page = disk.read_page(want.child.block)?;
     let node = Node::decode(&page, want.shape, uuid, want.child, want.level, want.bounds)?;
     Ok(Cached::new(want.child, Arc::new(node)))
 }

@@ -3,14 +3,13 @@
 use super::{Child, Forest, Fresh, Miss, Node, NodeCache, Root, Shape, read::Nodes, read_block, read_step};
 use crate::{
     io::{Disk, MemoryBackend},
-    knobs::Knobs,
     space::{Geometry, Space},
     units::{Block, Stamp},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
 fn forest(fanout: usize) -> Forest {
-    let disk = Arc::new(Disk::new(Arc::new(MemoryBackend::new()), true, Knobs::default()));
+    let disk = Arc::new(Disk::new(Arc::new(MemoryBackend::new()), true));
     let geo = Geometry { base: 100, span: 1008, fanout: 252 };
     let mut space = Space::new(geo, [7; 16], 0, 1 << 20, (4, 0), Space::entry(0, 0), (0, 0), 0);
     space.grow(&disk, 20).unwrap();

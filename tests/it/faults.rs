@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use snapdisk::{
-    Bug, ErrorKind, Knobs, Options, Store, Volume,
+    ErrorKind, Knobs, Options, Store, Volume,
     io::sim::{Call, EINTR, EIO, ENOSPC, Fault, How, ReadOnlyGuard, SimBackend, SimHost, Violations},
 };
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 fn open_size(n: u8) -> (Options, Arc<SimBackend>, Store) {
-    let (options, ..) = size(n, Bug::None);
+    let (options, ..) = size(n);
     let disk = Arc::new(SimBackend::of(start(n).0));
     let store = options.open_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
     (options, disk, store)
@@ -261,7 +261,7 @@ fn every_call_fails_once() {
     use proptest::strategy::{Strategy, ValueTree};
     let workloads = crate::explorer::number("SNAPDISK_SWEEP", 16);
     let mut runner = crate::explorer::runner(77, 1, false);
-    let mut search = Search::new(Bug::None);
+    let mut search = Search::new();
     search.sweep();
     let mut runs = 0;
     for w in 0..workloads {

@@ -8,7 +8,7 @@ use std::{
 
 use proptest::prelude::*;
 use snapdisk::{
-    Bug, Knobs, Options,
+    Knobs, Options,
     io::sim::{Call, EINTR, EIO, ENOSPC, Fault, How, Image, SimBackend, SimHost},
 };
 
@@ -39,9 +39,9 @@ pub(crate) struct Case {
 pub(crate) const SIZES: u8 = 9;
 
 /// Sizes as [`Case::size`] numbers them: options, whether space is short, blocks of the first volumes.
-pub(crate) fn size(n: u8, bug: Bug) -> (Options, bool, &'static [u64]) {
+pub(crate) fn size(n: u8) -> (Options, bool, &'static [u64]) {
     let (direct, ahead) = ([2, 16, 1][usize::from(n % 3)], [0, 2][usize::from(n % 2)]);
-    let knobs = Knobs { fanout: 4, index_fanout: 4, direct, ahead, bug, ..Knobs::default() };
+    let knobs = Knobs { fanout: 4, index_fanout: 4, direct, ahead, ..Knobs::default() };
     // Mostly without slack: blocks are used again as soon as they may be.
     let slack = if n % SIZES % 4 == 2 { 100 } else { 0 };
     let options = Options::new().manual_maintenance(true).slack(slack);
@@ -113,7 +113,7 @@ pub(crate) fn start(n: u8) -> (Image, Model) {
     let mut made = MADE.get_or_init(Mutex::default).lock().unwrap_or_else(|e| e.into_inner());
     made.entry(n)
         .or_insert_with(|| {
-            let (options, _, volumes) = size(n, Bug::None);
+            let (options, _, volumes) = size(n);
             let disk = Arc::new(SimBackend::new());
             let store = options.create_on(disk.clone(), Arc::new(SimHost::new(1))).expect("creating an image");
             let mut model = Model::default();
@@ -133,8 +133,8 @@ pub(crate) fn start(n: u8) -> (Image, Model) {
 
 impl Case {
     /// How its images are opened.
-    pub(crate) fn setup(&self, bug: Bug, faults: bool) -> Setup {
-        let (options, tight, _) = size(self.size, bug);
+    pub(crate) fn setup(&self, faults: bool) -> Setup {
+        let (options, tight, _) = size(self.size);
         let guaranteed = self.size % SIZES == 8;
         Setup { options, seed: self.seed, tight, faults, guaranteed, weak: self.size % 3 == 1 }
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use snapdisk::{
-    Bug, Options,
+    Options,
     io::sim::{
         Caps, Counts, Ev, Fault, Format, Protected, Rng, SimBackend, SimHost, StoreGuard, Trace, Violations, Walker,
     },
@@ -79,8 +79,6 @@ impl fmt::Display for Tally {
 pub(crate) struct Search {
     /// What it has done.
     pub(crate) tally: Tally,
-    /// The planted bug.
-    pub(crate) bug: Bug,
     /// States tried at a crash point of the first run, and of the run after a crash.
     pub(crate) caps: [Caps; 2],
     /// One in so many first-level states is carried on to a second crash.
@@ -108,12 +106,11 @@ enum From {
 }
 
 impl Search {
-    /// A search for `bug`.
-    pub(crate) fn new(bug: Bug) -> Search {
+    /// A search that has seen nothing.
+    pub(crate) fn new() -> Search {
         let caps = [Caps::SOME, Caps::FEW];
         Search {
             tally: Tally::default(),
-            bug,
             caps,
             deep: 8,
             guard: false,
@@ -132,7 +129,7 @@ impl Search {
     /// The calls that a case makes before any crash.
     pub(crate) fn counts(&self, case: &Case) -> Result<Counts, String> {
         let (image, model) = start(case.size);
-        let mut run = Run::open(Arc::new(SimBackend::of(image)), History::of(model), &case.setup(self.bug, false), 0)?;
+        let mut run = Run::open(Arc::new(SimBackend::of(image)), History::of(model), &case.setup(false), 0)?;
         run.disk.set_faults(Vec::new());
         run.steps(&case.ops)?;
         Ok(run.disk.counts())
@@ -140,7 +137,7 @@ impl Search {
 
     /// One like this that has seen nothing.
     pub(crate) fn afresh(&self) -> Search {
-        Search { caps: self.caps.clone(), deep: self.deep, guard: self.guard, ..Search::new(self.bug) }
+        Search { caps: self.caps.clone(), deep: self.deep, guard: self.guard, ..Search::new() }
     }
 
     /// Runs a case; says whether a sync failed in it. An error is a violation, told with the line that repeats it.
@@ -171,7 +168,7 @@ impl Search {
         let disk = Arc::new(SimBackend::of(image));
         disk.seed(case.seed);
         disk.start_trace();
-        let setup = case.setup(self.bug, case.fault.is_some());
+        let setup = case.setup(case.fault.is_some());
         let watched = self.watch(&disk, &setup);
         let mut run = Run::open(disk, History::of(model), &setup, 0)?;
         run.disk.set_faults(case.fault.into_iter().collect());
@@ -190,7 +187,7 @@ impl Search {
         from: From,
         rng: &mut Rng,
     ) -> Result<(), String> {
-        let setup = case.setup(self.bug, false);
+        let setup = case.setup(false);
         let mut at = Position { issued: history.base, ..Position::default() };
         let mut walker = Walker::new(trace);
         let caps = self.caps[usize::from(from != From::First)].clone();
@@ -292,7 +289,7 @@ impl Search {
         from: From,
         seed: u64,
     ) -> Result<(), String> {
-        let setup = case.setup(self.bug, case.later.is_some());
+        let setup = case.setup(case.later.is_some());
         disk.seed(seed);
         disk.start_trace();
         let mut later: Vec<Fault> = case.later.into_iter().collect();

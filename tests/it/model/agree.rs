@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proptest::strategy::{Strategy, ValueTree};
-use snapdisk::{Bug, io::sim::SimBackend};
+use snapdisk::io::sim::SimBackend;
 
 use super::{
     history::History,
@@ -26,8 +26,7 @@ fn store_and_model_agree() {
         let case = Case { seed: n, size: n as u8 % SIZES, fault: None, later: None, ops, more: Vec::new() };
         let (image, model) = start(case.size);
         let result = quietly(|| {
-            let mut run =
-                Run::open(Arc::new(SimBackend::of(image)), History::of(model), &case.setup(Bug::None, false), 0)?;
+            let mut run = Run::open(Arc::new(SimBackend::of(image)), History::of(model), &case.setup(false), 0)?;
             run.steps(&case.ops)?;
             run.check()?;
             run.settle_down()
