@@ -140,6 +140,16 @@ pub struct RootPointer {
     pub level: u8,
 }
 
+/// Counters of a superblock stay below this: sequence, epoch, positions, groups, entries of the doomed list.
+pub const COUNTER_END: u64 = 1 << 62;
+/// Ids of volumes and snapshots stay below this.
+pub const ID_END: u64 = 1 << 56;
+/// Generations stay below this: a stamp has no more bits for them.
+pub const GENERATION_END: u64 = 1 << 40;
+/// How far from its end a counter is when the image is not opened for writing any more; twice as far, operations are refused. It is more
+/// than what openings, closings and what has begun can still add, so that an image never gets to say what its own decoder refuses.
+pub const COUNTER_ROOM: u64 = 1 << 32;
+
 /// The superblock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Superblock {
@@ -345,10 +355,18 @@ impl Superblock {
         Ok(sb)
     }
 
+    /// Whether every counter is at least `room` from its end.
+    pub(crate) fn has_room(&self, room: u64) -> bool {
+        let counters = [self.sequence, self.epoch, self.log_position, self.log_group, self.doom_sequence];
+        let ids = [self.next_volume, self.next_snapshot];
+        counters.into_iter().all(|n| n < COUNTER_END - room)
+            && ids.into_iter().all(|n| n < ID_END - room)
+            && self.generation < GENERATION_END - room
+    }
+
     /// Bounds that everything else relies on.
     fn validate(&self) -> Result<()> {
         let blocks_max = crate::IMAGE_MAX / BLOCK_BYTES;
-        let limit = 1 << 62;
         let sane = (8..=16384).contains(&self.log_pages)
             && (16..=SPAN_MAX).contains(&self.span)
             && (4..=INDEX_FANOUT_MAX).contains(&self.index_fanout)
@@ -357,7 +375,7 @@ impl Superblock {
             && (1..=INDEX_LEVELS).contains(&self.index_level)
             && self.index_home <= 1
             && self.catalog.level < TREE_LEVELS
-            && self.generation < 1 << 40
+            && self.generation < GENERATION_END
             && [
                 self.sequence,
                 self.epoch,
@@ -369,10 +387,11 @@ impl Superblock {
                 self.doomed,
             ]
             .iter()
-            .all(|&n| n < limit)
+            .all(|&n| n < COUNTER_END)
             && u64::from(self.index_fanout).checked_pow(self.index_level.into()).is_some_and(|n| n >= self.spans)
             && self.free.checked_add(self.returned).is_some_and(|n| n <= self.spans * u64::from(self.span))
-            && self.next_volume < 1 << 56;
+            && self.next_volume < ID_END
+            && self.next_snapshot < ID_END;
         if sane { Ok(()) } else { Err(Error::corrupt("superblock: a field is out of bounds")) }
     }
 }

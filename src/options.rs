@@ -1,7 +1,7 @@
 //! How a store is created and opened: plain data, every default stated.
 
 use crate::{
-    BLOCK, Error, ErrorKind, IMAGE_MAX, Result, Store, check,
+    BLOCK, Error, IMAGE_MAX, Result, Store, check,
     commit::{Config, Engine, Owner},
     io::{Backend, FileBackend, Host, ReadPath, SystemHost},
     knobs::Knobs,
@@ -106,7 +106,8 @@ impl Options {
         self.write_fresh = yes;
         self
     }
-    /// Checks the whole image before the first write: for images from elsewhere. Any finding makes opening fail with `Corrupt`.
+    /// Checks the whole image before anything is read from it or written to it: for images from elsewhere. Any finding makes opening,
+    /// for reading and salvage too, fail with `Corrupt`.
     #[must_use]
     pub fn untrusted(mut self, yes: bool) -> Self {
         self.untrusted = yes;
@@ -177,23 +178,33 @@ impl Options {
     }
     /// [`Options::open`] on any storage.
     pub fn open_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
+        let len = backend.len().map_err(|e| Error::io("length of the image", e))?;
         let engine = Engine::open(backend, host, self.config()?, true)?;
-        if self.untrusted {
-            let report = check::check(&engine, &mut |_| true)?;
-            if let Some(first) = report.findings.first() {
+        let begun = self.trust(&engine).and_then(|()| engine.begin_epoch());
+        if begun.is_err() && !engine.disk.is_poisoned() {
+            engine.disk.cut_back(len);
+        }
+        begun?;
+        Ok(Store { engine: Owner::new(engine)? })
+    }
+    /// Checks an image from elsewhere before anyone gets it.
+    fn trust(&self, engine: &Engine) -> Result<()> {
+        if !self.untrusted {
+            return Ok(());
+        }
+        let report = check::check(engine, &mut |_| true)?;
+        match report.findings.first() {
+            None => Ok(()),
+            Some(first) => {
                 let n = report.findings.len();
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!("{n} findings in an untrusted image; the first: {first}"),
-                ));
+                Err(Error::corrupt(format!("{n} findings in an untrusted image; the first: {first}")))
             }
         }
-        engine.begin_epoch()?;
-        Ok(Store { engine: Owner::new(engine)? })
     }
     /// [`Options::open_read_only`] on any storage.
     pub fn open_read_only_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
         let engine = Engine::open(backend, host, self.config()?, false)?;
+        self.trust(&engine)?;
         Ok(Store { engine: Owner::new(engine)? })
     }
     /// Opens for reading what can be had of an image whose log is damaged: the state before the damage, which is *older* than what was
@@ -206,6 +217,7 @@ impl Options {
     /// [`Options::open_salvage`] on any storage.
     pub fn open_salvage_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<(Store, Option<Error>)> {
         let (engine, lost) = Engine::open_with(backend, host, self.config()?, false, true)?;
+        self.trust(&engine)?;
         Ok((Store { engine: Owner::new(engine)? }, lost))
     }
 }

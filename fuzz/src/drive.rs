@@ -125,8 +125,13 @@ pub fn exercise(bytes: Vec<u8>) {
     } else if let Ok(store) = options().untrusted(true).open_on(backend.clone(), Counter::new()) {
         look(&store);
     }
-    if let Ok(store) = options().open_read_only_on(backend, Counter::new()) {
-        look(&store);
+    for options in [options(), options().untrusted(true)] {
+        if let Ok(store) = options.open_read_only_on(backend.clone(), Counter::new()) {
+            look(&store);
+        }
+        if let Ok((store, _)) = options.open_salvage_on(backend.clone(), Counter::new()) {
+            look(&store);
+        }
     }
 }
 

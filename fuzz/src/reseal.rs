@@ -111,6 +111,12 @@ impl Image {
         let pages = stream.len().div_ceil(LOG_PAYLOAD);
         let mut previous = sb.log_hash;
         self.log.clear();
+        // Nothing of what the ring had may prove or follow anything.
+        (LOG_START.0..LOG_START.0 + sb.log_pages).for_each(|block| {
+            if let Some(page) = self.page_mut(block) {
+                page.fill(0);
+            }
+        });
         // The empty group behind it proves it.
         for (i, payload) in stream.chunks(LOG_PAYLOAD).chain([&[][..]]).enumerate() {
             let block = LOG_START.0 + (sb.log_position + i as u64) % sb.log_pages;

@@ -73,6 +73,8 @@ pub(crate) struct State {
     pub(crate) generation: u64,
     pub(crate) doomed: u64,
     pub(crate) doom_sequence: u64,
+    /// The superblock's counters had room to grow when the image was opened.
+    pub(crate) had_room: bool,
     pub(crate) next_volume: u64,
     pub(crate) next_snapshot: u64,
     /// Records of volumes and snapshots in use.
@@ -88,6 +90,8 @@ pub(crate) struct State {
     /// Reclaim did something that only a checkpoint makes usable.
     pub(crate) reclaimed: bool,
     pub(crate) knobs: Knobs,
+    /// Ranges, in bytes, that recovery takes for given and that the host has to give before anything is written: offset, length.
+    pub(crate) owed: Vec<(u64, u64)>,
     /// What reclaim could not read.
     pub(crate) aside: Aside,
     /// Grows with every operation and every group written: if it stands still, there is nothing new for maintenance.
@@ -446,6 +450,9 @@ impl Engine {
                 return Err(closed());
             }
             let _guard = PanicGuard::new(&self.disk);
+            if !state.counters_have_room() {
+                return Err(Error::invalid("a counter of the image is near its end: copy its volumes to a new image"));
+            }
             // Twice the budget: whoever changes more waits for a checkpoint first.
             let outcome = if state.dirty_bytes() > 2 * self.config.memory {
                 Ok(Attempt::Log)
@@ -561,6 +568,15 @@ impl State {
     /// About what nodes, counts and logged data take that wait for a checkpoint.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.forest.dirty.len() as u64 * 8192 + self.forest.space.changed_bytes() + self.staging.logged_bytes()
+    }
+    /// Whether everything that counts upwards for ever still has room to. It always has, unless someone made the image so.
+    fn counters_have_room(&self) -> bool {
+        use crate::format::{COUNTER_END, COUNTER_ROOM, GENERATION_END, ID_END};
+        let room = 2 * COUNTER_ROOM;
+        self.had_room
+            && [self.log.group, self.log.position, self.doom_sequence].into_iter().all(|n| n < COUNTER_END - room)
+            && [self.next_volume, self.next_snapshot].into_iter().all(|n| n < ID_END - room)
+            && self.generation < GENERATION_END - room
     }
     /// Whether a checkpoint is due.
     pub(crate) fn is_due(&self, config: &Config) -> bool {

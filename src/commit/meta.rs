@@ -4,10 +4,10 @@ use super::{
     catalog::tag_chunks,
     data::{Target, blocks_of},
     engine::{Attempt, Claim, Engine, Room, State, deleted},
-    ops::{DeleteMode, Op, Placed},
+    ops::{DeleteMode, Op, Placed, check_name, check_size},
 };
 use crate::{
-    Error, ErrorKind, Result, SECTOR, VOLUME_MAX,
+    Error, ErrorKind, Result,
     codec::{self, ENVELOPE, Kind},
     units::BLOCK_BYTES,
 };
@@ -314,25 +314,6 @@ impl Overlay<'_> {
     }
 }
 
-/// `[A-Za-z0-9._-]{1,64}`, no leading dot or dash.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    let fine = (1..=64).contains(&name.len())
-        && !name.starts_with(['.', '-'])
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if fine {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("name {name:?}: 1 to 64 of A-Z a-z 0-9 . _ -, not starting with . or -")))
-}
-
-/// A multiple of 512 up to 256 TiB.
-pub(crate) fn check_size(size: u64) -> Result<()> {
-    if size.is_multiple_of(SECTOR) && size <= VOLUME_MAX {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("size {size}: a multiple of {SECTOR} up to {VOLUME_MAX}")))
-}
-
 impl Engine {
     /// Makes all wishes one record, or none; `durable`: on disk before this returns.
     pub(crate) fn commit(&self, wishes: &[Wish], durable: bool) -> Result<Committed> {
@@ -400,6 +381,7 @@ impl Engine {
             needs.push(need);
         }
         let snapshots = overlay.made;
+        ops.iter().try_for_each(Op::validate)?;
         if ops.is_empty() {
             return Ok(Attempt::Done(Ok(Committed { target: state.log.target(), created: now, snapshots })));
         }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     BLOCK, Error, ErrorKind, Result,
-    format::{LOG_START, Page, RootPointer, SLOTS, Superblock},
+    format::{COUNTER_ROOM, LOG_START, Page, RootPointer, SLOTS, Superblock},
     io::{Backend, Disk, Host, Lane},
     space::{Geometry, Space},
     tree::{Forest, NodeCache},
@@ -58,6 +58,7 @@ impl Engine {
             generation,
             doomed: sb.doomed,
             doom_sequence: sb.doom_sequence,
+            had_room: sb.has_room(2 * COUNTER_ROOM),
             next_volume: sb.next_volume,
             next_snapshot: sb.next_snapshot,
             heads: Default::default(),
@@ -69,6 +70,7 @@ impl Engine {
             closed: false,
             reclaimed: false,
             knobs: config.knobs,
+            owed: Vec::new(),
             aside: Default::default(),
             activity: 0,
         };
@@ -184,6 +186,11 @@ impl Engine {
                 format!("features {:#x}: this code can open the image for reading only", sb.read_only_compatible),
             ));
         }
+        if writable && !sb.has_room(COUNTER_ROOM) {
+            return Err(Error::corrupt(
+                "superblock: a counter is at its end, and the image can be opened for reading only",
+            ));
+        }
         let len = disk.len()?;
         let needed = recover::needed_len(&sb);
         if len < needed {
@@ -195,8 +202,14 @@ impl Engine {
         {
             let mut state = engine.state.write();
             state.forest.space.imaginary = !writable;
-            state.replay(&replay, writable, len)?;
-            state.sweeping = state.catalog_view().sweeps()?.into_iter().collect();
+            let replayed = state.replay(&replay, writable, len).and_then(|()| state.catalog_view().sweeps());
+            match replayed {
+                Ok(sweeps) => state.sweeping = sweeps.into_iter().collect(),
+                Err(e) => {
+                    engine.disk.cut_back(len);
+                    return Err(e);
+                }
+            }
             state.log.position = replay.position;
             state.log.group = replay.group + 1;
             let mut flusher = engine.flusher.lock();
@@ -222,6 +235,8 @@ impl Engine {
     /// The last act of a writable open: a checkpoint of what was replayed, and the new epoch before the first append.
     pub(crate) fn begin_epoch(&self) -> Result<()> {
         let mut checkpointer = self.checkpointer.lock();
+        let owed = std::mem::take(&mut self.state.write().owed);
+        owed.into_iter().try_for_each(|(start, len)| self.disk.reserve(start, len))?;
         if !checkpointer.superblock.clean {
             self.checkpoint_with(&mut checkpointer, false)?;
         }

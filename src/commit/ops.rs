@@ -1,6 +1,11 @@
 //! What the log says: a record is a list of operations, nearly always one, of which all count or none. Applying them live and at
 //! recovery is the same code (I7). No type here holds itself: decoding can't recurse.
 
+use super::catalog::tag_chunks;
+use crate::{
+    Error, Result, SECTOR, VOLUME_MAX,
+    format::{COUNTER_ROOM, ID_END},
+};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::{collections::BTreeMap, sync::Arc};
@@ -165,24 +170,91 @@ impl Op {
             _ => {}
         }
     }
-    /// Whether it has the shape that the engine writes; anything may stand in a log.
-    pub(crate) fn is_sane(&self) -> bool {
+    /// The rules that every operation obeys, whether it was just asked for or stands in a log, where anything may stand. What depends on
+    /// the state (who has which name) is not among them.
+    pub(crate) fn validate(&self) -> Result<()> {
         let mut placed = Vec::new();
         self.placed(&mut placed);
-        let id = |id: u64| id < 1 << 56;
-        let size = |n: u64| n <= crate::VOLUME_MAX && n.is_multiple_of(crate::SECTOR);
-        placed.iter().all(|p| p.is_sane())
-            && match self {
-                Op::Cut { from, to, edges, .. } => {
-                    let last = crate::VOLUME_MAX / crate::units::BLOCK_BYTES;
-                    from <= to && *to <= last && edges.iter().all(|e| e.block >= *from && e.block + e.blocks() <= *to)
+        if !placed.iter().all(|p| p.is_sane()) {
+            return Err(Error::invalid("blocks and checksums that do not agree, or past the largest volume"));
+        }
+        match self {
+            Op::Cut { from, to, edges, .. } => {
+                let last = crate::VOLUME_MAX / crate::units::BLOCK_BYTES;
+                let inside = |e: &Placed| e.block >= *from && e.block + e.blocks() <= *to;
+                match from <= to && *to <= last && edges.iter().all(inside) {
+                    true => Ok(()),
+                    false => Err(Error::invalid("a cut with an edge outside it, or past the largest volume")),
                 }
-                Op::CreateVolume { id: n, size: bytes, .. } => id(*n) && size(*bytes),
-                Op::Resize { size: bytes, .. } | Op::Rollback { size: bytes, .. } => size(*bytes),
-                Op::Clone { id: n, .. } => id(*n),
-                Op::Snapshot { members, .. } => members.iter().all(|m| id(m.1)),
-                Op::Data { bytes, .. } => bytes.len() == crate::BLOCK,
-                _ => true,
             }
+            Op::CreateVolume { id, name, size, tags, .. } => {
+                check_id(*id)?;
+                check_name(name)?;
+                check_size(*size)?;
+                tag_chunks(tags).map(drop)
+            }
+            Op::Resize { size, .. } | Op::Rollback { size, .. } => check_size(*size),
+            Op::Clone { id, name, tags, .. } => {
+                check_id(*id)?;
+                check_name(name)?;
+                tag_chunks(tags).map(drop)
+            }
+            Op::Snapshot { members, tags, .. } => {
+                if members.is_empty() {
+                    return Err(Error::invalid("a group snapshot needs at least one volume"));
+                }
+                for (_, id, name) in members {
+                    check_id(*id)?;
+                    check_name(name)?;
+                }
+                tag_chunks(tags).map(drop)
+            }
+            Op::RenameVolume { name, .. } | Op::RenameSnapshot { name, .. } => check_name(name),
+            Op::SetTags { tags, .. } => tag_chunks(tags).map(drop),
+            Op::Data { bytes, .. } if bytes.len() != crate::BLOCK => {
+                Err(Error::invalid("data of another length than a block"))
+            }
+            Op::Write { .. } | Op::DeleteVolume { .. } | Op::DeleteSnapshot { .. } | Op::Data { .. } => Ok(()),
+        }
     }
+
+    /// More blocks than applying the operation can have made the image take from the host, its data aside. What the image may have grown by
+    /// since its checkpoint follows from it.
+    pub(crate) fn weight(&self) -> u64 {
+        let chunks = |tags| tag_chunks(tags).unwrap_or(0) as u64;
+        match self {
+            Op::Snapshot { members, tags, .. } => 64 * members.len() as u64 * (3 + chunks(tags)),
+            Op::CreateVolume { tags, .. } | Op::Clone { tags, .. } | Op::SetTags { tags, .. } => {
+                256 + 64 * chunks(tags)
+            }
+            _ => 256,
+        }
+    }
+}
+
+/// An id that leaves room for others.
+fn check_id(id: u64) -> Result<()> {
+    if id < ID_END - 2 * COUNTER_ROOM {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("id {id} leaves no room for others")))
+}
+
+/// `[A-Za-z0-9._-]{1,64}`, no leading dot or dash.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let fine = (1..=64).contains(&name.len())
+        && !name.starts_with(['.', '-'])
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if fine {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("name {name:?}: 1 to 64 of A-Z a-z 0-9 . _ -, not starting with . or -")))
+}
+
+/// A multiple of 512 up to 256 TiB.
+pub(crate) fn check_size(size: u64) -> Result<()> {
+    if size.is_multiple_of(SECTOR) && size <= VOLUME_MAX {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("size {size}: a multiple of {SECTOR} up to {VOLUME_MAX}")))
 }

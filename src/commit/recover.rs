@@ -32,6 +32,9 @@ pub(crate) struct Replay {
     pub(crate) pages: Vec<Block>,
 }
 
+/// Regions that the image may have grown by for operations of which the log has no record: one that failed had its space all the same.
+const MORE_REGIONS: u64 = 1024;
+
 struct Ring {
     pages: Vec<Option<(LogHeader, u64)>>,
     bytes: Vec<u8>,
@@ -143,8 +146,8 @@ fn decode(mut bytes: &[u8]) -> Result<Vec<Op>> {
     let mut ops = Vec::new();
     while !bytes.is_empty() {
         let (record, len): (Vec<Op>, usize) = codec::decode_prefix(Kind::Log, bytes).map_err(|e| e.at("intent log"))?;
-        if !record.iter().all(Op::is_sane) {
-            return Err(Error::corrupt("intent log: a record that no engine writes"));
+        for op in &record {
+            op.validate().map_err(|e| Error::corrupt(format!("intent log: a record that no engine writes: {e}")))?;
         }
         ops.extend(record);
         bytes = &bytes[len..];
@@ -211,23 +214,30 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64)
 }
 
 impl State {
-    /// Applies what counts. `writable`: regions that records name beyond the checkpoint's are reserved again.
+    /// Applies what counts. Space that the records name and that the host may have to give again is noted in [`State::owed`]: nothing is
+    /// asked of the host for a claim before all of them were found to hold.
     pub(crate) fn replay(&mut self, replay: &Replay, writable: bool, base_len: u64) -> Result<()> {
         let damaged = |e: Error| match e.kind() {
             ErrorKind::Deleted | ErrorKind::NotFound => Error::corrupt(format!("intent log: {e}")),
             _ => e.at("intent log"),
         };
-        if writable {
-            replay.ops.iter().try_for_each(|op| self.give_again(op)).map_err(damaged)?;
+        replay.ops.iter().try_for_each(|op| self.give_again(op)).map_err(damaged)?;
+        let (before, most) = (self.forest.space.spans(), self.most_regions(replay));
+        replay.ops.iter().try_for_each(|op| self.take_placed(op, most, base_len)).map_err(damaged)?;
+        let geometry = self.forest.space.geometry();
+        let (start, end) = (geometry.start(before), geometry.start(self.forest.space.spans()));
+        if start < end {
+            self.owed.push((start.offset(), end.offset() - start.offset()));
         }
-        replay.ops.iter().try_for_each(|op| self.take_placed(op, writable, base_len)).map_err(damaged)?;
         for op in &replay.ops {
             self.heads_of(op).map_err(damaged)?;
             let nodes = self.nodes_for(op).map_err(damaged)?;
             // The live run had these; where the host gives no more, what is there has to do.
             while !self.forest.fill_pool(nodes)? {
                 let spans = self.forest.space.spans();
-                if self.grow(spans + (nodes as u64).div_ceil(6), writable).is_err() {
+                let to = spans + (nodes as u64).div_ceil(6);
+                let (start, end) = (geometry.start(spans).offset(), geometry.start(to).offset());
+                if writable && self.forest.disk.reserve(start, end - start).is_err() || self.grow(to).is_err() {
                     break;
                 }
             }
@@ -236,27 +246,39 @@ impl State {
         Ok(())
     }
 
-    /// `nodes_for` wants the records of volumes in memory.
+    /// `nodes_for` wants the records of volumes and snapshots in memory, as the live run had them.
     fn heads_of(&mut self, op: &Op) -> Result<()> {
         match op {
             Op::Write { volume, .. }
             | Op::Cut { volume, .. }
             | Op::Rollback { volume, .. }
+            | Op::DeleteVolume { volume, .. }
+            | Op::SetTags { snapshot: false, id: volume, .. }
             | Op::Resize { volume, .. } => self.head(*volume).map(drop),
+            Op::DeleteSnapshot { snapshot } | Op::SetTags { snapshot: true, id: snapshot, .. } => {
+                self.frozen_head(*snapshot).map(drop)
+            }
             _ => Ok(()),
         }
     }
 
-    fn grow(&mut self, to: u64, writable: bool) -> Result<()> {
+    /// Regions that the image can have at most: what it grew by since the checkpoint was used up, but for what one operation asks for,
+    /// before it grew again (see `Space::find_region`). So memory for regions follows from what the log says, not from what a file's length
+    /// claims.
+    fn most_regions(&self, replay: &Replay) -> u64 {
+        let mut placed = Vec::new();
+        replay.ops.iter().for_each(|op| op.placed(&mut placed));
+        let named: u64 = placed.iter().map(|p| p.blocks()).sum();
+        let nodes: u64 = replay.ops.iter().map(Op::weight).sum();
+        let spans = self.forest.space.spans();
+        let usable = u64::from(self.forest.space.geometry().span) - 10;
+        spans + spans / 8 + MORE_REGIONS + (2 * (named + nodes)).div_ceil(usable)
+    }
+
+    fn grow(&mut self, to: u64) -> Result<()> {
         let forest = &mut self.forest;
-        let geometry = forest.space.geometry();
-        let end = geometry.start(to).offset();
-        if end > IMAGE_MAX {
+        if forest.space.geometry().start(to).offset() > IMAGE_MAX {
             return Err(Error::corrupt("intent log: a record names a block past the largest image"));
-        }
-        if writable {
-            let start = geometry.start(forest.space.spans()).offset();
-            forest.disk.reserve(start, end - start)?;
         }
         forest.space.grow(&forest.disk, to)
     }
@@ -267,12 +289,12 @@ impl State {
         let (run, forest) = (Run { start: Block(*at), len: 1 }, &mut self.forest);
         let region = forest.space.geometry().locate(run.start).map(|place| place.0);
         if region.is_some_and(|r| r < forest.space.spans()) && forest.space.is_returned(&forest.disk, run)? {
-            forest.disk.reserve(run.start.offset(), BLOCK_BYTES)?;
+            self.owed.push((run.start.offset(), BLOCK_BYTES));
         }
         Ok(())
     }
 
-    fn take_placed(&mut self, op: &Op, writable: bool, base_len: u64) -> Result<()> {
+    fn take_placed(&mut self, op: &Op, most: u64, base_len: u64) -> Result<()> {
         let mut placed = Vec::new();
         op.placed(&mut placed);
         for &(start, len) in placed.iter().flat_map(|p| &p.runs) {
@@ -284,7 +306,10 @@ impl State {
             if let Some((region, _)) = geometry.locate(last)
                 && region >= self.forest.space.spans()
             {
-                self.grow(region + 1, writable)?;
+                if region >= most {
+                    return Err(Error::corrupt(format!("a record names {last}, which the image can't have grown to")));
+                }
+                self.grow(region + 1)?;
             }
             for i in 0..u64::from(len) {
                 self.forest.space.take(&self.forest.disk, Block(start).plus(i))?;

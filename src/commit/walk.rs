@@ -6,7 +6,7 @@ use super::{
     engine::{Engine, State},
 };
 use crate::{
-    BLOCK, Result,
+    BLOCK, Error, Result,
     format::RootPointer,
     io::Disk,
     space::{Geometry, Pin},
@@ -150,18 +150,32 @@ fn check_names(
     }
 }
 
+/// Regions without counts that a view puts up with, besides as many as there are with.
+const MISSING: u64 = 1024;
+
 impl Engine {
-    /// Captures the store as it is now.
+    /// Captures the store as it is now. `Corrupt` where most regions have no counts.
     pub(crate) fn capture(&self) -> Result<Capture> {
         // Count pages are read ahead a few at a time, so that the capture itself finds them in memory. A checkpoint in flight writes homes that are
-        // not current, and can't make them current while the state is held.
+        // not current, and can't make them current while the state is held. What a view takes in memory follows from the pages that are there:
+        // an image may claim any number of them.
+        let (mut there, mut missing) = (0, 0);
         let spans = self.view()?.forest.space.spans();
         for first in (0..spans).step_by(64) {
             let mut state = self.state_mut()?;
             let forest = &mut state.forest;
             for region in first..spans.min(first + 64) {
                 // What can't be read is reported by the capture.
-                let _ = forest.space.counts(&forest.disk, region);
+                match forest.space.counts(&forest.disk, region) {
+                    Ok(_) => there += 1,
+                    Err(_) => missing += 1,
+                }
+            }
+            if missing > there + MISSING {
+                return Err(Error::corrupt(format!(
+                    "the image says that it has {spans} regions: of the first {} only {there} have their counts",
+                    there + missing
+                )));
             }
         }
         Ok(self.state_mut()?.capture())

@@ -245,6 +245,13 @@ impl Disk {
             };
         }
     }
+    /// Cuts off what an opening that failed has added to the file, which had `len` bytes.
+    pub(crate) fn cut_back(&self, len: u64) {
+        if self.writable && self.backend.len().is_ok_and(|now| now > len) {
+            // Nothing refers to it, and nothing was written there: if it stays, it is unused.
+            let _ = self.backend.set_len(len);
+        }
+    }
     /// Writes fresh space once, with zeros, and syncs it, where the host is the better for it; otherwise nothing. Returns how many bytes
     /// that were. `NoSpace` where the host has less than it promised: nothing was published, so nothing is poisoned.
     pub(crate) fn write_fresh(&self, off: u64, len: u64) -> Result<u64> {

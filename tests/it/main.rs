@@ -15,6 +15,7 @@ mod faults;
 mod files;
 mod flips;
 mod format;
+mod hostile;
 mod model;
 mod salvage;
 mod tidy;
