@@ -17,4 +17,5 @@ mod flips;
 mod format;
 mod model;
 mod salvage;
+mod schedule;
 mod tidy;
