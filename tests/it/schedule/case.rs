@@ -158,13 +158,13 @@ impl Case {
         });
         let rollback = rng.one_in(4);
         let threads =
-            (0..2 + rng.below(3)).map(|_| (0..2 + rng.below(6)).map(|_| Act::random(&mut rng, rollback)).collect());
+            (0..2 + rng.below(3)).map(|_| (0..2 + rng.below(12)).map(|_| Act::random(&mut rng, rollback)).collect());
         Case { seed, size, choice, fault, threads: threads.collect() }
     }
 
     /// What the scheduler goes by.
     pub(super) fn plan(&self) -> Plan {
-        Plan { seed: self.seed, choice: self.choice, expected: 1500, budget: 400_000 }
+        Plan { seed: self.seed, choice: self.choice, expected: 600, budget: 400_000 }
     }
 
     /// The case of its text.
