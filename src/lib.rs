@@ -24,6 +24,7 @@ mod snapshot;
 mod space;
 mod stats;
 mod store;
+mod sync;
 mod tree;
 mod units;
 mod volume;
@@ -47,6 +48,11 @@ pub mod sim_support {
     use std::sync::Arc;
 
     pub use crate::commit::Protected;
+
+    /// A seeded scheduler of threads over the engine and the simulated disk.
+    pub mod schedule {
+        pub use crate::sync::schedule::{Caller, Choice, Outcome, Plan, run};
+    }
 
     /// What a crash right now would need of `durable`, an image that nobody writes.
     pub fn protected(durable: Arc<dyn io::Backend>, host: Arc<dyn io::Host>, options: &Options) -> Result<Protected> {

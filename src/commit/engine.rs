@@ -14,10 +14,10 @@ use crate::{
     io::{Disk, Host},
     knobs::Knobs,
     space::{self, Giving, Purpose, Reading, Run},
+    sync::{self, Bell, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
     tree::{Forest, Found, Root, read_node},
     units::BLOCK_BYTES,
 };
-use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::{
@@ -26,7 +26,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 /// What an engine is opened with.
@@ -156,35 +155,10 @@ pub(crate) struct Engine {
     pub(crate) stopping: AtomicBool,
 }
 
-/// What a background thread waits for.
-#[derive(Default)]
-pub(crate) struct Bell {
-    rung: Mutex<bool>,
-    heard: Condvar,
-}
-
-impl Bell {
-    pub(crate) fn ring(&self) {
-        let mut rung = self.rung.lock();
-        if !*rung {
-            *rung = true;
-            self.heard.notify_one();
-        }
-    }
-    /// Waits until it is rung, or was since the last wait. `false`: the time is over.
-    pub(crate) fn wait(&self, most: Duration) -> bool {
-        let mut rung = self.rung.lock();
-        if !*rung {
-            self.heard.wait_for(&mut rung, most);
-        }
-        std::mem::take(&mut *rung)
-    }
-}
-
 /// What handles hold: the engine and its background threads, which end with the last handle.
 pub(crate) struct Owner {
     engine: Arc<Engine>,
-    threads: Vec<std::thread::JoinHandle<()>>,
+    threads: Vec<sync::Thread>,
 }
 
 impl Owner {
@@ -199,9 +173,7 @@ impl Owner {
     }
     fn start(&mut self, name: &str, body: fn(&Engine)) -> Result<()> {
         let engine = self.engine.clone();
-        let builder = std::thread::Builder::new().name(name.to_owned());
-        #[allow(clippy::disallowed_methods, reason = "the two background threads; manual maintenance has none")]
-        let spawned = builder.spawn(move || {
+        let spawned = sync::spawn(name, move || {
             let _guard = PanicGuard::new(&engine.disk);
             body(&engine);
         });
@@ -225,7 +197,7 @@ impl Drop for Owner {
         }
         self.engine.stop();
         for thread in self.threads.drain(..) {
-            let _ = thread.join();
+            thread.join();
         }
     }
 }

@@ -11,9 +11,9 @@ use crate::{
     codec::RECORD_MAX,
     hint,
     io::Lane,
+    sync::MutexGuard,
     units::{BLOCK_BYTES, Block},
 };
-use parking_lot::MutexGuard;
 use std::sync::Arc;
 
 /// Staged bytes, at most, that writers leave to the write-behind thread: who makes them more writes them out.

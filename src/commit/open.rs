@@ -1,7 +1,7 @@
 //! Creating and opening images.
 
 use super::{
-    engine::{Bell, Checkpointer, Config, Engine, Flusher, State},
+    engine::{Checkpointer, Config, Engine, Flusher, State},
     log::Log,
     recover,
 };
@@ -10,10 +10,10 @@ use crate::{
     format::{COUNTER_ROOM, LOG_START, Page, RootPointer, SLOTS, Superblock},
     io::{Backend, Disk, Host, Lane},
     space::{Geometry, Space},
+    sync::{Bell, Mutex, RwLock},
     tree::{Forest, NodeCache},
     units::{BLOCK_BYTES, Stamp},
 };
-use parking_lot::{Mutex, RwLock};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64},

@@ -5,12 +5,21 @@
 //! taken out of quarantine under the exclusive one. So whoever releases blocks sees every read that can still mean them.
 
 use super::Run;
-use crate::io::{Alone, STRIPES, stripe};
-use parking_lot::{Condvar, Mutex};
+use crate::{
+    io::{Alone, STRIPES, stripe},
+    sync::Bell,
+};
+use parking_lot::Mutex;
 use smallvec::SmallVec;
-use std::sync::atomic::{
-    AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, SeqCst},
+        },
+    },
+    time::Duration,
 };
 
 /// Reads of one run that a stripe of threads can announce at once. Further ones share a list.
@@ -28,10 +37,9 @@ pub(crate) struct Reading {
     slots: [Alone<[AtomicU64; SLOTS]>; STRIPES],
     /// Reads of several runs by number.
     others: Mutex<(u64, Vec<(u64, Runs)>)>,
-    /// Threads in [`Reading::wait_for`].
+    /// Threads in [`Reading::wait_for`], each with its bell, and how many they are.
+    bells: Mutex<Vec<Arc<Bell>>>,
     waiting: AtomicUsize,
-    ended: Mutex<()>,
-    changed: Condvar,
 }
 
 /// Held by a read until it has copied.
@@ -88,13 +96,14 @@ impl Reading {
 
     /// Waits until no read holds all of these runs any more: until some of them can be used. The caller holds nothing itself.
     pub(crate) fn wait_for(&self, runs: &[Run]) {
+        let bell = Arc::<Bell>::default();
+        self.bells.lock().push(bell.clone());
         self.waiting.fetch_add(1, SeqCst);
-        let mut ended = self.ended.lock();
         while runs.iter().all(|run| parts(*run, &self.held()).all(|(_, held)| held)) {
-            self.changed.wait(&mut ended);
+            bell.wait(Duration::MAX);
         }
-        drop(ended);
         self.waiting.fetch_sub(1, SeqCst);
+        self.bells.lock().retain(|b| !Arc::ptr_eq(b, &bell));
     }
 }
 
@@ -107,8 +116,8 @@ impl Drop for Hold<'_> {
         }
         // In one order with what a waiting thread does: it is counted first and looks then.
         if self.reading.waiting.load(SeqCst) > 0 {
-            drop(self.reading.ended.lock());
-            self.reading.changed.notify_all();
+            let bells = self.reading.bells.lock().clone();
+            bells.iter().for_each(|bell| bell.ring());
         }
     }
 }

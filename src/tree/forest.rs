@@ -10,9 +10,9 @@ use crate::{
     format::Page,
     io::Disk,
     space::{Purpose, Space},
+    sync::Mutex,
     units::{Block, Stamp},
 };
-use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::{
     collections::VecDeque,

@@ -63,6 +63,13 @@ fn options() -> Options {
     Options::new().manual_maintenance(true).memory(1 << 20)
 }
 
+fn refused<T>(outcome: snapdisk::Result<T>) -> snapdisk::Error {
+    match outcome {
+        Err(e) => e,
+        Ok(_) => panic!("opened"),
+    }
+}
+
 fn open(backend: &Arc<MemoryBackend>) -> snapdisk::Result<Store> {
     options().open_on(backend.clone(), Arc::new(SimHost::new(5)))
 }
@@ -103,7 +110,7 @@ fn a_far_block_is_refused_before_anything_is_taken_for_it() {
         let backend = Arc::new(MemoryBackend::from_bytes(with_record(Record::write(far / B - 100)).bytes));
         backend.set_len(far).unwrap();
         for outcome in [look(&backend), open(&backend)] {
-            let e = outcome.err().expect("refused");
+            let e = refused(outcome);
             assert_eq!(e.kind(), ErrorKind::Corrupt);
             assert!(e.to_string().contains("can't have grown to"), "{e}");
         }
@@ -119,7 +126,7 @@ fn a_failed_opening_takes_nothing_from_the_host() {
     let backend = Arc::new(MemoryBackend::from_bytes(with_record(Record::write(blocks + 5)).bytes));
     backend.set_len((blocks + 6) * B).unwrap();
     let outcome = options().untrusted(true).open_on(backend.clone(), Arc::new(SimHost::new(5)));
-    assert_eq!(outcome.err().expect("refused").kind(), ErrorKind::Corrupt);
+    assert_eq!(refused(outcome).kind(), ErrorKind::Corrupt);
     assert_eq!(backend.len().unwrap(), (blocks + 6) * B);
     // Who trusts it gets the region, and an error where the block is read.
     let store = open(&backend).unwrap();

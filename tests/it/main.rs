@@ -18,4 +18,5 @@ mod format;
 mod hostile;
 mod model;
 mod salvage;
+mod schedule;
 mod tidy;

@@ -16,7 +16,8 @@
 //! | M3 | a failed sync: each dirty page is on the medium or not, none is dirty any more, the process still sees all |
 //!
 //! A state opens as a new [`SimBackend`] that shares its pages with the others, so it costs what changed.
-//! Everything random comes from seeds: the same calls give the same trace.
+//! Everything random comes from seeds: the same calls give the same trace. Each call, and the middle of a sync, is a switch point of a
+//! seeded schedule (`sim_support::schedule`).
 
 mod faults;
 mod gate;
@@ -45,7 +46,10 @@ pub use states::{Caps, Garbage, Pick, Window};
 pub use trace::{Ev, Medium, Trace};
 pub use walker::Walker;
 
-use crate::io::{Backend, Host, Lane};
+use crate::{
+    io::{Backend, Host, Lane},
+    sync::schedule::{point, unscheduled},
+};
 use faults::{Plan, errno};
 
 /// What is run in the middle of a call: of which kind, and on which lane if it is a sync.
@@ -214,6 +218,14 @@ impl SimBackend {
 }
 
 impl SimBackend {
+    /// Begins a call that changes something. Says whether a sync had failed by then: what is under way when one fails may still be done.
+    #[track_caller]
+    fn begin(&self, what: &'static str) -> bool {
+        let failed = self.inner.lock().failed;
+        point(what);
+        failed
+    }
+
     fn meanwhile(&self, call: Call, lane: Option<Lane>) {
         let during = self.inner.lock().during.take();
         if let Some(mut during) = during {
@@ -231,15 +243,16 @@ impl Sim {
         }
     }
 
-    fn tell(&mut self, m: Mutation<'_>) {
+    fn tell(&mut self, m: Mutation<'_>, failed: bool) {
         if let Some(g) = &mut self.guard {
-            g.before(&m, self.failed);
+            // It reads the image with an engine of its own, under the lock of this file.
+            unscheduled(|| g.before(&m, failed));
         }
     }
 
     fn tell_durable(&mut self, by: Option<Lane>) {
         if let Some(g) = &mut self.guard {
-            g.durable(self.medium.durable.clone(), by);
+            unscheduled(|| g.durable(self.medium.durable.clone(), by));
         }
     }
 
@@ -253,7 +266,7 @@ impl Sim {
         }
     }
 
-    fn write(&mut self, off: u64, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, off: u64, bytes: &[u8], failed: bool) -> io::Result<usize> {
         let given = self.live.is_given(off, bytes.len() as u64);
         let how = self.plan.enter(Call::Write).or((self.full && !given).then_some(How::Errno(ENOSPC)));
         let done = match how {
@@ -262,7 +275,7 @@ impl Sim {
             Some(How::Errno(EIO)) => self.rng.below(bytes.len() as u64 + 1) as usize / SECT * SECT,
             Some(_) => 0,
         };
-        self.tell(Mutation::Write { off, data: &bytes[..done], given: given || done == 0 });
+        self.tell(Mutation::Write { off, data: &bytes[..done], given: given || done == 0 }, failed);
         self.store(off, &bytes[..done]);
         match how {
             Some(How::Errno(code)) => Err(errno(code)),
@@ -325,10 +338,12 @@ impl Backend for SimBackend {
     }
 
     fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
+        point("a read");
         self.inner.lock().read(Call::Read, off, buf)
     }
 
     fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
+        point("a cold read");
         self.inner.lock().read(Call::ReadCold, off, buf)
     }
 
@@ -337,6 +352,7 @@ impl Backend for SimBackend {
     }
 
     fn read_mapped(&self, off: u64, buf: &mut [u8]) -> io::Result<bool> {
+        point("a read of the map");
         let mut sim = self.inner.lock();
         if !sim.mapped || off + buf.len() as u64 > sim.live.len() {
             return Ok(false);
@@ -345,19 +361,22 @@ impl Backend for SimBackend {
     }
 
     fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
+        let failed = self.begin("a write");
         self.meanwhile(Call::Write, None);
-        self.inner.lock().write(off, buf)
+        self.inner.lock().write(off, buf, failed)
     }
 
     fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let failed = self.begin("a write");
         self.meanwhile(Call::Write, None);
         let all: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
-        self.inner.lock().write(off, &all)
+        self.inner.lock().write(off, &all, failed)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let failed = self.begin("a change of length");
         let mut sim = self.inner.lock();
-        sim.tell(Mutation::SetLen(len));
+        sim.tell(Mutation::SetLen(len), failed);
         if let Some(How::Errno(code)) = sim.plan.enter(Call::SetLen) {
             return Err(errno(code));
         }
@@ -374,8 +393,9 @@ impl Backend for SimBackend {
     }
 
     fn punch(&self, off: u64, len: u64) -> io::Result<()> {
+        let failed = self.begin("a punch");
         let mut sim = self.inner.lock();
-        sim.tell(Mutation::Punch { off, len });
+        sim.tell(Mutation::Punch { off, len }, failed);
         if let Some(How::Errno(code)) = sim.plan.enter(Call::Punch) {
             return Err(errno(code));
         }
@@ -395,8 +415,9 @@ impl Backend for SimBackend {
     }
 
     fn reserve(&self, off: u64, len: u64) -> io::Result<()> {
+        let failed = self.begin("a reservation");
         let mut sim = self.inner.lock();
-        sim.tell(Mutation::Reserve { off, len });
+        sim.tell(Mutation::Reserve { off, len }, failed);
         if let Some(How::Errno(code)) = sim.plan.enter(Call::Reserve) {
             return Err(errno(code));
         }
@@ -414,9 +435,10 @@ impl Backend for SimBackend {
     }
 
     fn push(&self, off: u64, len: u64) -> io::Result<()> {
+        let failed = self.begin("a push");
         self.meanwhile(Call::Push, None);
         let mut sim = self.inner.lock();
-        sim.tell(Mutation::Push { off, len });
+        sim.tell(Mutation::Push { off, len }, failed);
         if let Some(How::Errno(code)) = sim.plan.enter(Call::Push) {
             // It consumed the error: what it covered is clean and may be lost, as after a failed sync.
             let id = sim.next_sync;
@@ -430,10 +452,11 @@ impl Backend for SimBackend {
     }
 
     fn sync_data(&self, lane: Lane) -> io::Result<()> {
+        let failed = self.begin("a sync");
         let mut sim = self.inner.lock();
-        sim.tell(Mutation::Sync(lane));
+        sim.tell(Mutation::Sync(lane), failed);
         let how = sim.plan.enter(Call::Sync);
-        sim.plan.counts.syncs_after_failure += u64::from(sim.failed);
+        sim.plan.counts.syncs_after_failure += u64::from(failed);
         let id = sim.next_sync;
         sim.next_sync += 1;
         sim.event(Ev::SyncBegin { id, lane });
@@ -443,6 +466,7 @@ impl Backend for SimBackend {
             sim = self.inner.lock();
         }
         drop(sim);
+        point("a sync under way");
         self.meanwhile(Call::Sync, Some(lane));
         let mut sim = self.inner.lock();
         if let Some(How::Errno(code)) = how {

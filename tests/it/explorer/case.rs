@@ -163,7 +163,7 @@ impl fmt::Display for Case {
         write!(f, "seed={} size={}", self.seed, self.size)?;
         for (name, fault) in [("fault", &self.fault), ("later", &self.later)] {
             if let Some(x) = fault {
-                write!(f, " {name}={:?}.{}.{:?}.{}", x.call, x.nth, x.how, if x.sticky { "on" } else { "once" })?;
+                write!(f, " {name}={}", fault_text(x))?;
             }
         }
         write!(f, " ops={} more={}", texts(&self.ops), texts(&self.more))
@@ -174,7 +174,13 @@ const CALLS: [Call; 8] =
     [Call::Sync, Call::Write, Call::Reserve, Call::Push, Call::SetLen, Call::Punch, Call::Read, Call::ReadCold];
 const HOWS: [How; 5] = [How::Errno(EIO), How::Errno(ENOSPC), How::Short, How::Errno(EINTR), How::Nothing];
 
-fn parse_fault(text: &str) -> Option<Fault> {
+/// A fault as [`parse_fault`] reads it.
+pub(crate) fn fault_text(x: &Fault) -> String {
+    format!("{:?}.{}.{:?}.{}", x.call, x.nth, x.how, if x.sticky { "on" } else { "once" })
+}
+
+/// The fault of its text.
+pub(crate) fn parse_fault(text: &str) -> Option<Fault> {
     let mut parts = text.split('.');
     let (call, nth, how, sticky) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     Some(Fault {

@@ -400,7 +400,7 @@ impl Watched {
 }
 
 /// What the guard has to know.
-fn guarded_format(options: Options) -> Format {
+pub(crate) fn guarded_format(options: Options) -> Format {
     Format {
         slots: snapdisk::format::SLOTS.map(|b| b.0 * 4096),
         protected: Box::new(move |disk| {

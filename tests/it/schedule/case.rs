@@ -1,0 +1,246 @@
+//! One case: what each thread does, what fails, and the seed that decides who runs when. As a value and as one line of text.
+
+use std::fmt;
+
+use snapdisk::{
+    io::sim::{Call, EIO, ENOSPC, Fault, How, Rng},
+    sim_support::schedule::{Choice, Plan},
+};
+
+use crate::explorer::case::{SIZES, fault_text, parse_fault};
+
+/// Sectors in a block.
+pub(super) const BLOCK: u64 = 8;
+/// Blocks that the threads share: few, so that they meet.
+pub(super) const BLOCKS: u64 = 4;
+
+/// What one thread does at a time. Places and lengths are sectors of the first volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Write {
+        at: u64,
+        len: u64,
+    },
+    Read {
+        at: u64,
+        len: u64,
+    },
+    Discard {
+        at: u64,
+        len: u64,
+    },
+    Snapshot,
+    /// Of the oldest snapshot that anyone took.
+    Delete,
+    /// To the newest snapshot.
+    Rollback,
+    /// Of the newest snapshot.
+    Clone,
+    Flush,
+    Checkpoint,
+    WaitReclaimed,
+    Close,
+}
+
+impl Act {
+    fn random(rng: &mut Rng, rollback: bool) -> Act {
+        let all = BLOCKS * BLOCK;
+        let range = |rng: &mut Rng| match rng.below(3) {
+            // Whole blocks.
+            0 => {
+                let block = rng.below(BLOCKS);
+                (block * BLOCK, (1 + rng.below(BLOCKS - block)) * BLOCK)
+            }
+            // One whole block.
+            1 => (rng.below(BLOCKS) * BLOCK, BLOCK),
+            _ => {
+                let at = rng.below(all);
+                (at, 1 + rng.below((all - at).min(10)))
+            }
+        };
+        match rng.below(40) {
+            0..16 => {
+                let (at, len) = range(rng);
+                Act::Write { at, len }
+            }
+            16..22 => {
+                let (at, len) = range(rng);
+                Act::Read { at, len }
+            }
+            22..24 => {
+                let (at, len) = range(rng);
+                Act::Discard { at, len }
+            }
+            24..27 => Act::Snapshot,
+            27..29 => Act::Delete,
+            29 if rollback => Act::Rollback,
+            30 => Act::Clone,
+            31..36 => Act::Flush,
+            36..38 => Act::Checkpoint,
+            38 => Act::WaitReclaimed,
+            39 if rng.one_in(3) => Act::Close,
+            _ => Act::Flush,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Act> {
+        let (letter, rest) = text.split_at_checked(1)?;
+        let range = || {
+            let (at, len) = rest.split_once('.')?;
+            let (at, len): (u64, u64) = (at.parse().ok()?, len.parse().ok()?);
+            (len > 0 && at.checked_add(len)? <= BLOCKS * BLOCK).then_some((at, len))
+        };
+        let act = match letter {
+            "W" => return range().map(|(at, len)| Act::Write { at, len }),
+            "R" => return range().map(|(at, len)| Act::Read { at, len }),
+            "D" => return range().map(|(at, len)| Act::Discard { at, len }),
+            "S" => Act::Snapshot,
+            "X" => Act::Delete,
+            "B" => Act::Rollback,
+            "C" => Act::Clone,
+            "F" => Act::Flush,
+            "K" => Act::Checkpoint,
+            "V" => Act::WaitReclaimed,
+            "Q" => Act::Close,
+            _ => return None,
+        };
+        rest.is_empty().then_some(act)
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Act::Write { at, len } => write!(f, "W{at}.{len}"),
+            Act::Read { at, len } => write!(f, "R{at}.{len}"),
+            Act::Discard { at, len } => write!(f, "D{at}.{len}"),
+            Act::Snapshot => f.write_str("S"),
+            Act::Delete => f.write_str("X"),
+            Act::Rollback => f.write_str("B"),
+            Act::Clone => f.write_str("C"),
+            Act::Flush => f.write_str("F"),
+            Act::Checkpoint => f.write_str("K"),
+            Act::WaitReclaimed => f.write_str("V"),
+            Act::Close => f.write_str("Q"),
+        }
+    }
+}
+
+/// A case; see the [module](self).
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Case {
+    pub(super) seed: u64,
+    pub(super) size: u8,
+    pub(super) choice: Choice,
+    pub(super) fault: Option<Fault>,
+    pub(super) threads: Vec<Vec<Act>>,
+}
+
+impl Case {
+    /// The case of a number.
+    pub(super) fn random(seed: u64) -> Case {
+        let mut rng = Rng::new(seed);
+        let size = rng.below(SIZES.into()) as u8;
+        let choice = match rng.below(4) {
+            0 => Choice::Uniform,
+            1 => Choice::Sticky(2 + rng.below(14)),
+            _ => Choice::Priority(1 + rng.below(4) as u32),
+        };
+        let fault = rng.one_in(4).then(|| {
+            let (call, nth) = match rng.below(5) {
+                0 | 1 => (Call::Sync, rng.below(8)),
+                2 => (Call::Write, rng.below(24)),
+                3 => (Call::Push, rng.below(6)),
+                _ => (Call::Read, rng.below(12)),
+            };
+            let how = if call == Call::Sync && rng.one_in(4) { ENOSPC } else { EIO };
+            Fault { call, nth, how: How::Errno(how), sticky: false }
+        });
+        let rollback = rng.one_in(4);
+        let threads =
+            (0..2 + rng.below(3)).map(|_| (0..2 + rng.below(12)).map(|_| Act::random(&mut rng, rollback)).collect());
+        Case { seed, size, choice, fault, threads: threads.collect() }
+    }
+
+    /// What the scheduler goes by.
+    pub(super) fn plan(&self) -> Plan {
+        Plan { seed: self.seed, choice: self.choice, expected: 600, budget: 400_000 }
+    }
+
+    /// The case of its text.
+    pub(super) fn parse(text: &str) -> Option<Case> {
+        let mut case = Case { seed: 0, size: 0, choice: Choice::Uniform, fault: None, threads: Vec::new() };
+        for part in text.split_whitespace() {
+            let (key, value) = part.split_once('=')?;
+            match key {
+                "seed" => case.seed = value.parse().ok()?,
+                "size" => case.size = value.parse().ok()?,
+                "by" => {
+                    case.choice = match value.split_at_checked(1)? {
+                        ("u", "") => Choice::Uniform,
+                        ("s", n) => Choice::Sticky(n.parse().ok()?),
+                        ("p", n) => Choice::Priority(n.parse().ok()?),
+                        _ => return None,
+                    }
+                }
+                "fault" => case.fault = Some(parse_fault(value)?),
+                "threads" => {
+                    let acts = |t: &str| t.split(',').filter(|a| !a.is_empty()).map(Act::parse).collect();
+                    case.threads = value.split('|').map(acts).collect::<Option<_>>()?;
+                }
+                _ => return None,
+            }
+        }
+        (!case.threads.is_empty()).then_some(case)
+    }
+
+    /// Cases that lack one thing of this one, the most first.
+    pub(super) fn smaller(&self) -> Vec<Case> {
+        let mut out = Vec::new();
+        if self.threads.len() > 1 {
+            out.extend((0..self.threads.len()).map(|t| {
+                let mut case = self.clone();
+                case.threads.remove(t);
+                case
+            }));
+        }
+        out.extend(self.fault.map(|_| Case { fault: None, ..self.clone() }));
+        for (t, acts) in self.threads.iter().enumerate() {
+            out.extend((0..acts.len()).map(|i| {
+                let mut case = self.clone();
+                case.threads[t].remove(i);
+                case
+            }));
+        }
+        out
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed={} size={} by=", self.seed, self.size)?;
+        match self.choice {
+            Choice::Uniform => f.write_str("u")?,
+            Choice::Sticky(n) => write!(f, "s{n}")?,
+            Choice::Priority(n) => write!(f, "p{n}")?,
+        }
+        if let Some(fault) = &self.fault {
+            write!(f, " fault={}", fault_text(fault))?;
+        }
+        let list = |acts: &Vec<Act>| acts.iter().map(Act::to_string).collect::<Vec<_>>().join(",");
+        write!(f, " threads={}", self.threads.iter().map(list).collect::<Vec<_>>().join("|"))
+    }
+}
+
+#[test]
+fn cases_are_read_back() {
+    for seed in 0..200 {
+        let case = Case::random(seed);
+        assert_eq!(Case::parse(&case.to_string()).as_ref(), Some(&case), "{case}");
+    }
+    for text in
+        ["", "seed=1", "seed=x threads=F", "threads=W0", "threads=W30.4", "threads=W1.0", "threads=F by=é", "threads=é"]
+    {
+        assert_eq!(Case::parse(text), None, "{text}");
+    }
+}
