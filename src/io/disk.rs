@@ -168,9 +168,10 @@ impl Disk {
     }
     /// Writes all of `bufs`, one after the other from `off` on. Any failure poisons.
     pub(crate) fn write(&self, mut off: u64, bufs: &[&[u8]]) -> Result<()> {
-        self.writes_allowed()?;
         let (mut i, mut skip) = (0, 0);
         while i < bufs.len() {
+            // Before each call: nothing is written once another thread has met a failure.
+            self.writes_allowed()?;
             if skip == bufs[i].len() {
                 (i, skip) = (i + 1, 0);
                 continue;

@@ -242,3 +242,14 @@ fn the_guard_sees_a_rewrite_and_a_retried_sync() {
     disk.sync_data(Lane::Flush).unwrap();
     assert_eq!(seen.take().len(), 1);
 }
+
+/// A write of several calls ends at the call during which another thread meets a failure.
+#[test]
+fn a_long_write_ends_at_a_failure() {
+    let backend = Arc::new(SimBackend::new());
+    let disk = Arc::new(crate::io::Disk::new(backend.clone(), true, crate::knobs::Knobs::default()));
+    let other = disk.clone();
+    backend.set_during(Some(Box::new(move |_, _| other.poison(crate::Error::corrupt("a failure")))));
+    assert!(disk.write(0, &[&[1; 96 << 10]]).is_err());
+    assert_eq!(backend.counts().of(Call::Write), 1);
+}

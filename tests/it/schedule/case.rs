@@ -59,11 +59,11 @@ impl Act {
             }
         };
         match rng.below(40) {
-            0..16 => {
+            0..14 => {
                 let (at, len) = range(rng);
                 Act::Write { at, len }
             }
-            16..22 => {
+            14..22 => {
                 let (at, len) = range(rng);
                 Act::Read { at, len }
             }
@@ -78,7 +78,6 @@ impl Act {
             31..36 => Act::Flush,
             36..38 => Act::Checkpoint,
             38 => Act::WaitReclaimed,
-            39 if rng.one_in(3) => Act::Close,
             _ => Act::Flush,
         }
     }
@@ -157,9 +156,15 @@ impl Case {
             Fault { call, nth, how: How::Errno(how), sticky: false }
         });
         let rollback = rng.one_in(4);
-        let threads =
-            (0..2 + rng.below(3)).map(|_| (0..2 + rng.below(12)).map(|_| Act::random(&mut rng, rollback)).collect());
-        Case { seed, size, choice, fault, threads: threads.collect() }
+        let acts = |rng: &mut Rng| (0..2 + rng.below(12)).map(|_| Act::random(rng, rollback)).collect();
+        let mut threads: Vec<Vec<Act>> = (0..2 + rng.below(3)).map(|_| acts(&mut rng)).collect();
+        if rng.one_in(4) {
+            // In the middle of what the others do.
+            let among = rng.below(threads.len() as u64) as usize;
+            let at = rng.below(threads[among].len() as u64) as usize;
+            threads[among].insert(at, Act::Close);
+        }
+        Case { seed, size, choice, fault, threads }
     }
 
     /// What the scheduler goes by.
