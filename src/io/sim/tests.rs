@@ -247,7 +247,7 @@ fn the_guard_sees_a_rewrite_and_a_retried_sync() {
 #[test]
 fn a_long_write_ends_at_a_failure() {
     let backend = Arc::new(SimBackend::new());
-    let disk = Arc::new(crate::io::Disk::new(backend.clone(), true, crate::knobs::Knobs::default()));
+    let disk = Arc::new(crate::io::Disk::new(backend.clone(), true));
     let other = disk.clone();
     backend.set_during(Some(Box::new(move |_, _| other.poison(crate::Error::corrupt("a failure")))));
     assert!(disk.write(0, &[&[1; 96 << 10]]).is_err());
