@@ -101,6 +101,18 @@ fn rate(tally: &Tally, began: Instant) -> f64 {
     tally.unique as f64 / began.elapsed().as_secs_f64()
 }
 
+/// Every two operations, the second one in the middle of a checkpoint or flush that follows the first.
+fn besides() -> impl Iterator<Item = Case> {
+    sequences(2).flat_map(|pair| {
+        let besides =
+            (0..10).map(|at| Op::BesideCheckpoint { at, n: 1 }).chain((0..3).map(|at| Op::BesideFlush { at, n: 1 }));
+        besides.flat_map(move |beside| {
+            let ops = vec![Op::Write { v: 0, b: 2, n: 0, t: 3 }, pair[0], beside, pair[1], Op::Flush {}];
+            [2, 6].map(|size| Case { size, ..plain(2, ops.clone()) })
+        })
+    })
+}
+
 /// Every sequence of up to three operations; of two, with each of their syncs failing; of two, one in the
 /// middle of a checkpoint or flush that follows the other; and of two, a crash, and two more.
 #[test]
@@ -128,15 +140,8 @@ fn exhaustive() {
             }
         }
     }
-    for pair in sequences(2) {
-        for beside in
-            (0..10).map(|at| Op::BesideCheckpoint { at, n: 1 }).chain((0..3).map(|at| Op::BesideFlush { at, n: 1 }))
-        {
-            let ops = vec![Op::Write { v: 0, b: 2, n: 0, t: 3 }, pair[0], beside, pair[1], Op::Flush {}];
-            for size in [2, 6] {
-                search.run(&Case { size, ..plain(2, ops.clone()) }).unwrap_or_else(|e| panic!("{e}"));
-            }
-        }
+    for case in besides() {
+        search.run(&case).unwrap_or_else(|e| panic!("{e}"));
     }
     let seconds: Vec<Vec<Op>> = sequences(2).collect();
     for ops in sequences(2) {
@@ -159,7 +164,7 @@ fn replay() {
     let _ = result.unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// Short sequences, then random cases, without the guard: what `tests/mutants/run.sh` runs on an engine with a planted
+/// Short sequences, then random cases and operations beside others in turn, without the guard: what `tests/mutants/run.sh` runs on an engine with a planted
 /// bug. Fails at the first violation and says after how many states; passes after `SNAPDISK_STATES` of them.
 #[test]
 #[ignore = "tests/mutants/run.sh runs it"]
@@ -173,7 +178,11 @@ fn hunt() {
     });
     let mut runner = runner(number("SNAPDISK_SEED", 1), 1, false);
     let random = std::iter::repeat_with(|| cases().new_tree(&mut runner).expect("a case").current());
-    for case in short.chain(random) {
+    // Spread, so that each part of them holds a bit of everything.
+    let besides: Vec<Case> = besides().collect();
+    let spread = (0..besides.len()).map(|i| besides[i * 613 % besides.len()].clone());
+    let mixed = spread.map(Some).chain(std::iter::repeat(None)).zip(random).flat_map(|(b, r)| b.into_iter().chain([r]));
+    for case in short.chain(mixed) {
         if search.tally.unique >= limit {
             break;
         }

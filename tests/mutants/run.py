@@ -28,12 +28,11 @@ SECONDS = 300
 HARNESSES = {
     "explorer": ["explorer::hunt", "--ignored", "--exact"],
     "exhaustive": ["explorer::exhaustive", "--exact"],
-    "flips": ["flips::"],
+    "flips": ["flips::every_byte_flipped", "--exact"],
+    "lives": ["flips::pages_of_a_life_that_was_lost", "--exact"],
     "faults": ["faults::"],
-    "beside": ["beside::"],
     "crash": ["concurrency::crash::"],
-    "lives": ["lives::"],
-    "schedule": ["schedule::"],
+    "between": ["concurrency::between::"],
 }
 
 PLANTED = """
@@ -101,7 +100,7 @@ def write_copy(group, target):
 
     The package has a version of its own: cargo names what it builds by package and version, not by place, and would
     take the copy's objects for those of the source."""
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True).stdout
     names = [n for n in files.decode().split("\0") if n and (ROOT / n).is_file()]
     for old in [p for p in target.rglob("*") if p.is_file()] if target.exists() else []:
         if str(old.relative_to(target)) not in names:
@@ -252,15 +251,17 @@ def main():
         write_copy(group, copy)
         binary = build(copy)
         print(f"copy {number}: {len(group)} planted bugs, built at {time.monotonic() - began:.0f} s", flush=True)
-        for harness in dict.fromkeys(b["harness"] for b in group):
-            control(binary, copy, harness, options.timeout)
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            harnesses = dict.fromkeys(b["harness"] for b in group)
+            controls = [pool.submit(control, binary, copy, h, options.timeout) for h in harnesses]
             runs = {pool.submit(verdict, bug, binary, copy, options): bug for bug in group}
             for run in concurrent.futures.as_completed(runs):
                 line, seen = run.result()
                 print(line, flush=True)
                 if not seen:
                     survivors.append(runs[run]["name"])
+            for ended in controls:
+                ended.result()
     seconds = time.monotonic() - began
     equivalent = sum("equivalent" in b for b in bugs)
     print(f"{len(picked) - len(survivors)} of {len(picked)} seen in {seconds:.0f} s; {len(bugs)} listed, {equivalent} of them equivalent")
