@@ -97,8 +97,38 @@ fn random() {
     }
 }
 
+/// Trees with leaves that have one extent left beside leaves that a snapshot shares: a volume whose blocks are each an extent of
+/// their own, a snapshot, and a part of the volume discarded; then the snapshot or the volume goes, and all is reclaimed.
+fn shapes() -> impl Iterator<Item = Case> {
+    let tag = |b: u8| Op::Write { v: 0, b, n: 0, t: 3 };
+    (0..20u8).flat_map(move |b| {
+        (1..12u8).map(move |n| {
+            let mut ops: Vec<Op> = (0..24).step_by(2).chain((1..24).step_by(2)).map(tag).collect();
+            if n % 2 == 1 {
+                ops.push(Op::Checkpoint {});
+            }
+            let last = if b % 2 == 0 { Op::DelSnap { k: 0 } } else { tag(b) };
+            ops.extend([Op::Snap { v: 0 }, Op::Trim { v: 0, b, n }, Op::Check {}, last, Op::Checkpoint {}]);
+            ops.extend([Op::Maintain { n: 7 }, Op::Checkpoint {}, Op::Check {}]);
+            Case { size: 6, ..plain(u64::from(b) << 8 | u64::from(n), ops) }
+        })
+    })
+}
+
 fn rate(tally: &Tally, began: Instant) -> f64 {
     tally.unique as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Every two operations, the second one in the middle of a checkpoint or flush that follows the first.
+fn besides() -> impl Iterator<Item = Case> {
+    sequences(2).flat_map(|pair| {
+        let besides =
+            (0..10).map(|at| Op::BesideCheckpoint { at, n: 1 }).chain((0..3).map(|at| Op::BesideFlush { at, n: 1 }));
+        besides.flat_map(move |beside| {
+            let ops = vec![Op::Write { v: 0, b: 2, n: 0, t: 3 }, pair[0], beside, pair[1], Op::Flush {}];
+            [2, 6].map(|size| Case { size, ..plain(2, ops.clone()) })
+        })
+    })
 }
 
 /// Every sequence of up to three operations; of two, with each of their syncs failing; of two, one in the
@@ -128,15 +158,8 @@ fn exhaustive() {
             }
         }
     }
-    for pair in sequences(2) {
-        for beside in
-            (0..10).map(|at| Op::BesideCheckpoint { at, n: 1 }).chain((0..3).map(|at| Op::BesideFlush { at, n: 1 }))
-        {
-            let ops = vec![Op::Write { v: 0, b: 2, n: 0, t: 3 }, pair[0], beside, pair[1], Op::Flush {}];
-            for size in [2, 6] {
-                search.run(&Case { size, ..plain(2, ops.clone()) }).unwrap_or_else(|e| panic!("{e}"));
-            }
-        }
+    for case in besides() {
+        search.run(&case).unwrap_or_else(|e| panic!("{e}"));
     }
     let seconds: Vec<Vec<Op>> = sequences(2).collect();
     for ops in sequences(2) {
@@ -159,21 +182,25 @@ fn replay() {
     let _ = result.unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// Short sequences, then random cases, without the guard: what `tests/mutants/run.sh` runs on an engine with a planted
+/// Short sequences, then random cases and steered ones in turn, without the guard unless `SNAPDISK_GUARD` is 1: what `tests/mutants/run.sh` runs on an engine with a planted
 /// bug. Fails at the first violation and says after how many states; passes after `SNAPDISK_STATES` of them.
 #[test]
 #[ignore = "tests/mutants/run.sh runs it"]
 fn hunt() {
     let limit = number("SNAPDISK_STATES", 100_000);
     let mut search = Search::new();
-    search.limit = limit;
+    (search.limit, search.guard) = (limit, number("SNAPDISK_GUARD", 0) != 0);
     let short = (1..=2).flat_map(sequences).map(|mut ops| {
         ops.push(Op::Flush {});
         plain(0, ops)
     });
     let mut runner = runner(number("SNAPDISK_SEED", 1), 1, false);
     let random = std::iter::repeat_with(|| cases().new_tree(&mut runner).expect("a case").current());
-    for case in short.chain(random) {
+    // Spread, so that each part of them holds a bit of everything.
+    let steered: Vec<Case> = besides().chain(shapes()).collect();
+    let spread = (0..steered.len()).map(|i| steered[i * 613 % steered.len()].clone());
+    let mixed = spread.map(Some).chain(std::iter::repeat(None)).zip(random).flat_map(|(b, r)| b.into_iter().chain([r]));
+    for case in short.chain(mixed) {
         if search.tally.unique >= limit {
             break;
         }

@@ -27,12 +27,17 @@ SECONDS = 300
 # The arguments of the test binary for each harness.
 HARNESSES = {
     "explorer": ["explorer::hunt", "--ignored", "--exact"],
+    "guard": ["explorer::hunt", "--ignored", "--exact"],
     "exhaustive": ["explorer::exhaustive", "--exact"],
-    "flips": ["flips::"],
+    "flips": ["flips::every_byte_flipped", "--exact"],
+    "lives": ["flips::pages_of_a_life_that_was_lost", "--exact"],
     "faults": ["faults::"],
-    "beside": ["beside::"],
     "crash": ["concurrency::crash::"],
-    "lives": ["lives::"],
+    "between": ["concurrency::between::"],
+    "readers": ["concurrency::readers::"],
+    "close": ["concurrency::close::"],
+    "background": ["background::"],
+    "hostile": ["hostile::"],
     "schedule": ["schedule::"],
 }
 
@@ -101,7 +106,7 @@ def write_copy(group, target):
 
     The package has a version of its own: cargo names what it builds by package and version, not by place, and would
     take the copy's objects for those of the source."""
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True).stdout
     names = [n for n in files.decode().split("\0") if n and (ROOT / n).is_file()]
     for old in [p for p in target.rglob("*") if p.is_file()] if target.exists() else []:
         if str(old.relative_to(target)) not in names:
@@ -152,6 +157,7 @@ def cargo_target():
 def run_harness(binary, copy, harness, name, states, seconds):
     """Runs one harness. Gives the exit status (`None`: it took too long), its output and the seconds."""
     env = {**os.environ, "SNAPDISK_PLANTED": name, "SNAPDISK_STATES": str(states), "RUST_BACKTRACE": "0"}
+    env["SNAPDISK_GUARD"] = str(int(harness == "guard"))
     began = time.monotonic()
     run = subprocess.Popen(
         [binary, *HARNESSES[harness]],
@@ -190,7 +196,7 @@ def verdict(bug, binary, copy, options):
     elif status != 0:
         raise Broken(f"{bug['name']}: status {status}:\n{out[-3000:]}")
     else:
-        result = f"SURVIVES {bug['harness']}"
+        result = f"SURVIVES {bug['harness']}" + (", as is known" if "open" in bug else "")
     if options.verbose:
         result += "\n" + out[-6000:]
     return f"{bug['name']}: {result}, {took:.1f} s", failed
@@ -210,6 +216,7 @@ def chosen(bugs, options, parser):
         if options.seed is not None:
             parser.error("--seed goes with --sample")
         return alive
+    alive = [b for b in alive if "open" not in b]
     # Consecutive seeds go through the whole list.
     random.Random(0).shuffle(alive)
     first = (options.seed or 0) * options.sample % len(alive)
@@ -252,15 +259,17 @@ def main():
         write_copy(group, copy)
         binary = build(copy)
         print(f"copy {number}: {len(group)} planted bugs, built at {time.monotonic() - began:.0f} s", flush=True)
-        for harness in dict.fromkeys(b["harness"] for b in group):
-            control(binary, copy, harness, options.timeout)
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            harnesses = dict.fromkeys(b["harness"] for b in group)
+            controls = [pool.submit(control, binary, copy, h, options.timeout) for h in harnesses]
             runs = {pool.submit(verdict, bug, binary, copy, options): bug for bug in group}
             for run in concurrent.futures.as_completed(runs):
                 line, seen = run.result()
                 print(line, flush=True)
                 if not seen:
                     survivors.append(runs[run]["name"])
+            for ended in controls:
+                ended.result()
     seconds = time.monotonic() - began
     equivalent = sum("equivalent" in b for b in bugs)
     print(f"{len(picked) - len(survivors)} of {len(picked)} seen in {seconds:.0f} s; {len(bugs)} listed, {equivalent} of them equivalent")

@@ -194,7 +194,7 @@ impl SimBackend {
     pub fn set_gate(&self, gate: Option<Arc<Gate>>) {
         self.inner.lock().gate = gate;
     }
-    /// Has something run in the middle of each write, push and sync, on the thread that makes it: what another thread
+    /// Has something run in the middle of each read, write, push and sync, on the thread that makes it: what another thread
     /// might do meanwhile, at a moment that is always the same. It must not want what that thread holds.
     pub fn set_during(&self, during: Option<During>) {
         self.inner.lock().during = during;
@@ -339,6 +339,7 @@ impl Backend for SimBackend {
 
     fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
         point("a read");
+        self.meanwhile(Call::Read, None);
         self.inner.lock().read(Call::Read, off, buf)
     }
 
