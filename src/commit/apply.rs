@@ -78,6 +78,28 @@ impl State {
         })
     }
 
+    /// Whether what an operation makes gets an id that nothing has, so that it replaces nothing. The counters of an image may lie.
+    pub(crate) fn check_new(&self, op: &Op) -> Result<()> {
+        let view = self.catalog_view();
+        let taken = match op {
+            Op::CreateVolume { id, .. } | Op::Clone { id, .. } => view.volume(*id)?.map(|_| format!("volume {id}")),
+            Op::Snapshot { members, .. } => {
+                let mut taken = None;
+                for (_, id, _) in members {
+                    if view.snapshot(*id)?.is_some() {
+                        taken = Some(format!("snapshot {id}"));
+                    }
+                }
+                taken
+            }
+            _ => None,
+        };
+        match taken {
+            None => Ok(()),
+            Some(what) => Err(Error::corrupt(format!("{what} exists already: the image's counter of ids is wrong"))),
+        }
+    }
+
     // ---- doing it
 
     pub(crate) fn apply(&mut self, op: &Op) -> Result<()> {

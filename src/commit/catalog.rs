@@ -4,6 +4,7 @@
 //! volume `1|0|id`, snapshot `2|0|id`, tags `3|id|snapshot? and chunk`, volume names `4|0|hash`, a volume's snapshot names
 //! `5|volume|hash`, doomed subtrees `7|0|!sequence` (newest first), sweeps `8|0|volume`. Names that hash alike share one record.
 
+use super::ops::{check_name, check_size};
 use crate::{
     Error, Result,
     codec::{self, Kind},
@@ -84,8 +85,12 @@ pub(crate) struct CatalogView<'a> {
 }
 
 /// What every reader of a record relies on; anything may stand in an image.
-fn sane(what: &str, id: u64, size: u64, root: RootPointer) -> Result<()> {
-    if size <= crate::VOLUME_MAX && size.is_multiple_of(crate::SECTOR) && root.level < crate::format::TREE_LEVELS {
+fn sane(what: &str, id: u64, name: &str, size: u64, root: RootPointer, tag_records: u16) -> Result<()> {
+    if check_name(name).is_ok()
+        && check_size(size).is_ok()
+        && root.level < crate::format::TREE_LEVELS
+        && usize::from(tag_records) <= TAGS_MAX.div_ceil(CHUNK)
+    {
         return Ok(());
     }
     Err(Error::corrupt(format!("the record of {what} {id} says what none can")))
@@ -93,13 +98,13 @@ fn sane(what: &str, id: u64, size: u64, root: RootPointer) -> Result<()> {
 
 fn volume_record(id: u64, value: &[u8]) -> Result<VolumeRecord> {
     let r: VolumeRecord = codec::decode(Kind::Volume, value)?;
-    sane("volume", id, r.size, r.root)?;
+    sane("volume", id, &r.name, r.size, r.root, r.tag_records)?;
     Ok(r)
 }
 
 fn snapshot_record(id: u64, value: &[u8]) -> Result<SnapshotRecord> {
     let r: SnapshotRecord = codec::decode(Kind::Snapshot, value)?;
-    sane("snapshot", id, r.size, r.root)?;
+    sane("snapshot", id, &r.name, r.size, r.root, r.tag_records)?;
     Ok(r)
 }
 

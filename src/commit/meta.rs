@@ -176,9 +176,6 @@ impl Overlay<'_> {
             }
             Wish::Snapshot { members, tags } => {
                 tag_chunks(&tags)?;
-                if members.is_empty() {
-                    return Err(Error::invalid("a group snapshot needs at least one volume"));
-                }
                 for (volume, id, name) in &members {
                     let mut seen = self.volume(*volume)?;
                     self.free_snapshot_name(*volume, name)?;
@@ -188,11 +185,6 @@ impl Overlay<'_> {
                     self.snapshots.insert(*id, Some(snapshot));
                     seen.snapshots = seen.snapshots.saturating_add(1);
                     self.volumes.insert(*volume, Some(seen));
-                }
-                let mut ids: Vec<u64> = members.iter().map(|m| m.0).collect();
-                ids.sort_unstable();
-                if ids.windows(2).any(|w| w[0] == w[1]) {
-                    return Err(Error::invalid("a volume stands twice in a group snapshot"));
                 }
                 Op::Snapshot { members, created: now, tags }
             }
@@ -381,7 +373,10 @@ impl Engine {
             needs.push(need);
         }
         let snapshots = overlay.made;
-        ops.iter().try_for_each(Op::validate)?;
+        for op in &ops {
+            op.validate()?;
+            state.check_new(op)?;
+        }
         if ops.is_empty() {
             return Ok(Attempt::Done(Ok(Committed { target: state.log.target(), created: now, snapshots })));
         }

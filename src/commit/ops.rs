@@ -207,6 +207,13 @@ impl Op {
                     check_id(*id)?;
                     check_name(name)?;
                 }
+                let twice = |mut ids: Vec<u64>| {
+                    ids.sort_unstable();
+                    ids.windows(2).any(|w| w[0] == w[1])
+                };
+                if twice(members.iter().map(|m| m.0).collect()) || twice(members.iter().map(|m| m.1).collect()) {
+                    return Err(Error::invalid("a volume stands twice in a group snapshot"));
+                }
                 tag_chunks(tags).map(drop)
             }
             Op::RenameVolume { name, .. } | Op::RenameSnapshot { name, .. } => check_name(name),

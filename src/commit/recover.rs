@@ -230,6 +230,7 @@ impl State {
             self.owed.push((start.offset(), end.offset() - start.offset()));
         }
         for op in &replay.ops {
+            self.check_new(op).map_err(damaged)?;
             self.heads_of(op).map_err(damaged)?;
             let nodes = self.nodes_for(op).map_err(damaged)?;
             // The live run had these; where the host gives no more, what is there has to do.
@@ -272,7 +273,7 @@ impl State {
         let nodes: u64 = replay.ops.iter().map(Op::weight).sum();
         let spans = self.forest.space.spans();
         let usable = u64::from(self.forest.space.geometry().span) - 10;
-        spans + spans / 8 + MORE_REGIONS + (2 * (named + nodes)).div_ceil(usable)
+        spans + MORE_REGIONS + (2 * (named + nodes)).div_ceil(usable)
     }
 
     fn grow(&mut self, to: u64) -> Result<()> {

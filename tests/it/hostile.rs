@@ -171,6 +171,47 @@ fn counters_have_room_to_grow() {
     }
 }
 
+/// A counter of ids that has fallen behind: what is made next must not take the place of what is there.
+#[test]
+fn ids_in_use_are_not_given_again() {
+    for name in ["next_volume", "next_snapshot"] {
+        let backend = Arc::new(MemoryBackend::from_bytes(with_field(2, name, 1).bytes));
+        let store = open(&backend).unwrap();
+        let ids = |store: &Store| -> Vec<_> {
+            let volumes = store.volumes().unwrap().into_iter().map(|v| (v.id().0, v.name().unwrap()));
+            volumes.chain(store.snapshots().unwrap().into_iter().map(|s| (s.id().0, s.name().unwrap()))).collect()
+        };
+        let before = ids(&store);
+        let v = store.volumes().unwrap().remove(0);
+        let outcome = match name {
+            "next_volume" => store.create_volume("new", B).map(drop),
+            _ => v.snapshot("new").map(drop),
+        };
+        assert_eq!(refused(outcome).kind(), ErrorKind::Corrupt, "{name}");
+        assert_eq!(ids(&store), before, "{name}");
+        v.write_at(&[1; BLOCK], 0).unwrap();
+        store.close().unwrap();
+    }
+    // The same from a record of the log.
+    let e = fuzz::opening(with_record(Record::create(1, "again", 4096)).bytes).unwrap_err();
+    assert!(e.contains("exists already"), "{e}");
+}
+
+/// Both claims at once: more regions than there are, and a record that names a block in one more.
+#[test]
+fn a_far_block_beyond_claimed_regions_costs_nothing() {
+    let most = snapdisk::IMAGE_MAX / B / 64 / 2;
+    let mut image = with_record(Record::write(most * 64 * 17 / 16));
+    image.set_superblock(field("spans"), most);
+    image.set_superblock(field("index_level"), 4);
+    image.set_superblock(field("index_fanout"), 252);
+    image.reseal();
+    let backend = Arc::new(MemoryBackend::from_bytes(image.bytes));
+    backend.set_len(snapdisk::IMAGE_MAX).unwrap();
+    let e = refused(look(&backend));
+    assert!(e.kind() == ErrorKind::Corrupt && e.to_string().contains("can't have grown to"), "{e}");
+}
+
 /// An image that claims as many regions as there can be, in a file that claims to be as long.
 #[test]
 fn regions_without_counts_cost_nothing() {
