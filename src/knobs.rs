@@ -14,7 +14,7 @@ pub struct Knobs {
     pub log_pages: u32,
     /// Free blocks that only operations that free space may take.
     pub reserve: u32,
-    /// Regions that the image grows by at a time.
+    /// Regions that the image grows by at a time, once it has twice as many.
     pub growth: u32,
     /// A write of at least this many whole blocks goes to its place before it is logged.
     pub direct: u32,

@@ -141,14 +141,16 @@ impl Engine {
         };
         // The ring is written, not only reserved: a first write into fresh space would drag the host's journal into every flush.
         let ring = LOG_START.offset() + sb.log_pages * BLOCK_BYTES;
-        disk.reserve(0, ring)?;
+        // Between the superblocks there is nothing.
+        for (start, end) in SLOTS.map(|s| (s, s.plus(1))).into_iter().chain([(LOG_START, LOG_START.plus(sb.log_pages))]) {
+            disk.reserve(start.offset(), end.offset() - start.offset())?;
+        }
         // Page by page, so that the host caches it in small folios: that is how it will be written.
         for at in (LOG_START.offset()..ring).step_by(BLOCK) {
             disk.write(at, &[&[0; BLOCK]])?;
         }
         let engine = Engine::build(disk, host, config, sb, 0, 1);
-        let first = u64::from(engine.config.knobs.growth.max(1));
-        if !engine.give_space(first)? {
+        if !engine.give_space(1)? {
             return Err(Error::invalid("the largest image size leaves no room for data"));
         }
         engine.checkpoint()?;

@@ -454,3 +454,13 @@ fn ways_of_reading_agree() {
         store.close().unwrap();
     }
 }
+
+/// A new image takes little from the host: its log, and one region to begin with.
+#[test]
+fn an_empty_image_is_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    Options::new().create(&path).unwrap().close().unwrap();
+    let taken = fs::metadata(&path).unwrap().blocks() * 512;
+    assert!((16 << 20..=20 << 20).contains(&taken), "{taken} bytes");
+}
