@@ -142,7 +142,8 @@ impl Engine {
         // The ring is written, not only reserved: a first write into fresh space would drag the host's journal into every flush.
         let ring = LOG_START.offset() + sb.log_pages * BLOCK_BYTES;
         // Between the superblocks there is nothing.
-        for (start, end) in SLOTS.map(|s| (s, s.plus(1))).into_iter().chain([(LOG_START, LOG_START.plus(sb.log_pages))]) {
+        for (start, end) in SLOTS.map(|s| (s, s.plus(1))).into_iter().chain([(LOG_START, LOG_START.plus(sb.log_pages))])
+        {
             disk.reserve(start.offset(), end.offset() - start.offset())?;
         }
         // Page by page, so that the host caches it in small folios: that is how it will be written.
