@@ -150,6 +150,13 @@ pub const GENERATION_END: u64 = 1 << 40;
 /// than what openings, closings and what has begun can still add, so that an image never gets to say what its own decoder refuses.
 pub const COUNTER_ROOM: u64 = 1 << 32;
 
+/// Whether counters, ids and a generation are further than `room` from their ends.
+pub(crate) fn have_room(counters: &[u64], ids: [u64; 2], generation: u64, room: u64) -> bool {
+    counters.iter().all(|&n| n < COUNTER_END - room)
+        && ids.iter().all(|&n| n < ID_END - room)
+        && generation < GENERATION_END - room
+}
+
 /// The superblock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Superblock {
@@ -355,13 +362,10 @@ impl Superblock {
         Ok(sb)
     }
 
-    /// Whether every counter is at least `room` from its end.
+    /// Whether every counter is further than `room` from its end.
     pub(crate) fn has_room(&self, room: u64) -> bool {
         let counters = [self.sequence, self.epoch, self.log_position, self.log_group, self.doom_sequence];
-        let ids = [self.next_volume, self.next_snapshot];
-        counters.into_iter().all(|n| n < COUNTER_END - room)
-            && ids.into_iter().all(|n| n < ID_END - room)
-            && self.generation < GENERATION_END - room
+        have_room(&counters, [self.next_volume, self.next_snapshot], self.generation, room)
     }
 
     /// Bounds that everything else relies on.

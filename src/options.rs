@@ -180,11 +180,8 @@ impl Options {
     pub fn open_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
         let len = backend.len().map_err(|e| Error::io("length of the image", e))?;
         let engine = Engine::open(backend, host, self.config()?, true)?;
-        let begun = self.trust(&engine).and_then(|()| engine.begin_epoch());
-        if begun.is_err() && !engine.disk.is_poisoned() {
-            engine.disk.cut_back(len);
-        }
-        begun?;
+        self.trust(&engine).and_then(|()| engine.take_owed()).inspect_err(|_| engine.disk.cut_back(len))?;
+        engine.begin_epoch()?;
         Ok(Store { engine: Owner::new(engine)? })
     }
     /// Checks an image from elsewhere before anyone gets it.

@@ -5,6 +5,7 @@
 
 use super::{
     catalog::{PUT_NODES, SnapshotRecord, VolumeRecord, doomed_key, tag_chunks},
+    data::Target,
     engine::State,
     ops::{DeleteMode, Op, Placed},
 };
@@ -81,22 +82,16 @@ impl State {
     /// Whether what an operation makes gets an id that nothing has, so that it replaces nothing. The counters of an image may lie.
     pub(crate) fn check_new(&self, op: &Op) -> Result<()> {
         let view = self.catalog_view();
-        let taken = match op {
-            Op::CreateVolume { id, .. } | Op::Clone { id, .. } => view.volume(*id)?.map(|_| format!("volume {id}")),
-            Op::Snapshot { members, .. } => {
-                let mut taken = None;
-                for (_, id, _) in members {
-                    if view.snapshot(*id)?.is_some() {
-                        taken = Some(format!("snapshot {id}"));
-                    }
-                }
-                taken
+        let exists = |what| Err(Error::corrupt(format!("{what} exists already: the image's counter of ids is wrong")));
+        match op {
+            Op::CreateVolume { id, .. } | Op::Clone { id, .. } if view.volume(*id)?.is_some() => {
+                exists(Target::Volume(*id))
             }
-            _ => None,
-        };
-        match taken {
-            None => Ok(()),
-            Some(what) => Err(Error::corrupt(format!("{what} exists already: the image's counter of ids is wrong"))),
+            Op::Snapshot { members, .. } => members.iter().try_for_each(|(_, id, _)| match view.snapshot(*id)? {
+                Some(_) => exists(Target::Snapshot(*id)),
+                None => Ok(()),
+            }),
+            _ => Ok(()),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    format::Superblock,
+    format::{COUNTER_ROOM, Superblock, have_room},
     io::{Disk, Host},
     knobs::Knobs,
     space::{self, Giving, Purpose, Reading, Run},
@@ -543,12 +543,9 @@ impl State {
     }
     /// Whether everything that counts upwards for ever still has room to. It always has, unless someone made the image so.
     fn counters_have_room(&self) -> bool {
-        use crate::format::{COUNTER_END, COUNTER_ROOM, GENERATION_END, ID_END};
-        let room = 2 * COUNTER_ROOM;
-        self.had_room
-            && [self.log.group, self.log.position, self.doom_sequence].into_iter().all(|n| n < COUNTER_END - room)
-            && [self.next_volume, self.next_snapshot].into_iter().all(|n| n < ID_END - room)
-            && self.generation < GENERATION_END - room
+        let counters = [self.log.group, self.log.position, self.doom_sequence];
+        let ids = [self.next_volume, self.next_snapshot];
+        self.had_room && have_room(&counters, ids, self.generation, 2 * COUNTER_ROOM)
     }
     /// Whether a checkpoint is due.
     pub(crate) fn is_due(&self, config: &Config) -> bool {

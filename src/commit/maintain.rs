@@ -373,9 +373,8 @@ impl Engine {
             if more {
                 self.maintenance.ring();
             }
-            let idle = idle && !more && !rested;
             rested = false;
-            if idle {
+            if idle && !more {
                 if let Err(e) = self.mark() {
                     self.tell(e.at("the mark of an idle store"));
                 }

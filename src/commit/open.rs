@@ -158,7 +158,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Opens an image and recovers it in memory. For writing, [`Engine::begin_epoch`] must follow.
+    /// Opens an image and recovers it in memory. For writing, [`Engine::take_owed`] and [`Engine::begin_epoch`] must follow.
     pub(crate) fn open(
         backend: Arc<dyn Backend>,
         host: Arc<dyn Host>,
@@ -235,11 +235,15 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Has the host give again what recovery took for given. Nothing was written before this.
+    pub(crate) fn take_owed(&self) -> Result<()> {
+        let owed = std::mem::take(&mut self.state.write().owed);
+        owed.into_iter().try_for_each(|(start, len)| self.disk.reserve(start, len))
+    }
+
     /// The last act of a writable open: a checkpoint of what was replayed, and the new epoch before the first append.
     pub(crate) fn begin_epoch(&self) -> Result<()> {
         let mut checkpointer = self.checkpointer.lock();
-        let owed = std::mem::take(&mut self.state.write().owed);
-        owed.into_iter().try_for_each(|(start, len)| self.disk.reserve(start, len))?;
         if !checkpointer.superblock.clean {
             self.checkpoint_with(&mut checkpointer, false)?;
         }

@@ -272,8 +272,7 @@ impl State {
         let named: u64 = placed.iter().map(|p| p.blocks()).sum();
         let nodes: u64 = replay.ops.iter().map(Op::weight).sum();
         let spans = self.forest.space.spans();
-        let usable = u64::from(self.forest.space.geometry().span) - 10;
-        spans + MORE_REGIONS + (2 * (named + nodes)).div_ceil(usable)
+        spans + MORE_REGIONS + (2 * (named + nodes)).div_ceil(self.forest.space.geometry().usable())
     }
 
     fn grow(&mut self, to: u64) -> Result<()> {

@@ -166,6 +166,18 @@ impl Disk {
         self.poison(error.clone());
         error
     }
+    /// How many bytes a call wrote at `off`: none if it was interrupted. Any failure poisons, and so does a call that writes nothing.
+    fn written(&self, off: u64, outcome: io::Result<usize>) -> Result<usize> {
+        match outcome {
+            Ok(0) => Err(self.failed(format_args!("write at byte {off}"), io::ErrorKind::WriteZero.into())),
+            Ok(n) => {
+                self.written_blocks.fetch_add(n.div_ceil(BLOCK) as u64, Relaxed);
+                Ok(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(e) => Err(self.failed(format_args!("write at byte {off}"), e)),
+        }
+    }
     /// Writes all of `bufs`, one after the other from `off` on. Any failure poisons.
     pub(crate) fn write(&self, mut off: u64, bufs: &[&[u8]]) -> Result<()> {
         let (mut i, mut skip) = (0, 0);
@@ -191,14 +203,8 @@ impl Disk {
                 }
                 self.backend.write_vectored_at(off, &slices)
             };
-            let mut n = match n {
-                Ok(0) => return Err(self.failed(format_args!("write at byte {off}"), io::ErrorKind::WriteZero.into())),
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(self.failed(format_args!("write at byte {off}"), e)),
-            };
+            let mut n = self.written(off, n)?;
             off += n as u64;
-            self.written_blocks.fetch_add(n.div_ceil(BLOCK) as u64, Relaxed);
             while n > 0 && i < bufs.len() {
                 let step = n.min(bufs[i].len() - skip);
                 (n, skip) = (n - step, skip + step);
@@ -265,16 +271,12 @@ impl Disk {
             self.writes_allowed()?;
             let n = (CALL as u64 - at % CALL as u64).min(end - at);
             match self.backend.write_at(at, &zeros[..n as usize]) {
-                Ok(0) => return Err(self.failed(format_args!("write at byte {at}"), io::ErrorKind::WriteZero.into())),
-                Ok(n) => at += n as u64,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if is_no_space(&e) => {
                     let what = format_args!("write of fresh space at byte {at}");
                     return Err(Error::caused(ErrorKind::NoSpace, what, e));
                 }
-                Err(e) => return Err(self.failed(format_args!("write at byte {at}"), e)),
+                outcome => at += self.written(at, outcome)? as u64,
             }
-            self.written_blocks.fetch_add(n.div_ceil(BLOCK as u64), Relaxed);
         }
         self.sync(Lane::Space)?;
         Ok(len)

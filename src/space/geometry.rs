@@ -28,6 +28,10 @@ impl Geometry {
     pub(crate) fn start(&self, region: u64) -> Block {
         Block(self.base + region * u64::from(self.span))
     }
+    /// Blocks of a region that are no home, at least.
+    pub(crate) fn usable(&self) -> u64 {
+        u64::from(self.span) - 2 * (1 + u64::from(INDEX_LEVELS))
+    }
     /// Region and place in it; `None` for superblocks and log.
     #[inline]
     pub(crate) fn locate(&self, block: Block) -> Option<(u64, usize)> {

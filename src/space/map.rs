@@ -409,10 +409,9 @@ impl Space {
         if self.spans >= self.spans_max && !self.imaginary {
             return Ok(None);
         }
-        let usable = u64::from(self.geo.span) - 10;
         // A small image grows by half of what it has: it should not take much more from the host than it needs.
         let usual = u64::from(self.growth).min((self.spans / 2).max(1));
-        let step = usual.max(blocks.div_ceil(usable));
+        let step = usual.max(blocks.div_ceil(self.geo.usable()));
         let to = (self.spans + step).min(if self.imaginary { u64::MAX } else { self.spans_max });
         Ok(Some(Giving::Grow { from: self.spans, to }))
     }

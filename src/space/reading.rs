@@ -49,6 +49,8 @@ pub(crate) struct Hold<'a> {
 }
 
 enum Place<'a> {
+    /// Nothing is copied from the disk.
+    Nowhere,
     Slot(&'a AtomicU64),
     Other(u64),
 }
@@ -57,21 +59,21 @@ impl Reading {
     /// Announces a read of `runs`. The caller has the state's lock with which it looked them up.
     pub(crate) fn hold(&self, runs: impl IntoIterator<Item = Run>) -> Hold<'_> {
         let runs: Runs = runs.into_iter().collect();
-        let place = match runs[..] {
+        let slot = match runs[..] {
+            [] => return Hold { reading: self, place: Place::Nowhere },
             [run] => self.slot(run),
             _ => None,
         };
-        let place = place.map_or_else(
-            || {
-                let mut others = self.others.lock();
-                others.0 += 1;
-                let number = others.0;
-                others.1.push((number, runs));
-                Place::Other(number)
-            },
-            Place::Slot,
-        );
+        let place = slot.map_or_else(|| self.other(runs), Place::Slot);
         Hold { reading: self, place }
+    }
+
+    fn other(&self, runs: Runs) -> Place<'_> {
+        let mut others = self.others.lock();
+        others.0 += 1;
+        let number = others.0;
+        others.1.push((number, runs));
+        Place::Other(number)
     }
 
     /// The common case: a read of one run, without a lock.
@@ -99,7 +101,11 @@ impl Reading {
         let bell = Arc::<Bell>::default();
         self.bells.lock().push(bell.clone());
         self.waiting.fetch_add(1, SeqCst);
-        while runs.iter().all(|run| parts(*run, &self.held()).all(|(_, held)| held)) {
+        loop {
+            let held = self.held();
+            if !runs.iter().all(|run| parts(*run, &held).all(|(_, is_held)| is_held)) {
+                break;
+            }
             bell.wait(Duration::MAX);
         }
         self.waiting.fetch_sub(1, SeqCst);
@@ -110,6 +116,7 @@ impl Reading {
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         match self.place {
+            Place::Nowhere => return,
             // What was copied was read before this: whoever sees the slot empty may write there.
             Place::Slot(slot) => slot.store(0, SeqCst),
             Place::Other(number) => self.reading.others.lock().1.retain(|(n, _)| *n != number),
