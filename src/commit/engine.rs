@@ -57,6 +57,9 @@ pub(crate) struct Room {
     any: bool,
     /// Space has to be freed before the next attempt.
     due: bool,
+    /// What was freed has to become allocatable before the next attempt, rather than the image grow.
+    recycle: bool,
+    recycled: bool,
     rounds: u32,
     /// So much is to be written that the operation has to see to it.
     pub(crate) relieve: bool,
@@ -432,6 +435,7 @@ impl Engine {
                 attempt(&mut state, room.any)
             };
             let due = state.is_due(&self.config) || state.wants_growth(&self.config);
+            let recycle = state.forest.space.should_recycle();
             let spills = state.staging.bytes >= self.config.spill_from();
             let long = spills || state.log.is_long();
             room.relieve = long && (self.config.manual || state.is_too_long(&self.config));
@@ -449,6 +453,11 @@ impl Engine {
                     return Ok(Some(t));
                 }
                 Attempt::Log => self.checkpoint_for_log()?,
+                // Once: others may take what that makes allocatable.
+                Attempt::Space(_) if recycle && !room.recycled => {
+                    room.recycle = true;
+                    return Ok(None);
+                }
                 Attempt::Space(blocks) => match self.give_space(blocks) {
                     Ok(true) => {}
                     // A host that is full is no reason to give up while the image itself has space to free.
@@ -466,6 +475,10 @@ impl Engine {
 
     /// Frees space if the last attempt asked for it; `NoSpace` if there is nothing to free.
     pub(crate) fn make_room(&self, room: &mut Room) -> Result<()> {
+        if std::mem::take(&mut room.recycle) {
+            room.recycled = true;
+            return self.checkpoint();
+        }
         if !std::mem::take(&mut room.due) {
             return Ok(());
         }
@@ -560,6 +573,9 @@ impl State {
     pub(crate) fn wants_space(&self) -> bool {
         let space = &self.forest.space;
         let image = space.end() / BLOCK_BYTES;
+        if space.should_recycle() && space.available() < image / 8 {
+            return true;
+        }
         let limit = (image / 16).max(if self.knobs.fanout == usize::MAX { (64 << 20) / BLOCK_BYTES } else { 16 });
         space.waiting() > limit && space.available() < limit
     }

@@ -409,8 +409,10 @@ impl Space {
         if self.spans >= self.spans_max && !self.imaginary {
             return Ok(None);
         }
-        // A small image grows by half of what it has: it should not take much more from the host than it needs.
-        let usual = u64::from(self.growth).min((self.spans / 2).max(1));
+        // A small image grows by half of what it has, and none by more than its slack: it should not take much more from the host than it
+        // needs.
+        let slack = self.slack_left().unwrap_or(0) / u64::from(self.geo.span);
+        let usual = u64::from(self.growth).min(self.spans / 2).min(slack.max(self.spans / 16)).max(1);
         let step = usual.max(blocks.div_ceil(self.geo.usable()));
         let to = (self.spans + step).min(if self.imaginary { u64::MAX } else { self.spans_max });
         Ok(Some(Giving::Grow { from: self.spans, to }))
@@ -582,7 +584,7 @@ impl Space {
     /// Marks available runs of `from` blocks and more as given back.
     fn return_runs(&mut self, region: u64, from: u32, out: &mut Vec<(u64, Run)>) {
         // What is about to be written again is not worth a punch and a reservation.
-        let cushion = u64::from(self.geo.span) * u64::from(self.growth).max(self.spans / 16);
+        let cushion = u64::from(self.geo.span) * u64::from(self.growth).min(self.spans / 4).max(self.spans / 16);
         if self.cursors.contains(&Some(region)) || self.available < cushion {
             return;
         }

@@ -45,30 +45,60 @@ fn compare(store: &Store, model: &BTreeMap<String, Vec<u8>>, frozen: &BTreeMap<(
 }
 
 /// How large an image gets under random overwrites is what its slack says.
+/// Blocks of an image after its volume of `blocks` blocks was overwritten at random, ten times as many.
+fn blocks_after_overwrites(slack: u32, blocks: u64, each: impl Fn(u64, &Store)) -> u64 {
+    let knobs = Knobs { log_pages: 64, span: 64, index_fanout: 8, growth: 16, reserve: 64, ..Knobs::default() };
+    let options = Options::new().manual_maintenance(true).knobs(knobs).punch_from(None).slack(slack);
+    let store = options.create_on(Arc::new(MemoryBackend::new()), Arc::new(Counter(1.into()))).unwrap();
+    let volume = store.create_volume("v", blocks * 4096).unwrap();
+    volume.write_at(&vec![1; (blocks * 4096) as usize], 0).unwrap();
+    let mut r = Rng(9);
+    for i in 0..10 * blocks {
+        volume.write_at(&[i as u8; 4096], r.below(blocks) * 4096).unwrap();
+        each(i, &store);
+    }
+    store.wait_reclaimed().unwrap();
+    assert!(store.check().unwrap().is_clean());
+    store.stats().unwrap().image_bytes / 4096
+}
+
 #[test]
 fn slack_bounds_the_space_that_overwrites_take() {
-    let size = |slack| {
-        let knobs = Knobs { log_pages: 64, span: 64, index_fanout: 8, growth: 1, reserve: 64, ..Knobs::default() };
-        let options = Options::new().manual_maintenance(true).knobs(knobs).punch_from(None).slack(slack);
-        let store = options.create_on(Arc::new(MemoryBackend::new()), Arc::new(Counter(1.into()))).unwrap();
-        let blocks = 2000;
-        let volume = store.create_volume("v", blocks * 4096).unwrap();
-        volume.write_at(&vec![1; (blocks * 4096) as usize], 0).unwrap();
-        let mut r = Rng(9);
-        for i in 0..10 * blocks {
-            volume.write_at(&[i as u8; 4096], r.below(blocks) * 4096).unwrap();
-            if i % 64 == 0 {
-                // What was freed comes back at once: what stays free is what the allocator leaves alone.
-                store.wait_reclaimed().unwrap();
-            }
+    // What was freed comes back at once: what stays free is what the allocator leaves alone.
+    let at_once = |i: u64, store: &Store| {
+        if i.is_multiple_of(64) {
+            store.wait_reclaimed().unwrap();
         }
-        store.wait_reclaimed().unwrap();
-        assert!(store.check().unwrap().is_clean());
-        store.stats().unwrap().image_bytes / 4096
     };
-    let (tight, loose) = (size(0), size(100));
+    let (tight, loose) = (blocks_after_overwrites(0, 2000, at_once), blocks_after_overwrites(100, 2000, at_once));
     assert!((2000..2900).contains(&tight), "{tight} blocks without slack");
     assert!((3600..4800).contains(&loose), "{loose} blocks with as much free space as data");
+}
+
+/// What was freed and waits for a checkpoint is free space too: the image does not grow past its slack because of it.
+#[test]
+fn slack_bounds_an_image_whose_freed_space_waits_for_a_checkpoint() {
+    let (tight, loose) = (blocks_after_overwrites(0, 2000, |_, _| {}), blocks_after_overwrites(100, 2000, |_, _| {}));
+    assert!((2000..2900).contains(&tight), "{tight} blocks without slack");
+    assert!((3600..4800).contains(&loose), "{loose} blocks with as much free space as data");
+}
+
+/// Also of an image that never had more than a few regions.
+#[test]
+fn deleting_gives_the_space_of_a_small_image_back() {
+    let options =
+        Options::new().manual_maintenance(true).create_on(Arc::new(MemoryBackend::new()), Arc::new(Counter(1.into())));
+    let store = options.unwrap();
+    let volume = store.create_volume("v", 48 << 20).unwrap();
+    for i in 0..48 {
+        volume.write_at(&vec![i as u8 + 1; 1 << 20], i << 20).unwrap();
+    }
+    store.delete_volume(&volume, snapdisk::DeleteSnapshots::Refuse).unwrap();
+    store.wait_reclaimed().unwrap();
+    store.wait_reclaimed().unwrap();
+    let stats = store.stats().unwrap();
+    assert!(stats.returned_bytes > 24 << 20, "{stats:?}");
+    assert!(store.check().unwrap().is_clean());
 }
 
 fn run(seed: u64, fanout: usize, span: u32) {

@@ -1,7 +1,13 @@
 //! The allocator: which free blocks are taken, and in what order.
 
 use super::{Purpose, Run, Space};
-use crate::{Error, Result, format::COUNT_RETURNED, io::Disk, space::region::bit, units::Block};
+use crate::{
+    Error, Result,
+    format::COUNT_RETURNED,
+    io::Disk,
+    space::region::bit,
+    units::{BLOCK_BYTES, Block},
+};
 
 impl Space {
     /// Takes up to `want` adjacent blocks, of count zero, out of what is available. `None`: nothing that it may take is
@@ -52,10 +58,23 @@ impl Space {
     }
     /// Whether the image takes more space from the host rather than fill small holes.
     pub(crate) fn would_grow(&self) -> bool {
+        !self.crowded && self.spans < self.spans_max && self.slack_left().is_some()
+    }
+    /// Blocks that the image may still take from the host before it has as much free space as the slack allows. `None`: it has more.
+    pub(super) fn slack_left(&self) -> Option<u64> {
         let all = self.spans * u64::from(self.geo.span);
         let total = all - self.returned.min(all);
         let used = total.saturating_sub(self.free);
-        !self.crowded && self.spans < self.spans_max && total * 100 <= used.saturating_mul(100 + self.slack)
+        (used.saturating_mul(100 + self.slack) / 100).checked_sub(total)
+    }
+    /// Freed blocks that a checkpoint would make allocatable.
+    pub(crate) fn recyclable(&self) -> u64 {
+        let read: u64 = self.read.iter().map(|r| u64::from(r.len)).sum();
+        self.waiting.saturating_sub(self.held_by_views() + read)
+    }
+    /// Whether the image has all the free space that its slack allows, and enough of it waits for a checkpoint to be worth one.
+    pub(crate) fn should_recycle(&self) -> bool {
+        !self.would_grow() && self.recyclable() > self.end() / BLOCK_BYTES / 32
     }
 
     /// The region with most blocks available.
