@@ -1,5 +1,6 @@
 //! The one error type: few kinds, each of which tells the caller what to do.
 
+use rustix::io::Errno;
 use std::{error, fmt, io, sync::Arc};
 
 /// What kind of failure an [`Error`] is.
@@ -82,12 +83,25 @@ impl Error {
     pub(crate) fn of_kind(self, kind: ErrorKind) -> Error {
         Error { kind, ..self }
     }
+    /// The error of an operation that has applied nothing: `NoSpace` where that is why the host failed.
+    pub(crate) fn nothing_applied(self) -> Error {
+        match &self.source {
+            Some(e) if self.kind == ErrorKind::Io && is_no_space(e) => self.of_kind(ErrorKind::NoSpace),
+            _ => self,
+        }
+    }
     /// The same error with the place put in front of its message.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Error {
         self.message = format!("{place}: {}", self.message).into_boxed_str();
         self
     }
+}
+
+/// Whether an error of the host says that it has no space; anything else is the host's own trouble.
+pub(crate) fn is_no_space(e: &io::Error) -> bool {
+    matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
+        || matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 impl fmt::Display for Error {

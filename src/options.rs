@@ -173,15 +173,15 @@ impl Options {
     }
     /// [`Options::create`] on any storage.
     pub fn create_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
-        let engine = Engine::create(backend, host, self.config()?)?;
+        let engine = Engine::create(backend, host, self.config()?).map_err(Error::nothing_applied)?;
         Ok(Store { engine: Owner::new(engine)? })
     }
     /// [`Options::open`] on any storage.
     pub fn open_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
         let len = backend.len().map_err(|e| Error::io("length of the image", e))?;
-        let engine = Engine::open(backend, host, self.config()?, true)?;
+        let engine = Engine::open(backend, host, self.config()?, true).map_err(Error::nothing_applied)?;
         self.trust(&engine).and_then(|()| engine.take_owed()).inspect_err(|_| engine.disk.cut_back(len))?;
-        engine.begin_epoch()?;
+        engine.begin_epoch().map_err(Error::nothing_applied)?;
         Ok(Store { engine: Owner::new(engine)? })
     }
     /// Checks an image from elsewhere before anyone gets it.

@@ -2,9 +2,8 @@
 //! first failed write or sync.
 
 use super::{Backend, Lane, stripe::Counter};
-use crate::{BLOCK, Error, ErrorKind, Result, format::Page, units::Block};
+use crate::{BLOCK, Error, ErrorKind, Result, error::is_no_space, format::Page, units::Block};
 use parking_lot::Mutex;
-use rustix::io::Errno;
 use std::{
     io::{self, IoSlice},
     sync::{
@@ -29,12 +28,6 @@ pub(crate) struct Disk {
     pub(crate) syncs: AtomicU64,
     pub(crate) read_bytes: Counter,
     pub(crate) written_blocks: AtomicU64,
-}
-
-/// What a failure to get space means; anything else is the host's own trouble.
-pub(crate) fn is_no_space(e: &io::Error) -> bool {
-    matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
-        || matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 impl Disk {

@@ -6,7 +6,7 @@ use super::{
     Backend, Host, Lane,
     map::{ForkMark, Map},
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, error::is_no_space};
 use rustix::{
     fs::{self, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, StatxFlags},
     io::Errno,
@@ -109,7 +109,7 @@ fn open_error(what: &str, e: io::Error) -> Error {
         Some(Errno::EXIST) => ErrorKind::Exists,
         Some(Errno::NAMETOOLONG | Errno::INVAL) => ErrorKind::Invalid,
         _ if e.kind() == io::ErrorKind::InvalidInput => ErrorKind::Invalid,
-        _ if super::disk::is_no_space(&e) => ErrorKind::NoSpace,
+        _ if is_no_space(&e) => ErrorKind::NoSpace,
         _ => ErrorKind::Io,
     };
     Error::caused(kind, what, e)
@@ -161,6 +161,17 @@ fn keep_access_time(file: &File) {
     }
 }
 
+/// Has btrfs overwrite an empty file's data where it is (`chattr +C`) rather than elsewhere: on a full filesystem, an image has to be able to
+/// write its log and its superblocks, and to free space. The image's own checksums take the place of those that btrfs then leaves out.
+/// Where this fails, or once the file shares its extents with a snapshot of the filesystem, overwriting needs free space again.
+fn overwrite_in_place(file: &File) {
+    if fs::fstatfs(file).is_ok_and(|s| s.f_type as u32 == magic::BTRFS)
+        && let Ok(flags) = fs::ioctl_getflags(file)
+    {
+        let _ = fs::ioctl_setflags(file, flags | fs::IFlags::NOCOW);
+    }
+}
+
 /// Filesystem types, as `statfs` numbers them.
 mod magic {
     const NFS: u32 = 0x6969;
@@ -194,7 +205,7 @@ mod magic {
     /// Where the page cache is all there is.
     pub(super) const MEMORY: [u32; 3] = [TMPFS, RAMFS, HUGETLBFS];
 
-    const BTRFS: u32 = 0x9123_683e;
+    pub(super) const BTRFS: u32 = 0x9123_683e;
     const BCACHEFS: u32 = 0xca45_1a4e;
     const NILFS: u32 = 0x3434;
     const F2FS: u32 = 0xf2f5_2010;
@@ -266,6 +277,7 @@ impl FileBackend {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(open_error("create the image", e)),
             };
+            overwrite_in_place(&file);
             let at = parent.join(&temporary);
             let pending = Pending { dir, temporary, name: name.into() };
             lock(&file, true)?;

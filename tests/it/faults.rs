@@ -290,3 +290,26 @@ const KINDS: [(Call, How, bool); 9] = [
     (Call::Push, How::Errno(EIO), false),
     (Call::Read, How::Errno(EIO), false),
 ];
+
+/// A host that needs free space even to overwrite: an opening has applied nothing, and says that space is all it lacks.
+#[test]
+fn an_opening_on_a_full_host_lacks_space_and_nothing_else() {
+    for call in [Call::Write, Call::Sync] {
+        for nth in 0..4 {
+            let (options, disk, store) = open_size(2);
+            store.create_volume("more", 4096).unwrap();
+            drop(store);
+            let full = Arc::new(SimBackend::reborn(disk.live(), disk.medium().abandoned()));
+            full.set_faults(vec![fault(call, nth, How::Errno(ENOSPC), true)]);
+            match options.open_on(full.clone(), Arc::new(SimHost::new(4))) {
+                Ok(_) => assert!(call == Call::Sync && nth > 1 || nth > 2, "{call:?} {nth}"),
+                Err(e) => assert_eq!(e.kind(), ErrorKind::NoSpace, "{call:?} {nth}: {e}"),
+            }
+            assert!(again(&options, &full).volume("more").is_ok());
+        }
+    }
+    let full = Arc::new(SimBackend::new());
+    full.set_faults(vec![fault(Call::Write, 0, How::Errno(ENOSPC), true)]);
+    let outcome = size(2).0.create_on(full, Arc::new(SimHost::new(4)));
+    assert_eq!(outcome.err().unwrap().kind(), ErrorKind::NoSpace);
+}
