@@ -90,7 +90,8 @@ impl Options {
     }
     /// How much free space the image may have, in percent of what is in use, before writes fill small holes in it instead of growing it:
     /// room for speed. Random overwrites need about 100 (the default) to find runs of several blocks; 0 keeps the image small and
-    /// has nearly every block written by itself.
+    /// has nearly every block written by itself. An image that has so much does not grow while a checkpoint would make freed space allocatable:
+    /// the write waits for the checkpoint.
     #[must_use]
     pub fn slack(mut self, percent: u32) -> Self {
         self.slack = percent;

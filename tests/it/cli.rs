@@ -180,6 +180,20 @@ fn usage_errors_are_2() {
         &["export", "a.img", "@x", "out"],
         &["rm", "a.img", "v", "--with-snapshots", "--keep-snapshots"],
         &["rm", "a.img", "v@s", "--with-snapshots"],
+        &["init", "b.img", "--log", "100G"],
+        &["init", "b.img", "--log", "1000"],
+        &["create", "a.img", "x", "--size", "513"],
+        &["create", "a.img", "x", "--size", "257T"],
+        &["resize", "a.img", "v", "1000"],
+        &["snapshot", "a.img", "v@t", "v@u"],
+        &["scrub", "a.img", "--rate", "0"],
+        &["api", "a.img"],
+        &["api", "a.img", "--config", "c", "--listen", "nowhere"],
+        &["api", "a.img", "--config", "c", "--listen", ":80"],
+        &["api", "a.img", "--config", "c", "--listen", "localhost:99999"],
+        &["api", "a.img", "--config", "c", "--adopt", "v"],
+        &["api", "a.img", "--config", "c", "--adopt", "v=one"],
+        &["tour-child", "a.img", "v", "x"],
     ];
     for args in cases {
         sh.fails(2, args);
@@ -202,17 +216,13 @@ fn errors_are_1_and_change_nothing() {
     let cases: &[&[&str]] = &[
         &["init", "a.img"],
         &["init", "no/such.img"],
-        &["init", "b.img", "--log", "100G"],
         &["ls", "missing"],
         &["ls", "junk"],
         &["ls", "."],
         &["ls", "/dev/null"],
         &["create", "a.img", "v", "--size", "1M"],
-        &["create", "a.img", "x", "--size", "513"],
-        &["create", "a.img", "x", "--size", "257T"],
         &["snapshot", "a.img", "v@s"],
         &["snapshot", "a.img", "nobody@s"],
-        &["snapshot", "a.img", "v@t", "v@u"],
         &["snapshot", "a.img", "w@t", "v@s"],
         &["rollback", "a.img", "w@s"],
         &["rollback", "a.img", "@99"],
@@ -221,7 +231,6 @@ fn errors_are_1_and_change_nothing() {
         &["rm", "a.img", "nobody"],
         &["rm", "a.img", "v"],
         &["rename", "a.img", "v", "w"],
-        &["resize", "a.img", "v", "1000"],
         &["import", "a.img", "v", "disk"],
         &["import", "a.img", "x", "missing"],
         &["import", "a.img", "x", "."],
@@ -343,9 +352,7 @@ fn import_takes_what_there_is() {
     file.write_all_at(&disk[290_000..310_000], 290_000).unwrap();
     file.write_all_at(&disk[5 << 20..], 5 << 20).unwrap();
     sh.ok(&["import", "a.img", "v", "disk"]);
-    let mut padded = disk.clone();
-    padded.resize((5 << 20) + 512, 0);
-    assert!(sh.exported("v") == padded);
+    assert!(sh.exported("v") == disk);
     assert_eq!(sh.usage("volumes", "v").1, 2 * 4096, "only blocks that are not zero take space");
 
     // The same from a stream, and from nothing.
@@ -353,18 +360,110 @@ fn import_takes_what_there_is() {
         let out = sh.feed(&["import", "a.img", name, "-"], input);
         assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     }
-    assert!(sh.exported("stream") == padded && sh.exported("empty").is_empty());
+    assert!(sh.exported("stream") == disk && sh.exported("empty").is_empty());
 
     // A file comes out sparse, private and whole; a name that is taken needs --force.
     sh.ok(&["export", "a.img", "v", "out"]);
     let meta = fs::metadata(sh.path("out")).unwrap();
-    assert_eq!((meta.len(), meta.mode() & 0o777), (padded.len() as u64, 0o600));
-    assert!(allocated(&sh.path("out")) < 200_000 && fs::read(sh.path("out")).unwrap() == padded);
+    assert_eq!((meta.len(), meta.mode() & 0o777), (disk.len() as u64, 0o600));
+    assert!(allocated(&sh.path("out")) < 200_000 && fs::read(sh.path("out")).unwrap() == disk);
     fs::write(sh.path("out"), "mine").unwrap();
     assert!(sh.fails(1, &["export", "a.img", "v", "out"]).contains("--force"));
     assert_eq!(fs::read(sh.path("out")).unwrap(), b"mine");
     sh.ok(&["export", "a.img", "v", "out", "--force"]);
-    assert!(fs::read(sh.path("out")).unwrap() == padded);
+    assert!(fs::read(sh.path("out")).unwrap() == disk);
+}
+
+/// A volume has whole sectors; what comes out is what went in all the same.
+#[test]
+fn exports_have_the_length_of_the_import() {
+    let sh = Shell::new();
+    let put = |args: &[&str], len: usize| {
+        fs::write(sh.path("disk"), noise(12, len)).unwrap();
+        sh.ok(args);
+    };
+    put(&["import", "a.img", "v", "disk"], 70_001);
+    sh.ok(&["snapshot", "a.img", "v@one"]);
+    put(&["import", "a.img", "v", "disk", "--update"], 70_100);
+    sh.ok(&["snapshot", "a.img", "v@two"]);
+    sh.ok(&["clone", "a.img", "v@one", "w"]);
+    let lengths = || ["v", "v@one", "v@two", "w"].map(|name| sh.exported(name).len());
+    assert_eq!(lengths(), [70_100, 70_001, 70_100, 70_001]);
+    assert!(sh.exported("v@one") == noise(12, 70_001) && sh.exported("v") == noise(12, 70_100));
+    sh.ok(&["rollback", "a.img", "v@one"]);
+    assert_eq!(lengths(), [70_001, 70_001, 70_100, 70_001]);
+    sh.ok(&["export", "a.img", "v", "out"]);
+    assert!(fs::read(sh.path("out")).unwrap() == noise(12, 70_001));
+
+    // A disk of whole sectors, other sizes, and bytes behind the length are exported whole.
+    put(&["import", "a.img", "v", "disk", "--update"], 70_144);
+    assert_eq!(lengths(), [70_144, 70_001, 70_100, 70_001]);
+    sh.ok(&["resize", "a.img", "w", "1M"]);
+    assert_eq!(sh.exported("w").len(), 1 << 20);
+    sh.ok(&["rollback", "a.img", "v@two"]);
+    let store = Options::new().open(sh.path("a.img")).unwrap();
+    store.volume("v").unwrap().write_at(&[1], 70_120).unwrap();
+    store.close().unwrap();
+    assert_eq!(lengths(), [70_144, 70_001, 70_100, 1 << 20]);
+}
+
+/// An export that is killed leaves its unfinished file; the next one to that place removes it, and none that is at work.
+#[test]
+fn an_export_removes_what_a_killed_one_left() {
+    let sh = Shell::new();
+    fs::write(sh.path("disk"), noise(13, 4096)).unwrap();
+    sh.ok(&["import", "a.img", "v", "disk"]);
+    let others = [".out.0123456.partial", ".out.xxxxxxxx.partial", ".other.01234567.partial", ".out.01234567.partial2"];
+    for name in others.into_iter().chain([".out.01234567.partial", ".out.89abcdef.partial"]) {
+        fs::write(sh.path(name), "half a disk").unwrap();
+    }
+    let at_work = fs::File::open(sh.path(".out.89abcdef.partial")).unwrap();
+    rustix::fs::flock(&at_work, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    std::os::unix::fs::symlink("disk", sh.path(".out.00000000.partial")).unwrap();
+    sh.ok(&["export", "a.img", "v", "out"]);
+    for name in others.into_iter().chain([".out.89abcdef.partial", ".out.00000000.partial"]) {
+        assert!(fs::symlink_metadata(sh.path(name)).is_ok(), "{name}");
+    }
+    assert!(!sh.path(".out.01234567.partial").exists());
+    drop(at_work);
+    sh.ok(&["export", "a.img", "v", "out", "--force"]);
+    assert!(!sh.path(".out.89abcdef.partial").exists());
+    assert!(fs::read(sh.path("out")).unwrap() == noise(13, 4096));
+}
+
+/// What could not be said is no success, and what was not given is no empty disk.
+#[test]
+fn lost_streams_are_errors() {
+    let sh = Shell::new();
+    fs::write(sh.path("disk"), noise(14, 2 << 20)).unwrap();
+    sh.ok(&["import", "a.img", "v", "disk"]);
+    let shell = |line: &str| {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(line).env("SNAPDISK", PROGRAM).current_dir(sh.0.path());
+        let out = command.output().unwrap();
+        (out.status.code(), text(&out.stderr))
+    };
+    for what in
+        ["ls a.img", "info a.img --json", "check a.img", "export a.img v -", "scrub a.img", "--help", "--version"]
+    {
+        let (code, said) = shell(&format!("\"$SNAPDISK\" {what} >&-"));
+        assert!(code == Some(1) && said.contains("standard output is closed"), "{what}: {code:?} {said}");
+        let (code, said) = shell(&format!("\"$SNAPDISK\" {what} >/dev/full"));
+        assert!(code == Some(1) && said.contains("No space left"), "{what}: {code:?} {said}");
+        assert_eq!(shell(&format!("\"$SNAPDISK\" {what} >/dev/null")), (Some(0), String::new()), "{what}");
+    }
+    // A reader that goes away ends the command quietly, with an error for whoever asks.
+    let (_, said) = shell("{ \"$SNAPDISK\" export a.img v -; echo $? >code; } | head -c 1 >/dev/null");
+    assert_eq!((said.as_str(), fs::read_to_string(sh.path("code")).unwrap().trim()), ("", "1"));
+    // What prints nothing needs no output.
+    assert_eq!(shell("\"$SNAPDISK\" create a.img w --size 1M >&-"), (Some(0), String::new()));
+    let (code, said) = shell("\"$SNAPDISK\" import a.img x - <&-");
+    assert!(code == Some(2) && said.contains("standard input is closed"), "{code:?} {said}");
+    assert_eq!(shell("\"$SNAPDISK\" import a.img x - </dev/null"), (Some(0), String::new()));
+    // With all three gone none of the files that the command opens takes their place.
+    assert_eq!(shell("\"$SNAPDISK\" create a.img y --size 1M <&- >&- 2>&-").0, Some(0));
+    sh.ok(&["check", "a.img"]);
+    assert_eq!(sh.volumes(), ["v", "w", "x", "y"]);
 }
 
 #[test]

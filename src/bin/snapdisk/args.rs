@@ -2,6 +2,7 @@
 
 use crate::image::UNFINISHED;
 use clap::{Parser, Subcommand};
+use snapdisk::{SECTOR, VOLUME_MAX};
 use std::{fmt, path::PathBuf, str::FromStr};
 
 const AFTER: &str = "\
@@ -23,7 +24,7 @@ pub(crate) enum Command {
     Scrub {
         image: PathBuf,
         /// Read at most this much a second
-        #[arg(long, value_name = "SIZE", value_parser = size)]
+        #[arg(long, value_name = "SIZE", value_parser = rate)]
         rate: Option<u64>,
         #[arg(long)]
         json: bool,
@@ -34,7 +35,7 @@ pub(crate) enum Command {
     Init {
         image: PathBuf,
         /// Size of the intent log, 1M to 64M
-        #[arg(long, value_name = "SIZE", value_parser = size, default_value = "16M")]
+        #[arg(long, value_name = "SIZE", value_parser = log_size, default_value = "16M")]
         log: u64,
     },
     /// Make a volume that reads as zeros
@@ -43,7 +44,7 @@ pub(crate) enum Command {
         #[arg(value_name = "VOL", value_parser = name)]
         volume: String,
         /// A multiple of 512
-        #[arg(long, value_name = "SIZE", value_parser = size)]
+        #[arg(long, value_name = "SIZE", value_parser = volume_size)]
         size: u64,
     },
     /// List volumes and the tree of their snapshots
@@ -124,7 +125,7 @@ pub(crate) enum Command {
         #[arg(value_name = "VOL", value_parser = name)]
         volume: String,
         /// A multiple of 512
-        #[arg(value_parser = size)]
+        #[arg(value_parser = volume_size)]
         size: u64,
     },
     /// Verify every checksum and every count; exit code 3 if anything is wrong
@@ -235,6 +236,26 @@ fn size(text: &str) -> Result<u64, String> {
         Err(_) => return Err("too large".to_owned()),
     };
     number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+fn volume_size(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        n if n > VOLUME_MAX => Err("too large: 256T at most".to_owned()),
+        n if n.is_multiple_of(SECTOR) => Ok(n),
+        _ => Err("not a multiple of 512".to_owned()),
+    }
+}
+
+fn log_size(text: &str) -> Result<u64, String> {
+    let n = size(text)?;
+    if (1 << 20..=64 << 20).contains(&n) { Ok(n) } else { Err("1M to 64M".to_owned()) }
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("a rate of nothing reads nothing".to_owned()),
+        n => Ok(n),
+    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use crate::{
     args::Target,
     failure::{Failure, Outcome},
     image::{reclaim, snapshot as find, writing},
+    length,
 };
-use snapdisk::{DeleteSnapshots, ErrorKind, Options, Volume};
+use snapdisk::{DeleteSnapshots, ErrorKind, NewOptions, Options, Volume};
 use std::path::Path;
 
 pub(crate) fn init(image: &Path, log: u64) -> Outcome {
@@ -17,10 +18,20 @@ pub(crate) fn create(image: &Path, name: &str, size: u64) -> Outcome {
 }
 
 pub(crate) fn snapshot(image: &Path, wanted: &[(String, String)]) -> Outcome {
+    for (i, (volume, _)) in wanted.iter().enumerate() {
+        if wanted[..i].iter().any(|(v, _)| v == volume) {
+            return Err(Failure::usage(format!("{volume} stands twice: one snapshot of a volume at a time")));
+        }
+    }
     writing(image, |store| {
         let volumes: Vec<Volume> = wanted.iter().map(|(v, _)| store.volume(v)).collect::<Result<_, _>>()?;
-        let members: Vec<(&Volume, &str)> = volumes.iter().zip(wanted).map(|(v, (_, s))| (v, s.as_str())).collect();
-        Ok(store.snapshot_group(&members).map(drop)?)
+        // One record, and so one point in time.
+        Ok(store.update(|u| {
+            for (volume, (_, name)) in volumes.iter().zip(wanted) {
+                u.snapshot(volume, name, length::carried(&volume.tags()?))?;
+            }
+            Ok(())
+        })?)
     })
 }
 
@@ -31,13 +42,22 @@ pub(crate) fn rollback(image: &Path, target: &Target) -> Outcome {
             ErrorKind::Deleted => Failure::new(format!("the volume of {target} is gone; `clone` makes one of it")),
             _ => e.into(),
         })?;
-        volume.rollback(&snapshot)?;
+        let tags = length::replaced(volume.tags()?, &snapshot.tags()?);
+        store.update(|u| {
+            u.rollback(&volume, snapshot.id());
+            u.set_volume_tags(&volume, tags);
+            Ok(())
+        })?;
         reclaim(store)
     })
 }
 
 pub(crate) fn clone(image: &Path, target: &Target, name: &str) -> Outcome {
-    writing(image, |store| Ok(store.clone_volume(&find(store, target)?, name).map(drop)?))
+    writing(image, |store| {
+        let snapshot = find(store, target)?;
+        let options = NewOptions { tags: length::carried(&snapshot.tags()?), ..NewOptions::default() };
+        Ok(store.clone_volume_with(&snapshot, name, options).map(drop)?)
+    })
 }
 
 pub(crate) fn remove(image: &Path, target: &Target, with: bool, keep: bool) -> Outcome {

@@ -8,20 +8,24 @@ use crate::{
     failure::{At, Failure, Outcome},
     image::{self, Source},
     import::{CHUNK, WINDOW},
-    interrupt,
+    interrupt, length,
     progress::Meter,
-    text::output_failed,
+    text::{output_failed, require_output},
 };
 use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
+    fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with},
     io::Errno,
 };
 use snapdisk::BLOCK;
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     hash::{BuildHasher, Hasher, RandomState},
-    io::{IsTerminal, Write, stdout},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    io::{self, IsTerminal, Write, stdout},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -34,6 +38,7 @@ pub(crate) fn run(image: &Path, target: &Target, file: &Path, force: bool) -> Ou
         if stdout().is_terminal() {
             return Err(Failure::usage("standard output is a terminal"));
         }
+        require_output()?;
         interrupt::catch()?;
         to_stream(&source, &mut stdout().lock())?;
     } else {
@@ -68,6 +73,47 @@ struct Partial {
     published: bool,
 }
 
+/// What the names of unfinished exports to `name` begin and end with.
+fn affixes(name: &OsStr) -> (Vec<u8>, &'static [u8]) {
+    ([b".", name.as_bytes(), b"."].concat(), b".partial")
+}
+
+impl Partial {
+    /// A new file beside `name`, locked for as long as it is open.
+    fn create(dir: &Path, name: &OsStr) -> io::Result<(File, Partial)> {
+        let (before, after) = affixes(name);
+        loop {
+            let middle = format!("{:08x}", RandomState::new().build_hasher().finish() as u32);
+            let path = dir.join(OsStr::from_bytes(&[&before[..], middle.as_bytes(), after].concat()));
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let partial = Partial { path, published: false };
+            // Where there are no locks, another export may take this one for an old one, and this one then fails.
+            let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
+            // Another one may have done so before the lock was there.
+            if file.metadata()?.nlink() > 0 {
+                return Ok((file, partial));
+            }
+        }
+    }
+}
+
+/// Removes what exports to `name` have left that were killed: unfinished files that nobody has locked.
+fn remove_stale(dir: &Path, name: &OsStr) {
+    let (before, after) = affixes(name);
+    let is_partial = |found: &OsStr| {
+        let middle = found.as_bytes().strip_prefix(&before[..]).and_then(|rest| rest.strip_suffix(after));
+        middle.is_some_and(|m| m.len() == 8 && m.iter().all(u8::is_ascii_hexdigit))
+    };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| is_partial(&e.file_name())) {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+        let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open(entry.path()) else { continue };
+        if file.metadata().is_ok_and(|m| m.is_file()) && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.published {
@@ -81,12 +127,8 @@ pub(crate) fn to_file(source: &Source, place: &Path, replace: bool, durable: boo
     let shown = place.display();
     let name = place.file_name().ok_or_else(|| Failure::new(format!("{shown} is no name of a file")))?;
     let dir = place.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{:08x}.partial", RandomState::new().build_hasher().finish() as u32));
-    let path = dir.join(hidden);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).at(&shown)?;
-    let mut partial = Partial { path, published: false };
+    remove_stale(dir, name);
+    let (file, mut partial) = Partial::create(dir, name).at(&shown)?;
     fill(source, &file, place)?;
     if durable {
         file.sync_all().at(&shown)?;
@@ -111,7 +153,7 @@ fn publish(from: &Path, to: &Path, replace: bool) -> Outcome {
 }
 
 fn fill(source: &Source, file: &File, place: &Path) -> Outcome {
-    let size = source.size()?;
+    let size = length::of(source)?;
     file.set_len(size).at(place.display())?;
     walk(source, size, |at, piece| {
         let Some(data) = piece else { return Ok(()) };
@@ -134,7 +176,7 @@ fn fill(source: &Source, file: &File, place: &Path) -> Outcome {
 }
 
 fn to_stream(source: &Source, out: &mut impl Write) -> Outcome {
-    let size = source.size()?;
+    let size = length::of(source)?;
     let mut done = 0;
     walk(source, size, |at, piece| {
         pad(out, at - done)?;
@@ -169,7 +211,7 @@ fn walk(source: &Source, size: u64, mut each: impl FnMut(u64, Option<&[u8]>) -> 
         let stop = size.min(start + WINDOW);
         for part in source.extents(start..stop)? {
             let mut at = part.offset;
-            let end = part.offset + part.len;
+            let end = stop.min(part.offset + part.len);
             if !part.data {
                 each(at, None)?;
                 meter.set(end);

@@ -8,7 +8,7 @@ use crate::{
 use snapdisk::{
     DeleteSnapshots, ErrorKind, MapExtent, NewOptions, Options, Result, Snapshot, SnapshotId, Store, Volume,
 };
-use std::{fs, ops::Range, os::unix::fs::MetadataExt, path::Path};
+use std::{collections::BTreeMap, fs, ops::Range, os::unix::fs::MetadataExt, path::Path};
 
 /// The name of a volume whose import is not finished. Only one process writes to an image, so there is at most one, and
 /// whoever opens the image for writing next knows that its import is dead. The tag tells it from a volume that somebody
@@ -69,6 +69,12 @@ impl Source {
         match self {
             Source::Volume(v) => v.size(),
             Source::Snapshot(s) => Ok(s.size()),
+        }
+    }
+    pub(crate) fn tags(&self) -> Result<BTreeMap<String, String>> {
+        match self {
+            Source::Volume(v) => v.tags(),
+            Source::Snapshot(s) => s.tags(),
         }
     }
     pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {

@@ -6,10 +6,12 @@
 use crate::{
     failure::{At, Failure, Outcome},
     image, interrupt,
+    length::{self, sectors},
     progress::Meter,
+    streams,
 };
 use rustix::{fs::SeekFrom, io::Errno};
-use snapdisk::{ATOMIC_WRITE_MAX, BLOCK, DeleteSnapshots, SECTOR, Store, VOLUME_MAX, Volume};
+use snapdisk::{ATOMIC_WRITE_MAX, BLOCK, DeleteSnapshots, Store, VOLUME_MAX, Volume};
 use std::{
     fs::File,
     io::{self, IsTerminal, Read, Seek},
@@ -41,7 +43,7 @@ pub(crate) fn fill(store: &Store, name: &str, raw: &mut Raw) -> Outcome {
                 u.resize(&volume, sectors(len));
             }
             u.rename(&volume, name);
-            u.set_volume_tags(&volume, Default::default());
+            u.set_volume_tags(&volume, length::tagged(Default::default(), len));
             Ok(())
         });
         Ok(finish?)
@@ -72,16 +74,16 @@ pub(crate) fn refresh(store: &Store, name: &str, raw: &mut Raw) -> Outcome {
             "the input ended after {len} bytes and volume {name} has {size}; up to there it is updated"
         )));
     }
+    let tags = volume.tags()?;
+    let now = length::tagged(tags.clone(), len);
+    if now != tags {
+        volume.set_tags(now)?;
+    }
     Ok(volume.flush()?)
 }
 
 fn raw_name(len: Option<u64>) -> &'static str {
     if len.is_some() { "the file" } else { "the input" }
-}
-
-/// Up to whole sectors.
-pub(crate) fn sectors(len: u64) -> u64 {
-    len.div_ceil(SECTOR) * SECTOR
 }
 
 /// Copies everything; gives the bytes that there were. With `existing` (its size) the volume is compared first; without,
@@ -215,6 +217,9 @@ impl Raw {
     pub(crate) fn open(image: &Path, path: &Path) -> Outcome<Raw> {
         if path.as_os_str() == "-" {
             let input = io::stdin();
+            if !streams::has_input() {
+                return Err(Failure::usage("standard input is closed"));
+            }
             if input.is_terminal() {
                 return Err(Failure::usage("standard input is a terminal"));
             }

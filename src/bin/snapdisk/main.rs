@@ -18,11 +18,13 @@ mod image;
 mod import;
 mod info;
 mod interrupt;
+mod length;
 mod list;
 mod progress;
 mod scrub;
 #[cfg(feature = "http")]
 mod serve;
+mod streams;
 mod text;
 mod tour;
 
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if matches!(e.kind(), Parsing::DisplayHelp | Parsing::DisplayVersion) => {
-            return if text::emit(&e.render().to_string()).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            return ended(text::emit(&e.render().to_string()));
         }
         Err(e) => {
             // What clap quotes comes from the command line, and that may come from anywhere.
@@ -46,7 +48,11 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    match run(cli.command) {
+    ended(run(cli.command))
+}
+
+fn ended(outcome: Outcome) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {

@@ -17,7 +17,7 @@ pub(crate) fn run(image: &Path, rate: Option<u64>, json: bool) -> Outcome {
     image::writing(image, |store| {
         let begun = Instant::now();
         let mut pace = |p: Progress| {
-            if let Some(rate) = rate.filter(|&r| r > 0) {
+            if let Some(rate) = rate {
                 let due = Duration::from_secs_f64(p.done as f64 * 4096.0 / rate as f64);
                 thread::sleep(due.saturating_sub(begun.elapsed()).min(Duration::from_secs(60)));
             }

@@ -21,7 +21,7 @@ pub(crate) struct ApiArgs {
     #[arg(long, value_name = "FILE", required_unless_present = "init_config")]
     config: Option<PathBuf>,
     /// Where to listen; goes before the configuration's `listen` [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     listen: Option<String>,
     /// Give a volume that was made by other means to a company, once
     #[arg(long, value_name = "VOLUME=COMPANY", value_parser = gift)]
@@ -35,6 +35,12 @@ fn gift(arg: &str) -> Result<(String, i64), String> {
     let (volume, company) = arg.split_once('=').ok_or("VOLUME=COMPANY, such as db=1")?;
     let company = company.parse().map_err(|_| "a company is named by its number")?;
     Ok((volume.to_owned(), company))
+}
+
+/// The host may be a name that nobody knows yet.
+fn host_and_port(arg: &str) -> Result<String, String> {
+    let port = arg.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    port.map(|_| arg.to_owned()).ok_or_else(|| "HOST:PORT, such as 127.0.0.1:8080".to_owned())
 }
 
 pub(crate) fn run(args: ApiArgs) -> Outcome {

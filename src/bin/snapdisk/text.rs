@@ -1,6 +1,9 @@
 //! What is printed: sizes, times, columns, and nothing that a terminal would obey.
 
-use crate::failure::{ERROR, Failure, Outcome};
+use crate::{
+    failure::{ERROR, Failure, Outcome},
+    streams,
+};
 use std::{
     fmt::Write as _,
     io::{self, Write as _, stdout},
@@ -82,8 +85,14 @@ pub(crate) fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Writes to standard output. A reader that went away ends the command quietly.
 pub(crate) fn emit(text: &str) -> Outcome {
+    require_output()?;
     let mut out = stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| output_failed(&e))
+}
+
+/// Fails where there is no standard output.
+pub(crate) fn require_output() -> Outcome {
+    if streams::has_output() { Ok(()) } else { Err(Failure::new("standard output is closed")) }
 }
 
 /// A value as indented JSON on standard output.

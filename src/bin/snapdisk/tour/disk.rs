@@ -116,7 +116,7 @@ pub(crate) fn adopt(work: &Work, file: &Path, tools: Option<Tools>) -> Outcome<(
     if len < SMALLEST {
         return Err(Failure::new(format!("{} has {len} bytes: too small a disk to show much", file.display())));
     }
-    disk.set_len(crate::import::sectors(len)).at(base.display())?;
+    disk.set_len(crate::length::sectors(len)).at(base.display())?;
     let mut magic = [0; 2];
     let ext4 = disk.read_exact_at(&mut magic, 0x438).is_ok() && magic == [0x53, 0xef];
     match tools {
