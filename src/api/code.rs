@@ -31,8 +31,6 @@ pub enum RetCode {
     BadSignature = 109,
     /// No such action.
     UnknownAction = 110,
-    /// For admins only.
-    AdminOnly = 111,
     /// Parameters contradict each other.
     Contradiction = 113,
     /// No such disk or snapshot, or not one that the caller may see.

@@ -6,7 +6,7 @@ use super::{
         AttachDisk, CloneDisk, CreateDisk, CreateDiskFromSnapshot, DeleteDisk, DescribeDisk, DescribeDiskResponse,
         DescribeRegionResponse, DetachDisk, DiskIdResponse, DiskInfo, DiskStatus, RegionInfo, UpgradeDisk,
     },
-    index::{Disk, SnapState, Work, gib, page},
+    index::{Disk, Snap, SnapState, Work, gib, page},
     record::{Bound, DiskRecord, Tags},
     service::{Claims, SnapshotService, Undo, idle, quota, seconds},
     snapshots::{find, state_fault, unused},
@@ -58,7 +58,7 @@ impl SnapshotService {
         let plan = Plan {
             name: &r.name,
             remark: r.remark.as_deref(),
-            member: r.member_id.unwrap_or(caller.member),
+            member: directory.owner(caller, company, r.member_id)?,
             region: &r.region,
             company,
             project,
@@ -92,7 +92,7 @@ impl SnapshotService {
             let plan = Plan {
                 name: &r.name,
                 remark: r.remark.as_deref(),
-                member: r.member_id.unwrap_or(caller.member),
+                member: directory.owner(caller, source.company, r.member_id)?,
                 region: &r.region,
                 company: source.company,
                 project,
@@ -149,7 +149,7 @@ impl SnapshotService {
             let plan = Plan {
                 name: &r.name,
                 remark: r.remark.as_deref(),
-                member: r.member_id.unwrap_or(caller.member),
+                member: directory.owner(caller, source.company, r.member_id)?,
                 region: &r.region,
                 company: source.company,
                 project,
@@ -275,6 +275,12 @@ impl SnapshotService {
             let mut index = self.index_mut();
             let disk = index.find_disk(&scope, &r.disk_id).ok_or_else(|| Fault::not_found("DiskID", &r.disk_id))?;
             let snapshots = disk.snapshots.keys();
+            // Nobody destroys what they may not see, nor learns more of it than that it is there.
+            let sees = |s: &Snap| scope.sees(&s.record.region, s.record.company, &s.record.project);
+            if !snapshots.iter().filter_map(|&k| index.snap(k)).all(sees) {
+                let message = format!("DiskID: {:?} has snapshots in projects that are not the caller's", r.disk_id);
+                return Err(Fault::new(RetCode::DiskState, message));
+            }
             if !snapshots.is_empty() && !directory.limits(disk.record.company).delete_snapshots {
                 let message = "the disk has snapshots, and deletion of snapshots is switched off by the admin";
                 return Err(Fault::new(RetCode::DeletionOff, message));

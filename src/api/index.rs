@@ -6,7 +6,7 @@
 use super::{
     record::{DiskRecord, SnapRecord},
     tenant::Scope,
-    types::SnapshotStatus,
+    types::{DiskType, SnapshotStatus},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -146,6 +146,8 @@ pub(super) struct Snap {
     pub(super) key: u64,
     /// The store's id of its disk.
     pub(super) volume: u64,
+    /// What its disk is, or was.
+    pub(super) disk_kind: DiskType,
     pub(super) bytes: u64,
     pub(super) created: i64,
     pub(super) state: SnapState,

@@ -96,17 +96,29 @@ impl SnapshotService {
     /// A disk is due once however long nobody called. A new disk waits for the schedule's next time.
     pub fn run_schedules(&self, schedules: &[Schedule]) -> Ticked {
         let mut out = Ticked::default();
+        let mut fault = None;
         for schedule in schedules {
             for key in self.scheduled(schedule) {
                 let Some(turn) = self.turn(schedule, key, &mut out) else { continue };
                 let (takes, deletes) = (u64::from(turn.snap.is_some()), turn.leaving.len() as u64);
-                match self.take_turn(turn) {
+                let disk = turn.record.id.clone();
+                match self.take_turn(turn).map_err(|e| (disk, e)) {
                     Ok(()) => (out.taken, out.deleted) = (out.taken + takes, out.deleted + deletes),
-                    Err(_) => out.failed += 1,
+                    Err((disk, e)) => {
+                        out.failed += 1;
+                        fault.get_or_insert_with(|| format!("schedule {}, {disk}: {e}", schedule.name));
+                    }
                 }
             }
         }
+        if out != Ticked::default() {
+            *self.inner.schedule_fault.lock() = fault;
+        }
         out
+    }
+    /// Why a schedule failed, the last time that any had something to do: for the operator, since it may name what a tenant must not see.
+    pub fn schedule_fault(&self) -> Option<String> {
+        self.inner.schedule_fault.lock().clone()
     }
 
     fn scheduled(&self, s: &Schedule) -> Vec<u64> {
@@ -193,7 +205,17 @@ impl SnapshotService {
                 let key = tx.snapshot(&volume, &record.id, record.tags())?.0;
                 undo.push(Undo::Create(key));
                 let (bytes, created, state) = (turn.bytes, self.now(), SnapState::Createing);
-                self.index_mut().add_snap(Snap { record, key, volume: turn.key, bytes, created, state, copies: 0 });
+                let (of, disk_kind) = (turn.key, turn.record.kind);
+                self.index_mut().add_snap(Snap {
+                    record,
+                    key,
+                    volume: of,
+                    disk_kind,
+                    bytes,
+                    created,
+                    state,
+                    copies: 0,
+                });
                 tx.set_volume_tags(&volume, turn.record.tags());
                 made = Some(key);
             }

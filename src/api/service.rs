@@ -10,7 +10,7 @@ use crate::{
     Progress, Result, ScrubReport, Snapshot, Store, Volume,
     io::{Host, SystemHost},
 };
-use parking_lot::{RwLock, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::{
     sync::{
         Arc,
@@ -31,6 +31,8 @@ pub(super) struct Inner {
     directory: RwLock<Arc<Directory>>,
     pub(super) index: RwLock<Index>,
     pub(super) visited: AtomicU64,
+    /// The last failure of a schedule.
+    pub(super) schedule_fault: Mutex<Option<String>>,
 }
 
 /// Figures of a service.
@@ -120,7 +122,16 @@ impl SnapshotService {
     pub fn with_host(store: Store, directory: Directory, host: Arc<dyn Host>) -> Result<SnapshotService> {
         let index = RwLock::new(load(&store)?);
         let directory = RwLock::new(Arc::new(directory));
-        Ok(SnapshotService { inner: Arc::new(Inner { store, host, directory, index, visited: AtomicU64::new(0) }) })
+        Ok(SnapshotService {
+            inner: Arc::new(Inner {
+                store,
+                host,
+                directory,
+                index,
+                visited: AtomicU64::new(0),
+                schedule_fault: Mutex::default(),
+            }),
+        })
     }
     /// The store.
     pub fn store(&self) -> &Store {
@@ -277,8 +288,8 @@ pub(super) fn idle(disk: &Disk) -> std::result::Result<(), Fault> {
 pub(super) fn quota(limits: &super::Limits, used: Used, disks: u64, gib: u64) -> std::result::Result<(), Fault> {
     for (what, limit, used, more) in [("disks", limits.disks, used.disks, disks), ("GiB", limits.gib, used.gib, gib)] {
         if let Some(limit) = limit.filter(|&limit| used.saturating_add(more) > limit) {
-            let message =
-                format!("the company's quota of {limit} {what} does not allow {more} more; {used} are in use");
+            // Not how much is in use: the caller may not see all of it.
+            let message = format!("the company's quota of {limit} {what} does not allow {more} more");
             return Err(Fault::new(RetCode::Quota, message));
         }
     }
@@ -298,24 +309,23 @@ fn load(store: &Store) -> Result<Index> {
         }
     }
     for snapshot in store.snapshots()? {
-        if index.disk(snapshot.volume().0).is_none() {
-            continue;
-        }
+        let Some(disk_kind) = index.disk(snapshot.volume().0).map(|d| d.record.kind) else { continue };
         let (name, tags) = (snapshot.name()?, snapshot.tags()?);
         if let Some(record) = SnapRecord::read(&name, tags, &mut |t| index.intern(t)) {
-            index.add_snap(entry(&snapshot, record));
+            index.add_snap(entry(&snapshot, record, disk_kind));
         }
     }
     Ok(index)
 }
 
 /// The index's entry of a snapshot that is there.
-pub(super) fn entry(snapshot: &Snapshot, record: SnapRecord) -> Snap {
+pub(super) fn entry(snapshot: &Snapshot, record: SnapRecord, disk_kind: super::DiskType) -> Snap {
     Snap {
         state: if record.damaged { SnapState::Failure } else { SnapState::Normal },
         record,
         key: snapshot.id().0,
         volume: snapshot.volume().0,
+        disk_kind,
         bytes: snapshot.size(),
         created: seconds(snapshot.created()),
         copies: 0,

@@ -29,16 +29,22 @@ impl SnapshotService {
         directory.known_project(caller, scope.company, project)?;
         let kind = r.kind.unwrap_or_default();
 
-        let (disk, record, bytes) = {
+        let (disk, record, bytes, disk_kind) = {
             let mut index = self.index_mut();
             let disk = index.find_disk(&scope, &r.disk_id).ok_or_else(|| Fault::not_found("DiskID", &r.disk_id))?;
             let (key, company, bytes) = (disk.key, disk.record.company, disk.bytes);
+            let disk_kind = disk.record.kind;
             let (region, disk_id) = (disk.record.region.clone(), disk.record.id.clone());
-            let project = directory.project(caller, company, project)?;
+            let project = match project {
+                Some(_) => directory.project(caller, company, project)?,
+                None => disk.record.project.to_string(),
+            };
+            let member = directory.owner(caller, company, r.member_id)?;
             idle(disk)?;
             let most = directory.limits(company).snapshots_per_disk;
             if kind == SnapshotType::Manual && most > 0 && disk.manual >= most {
-                let message = format!("DiskID: {disk_id:?} has {} manual snapshots, of at most {most}", disk.manual);
+                // Not how many there are: the caller may not see all of them.
+                let message = format!("DiskID: {disk_id:?} may not have more manual snapshots; the limit is {most}");
                 return Err(Fault::new(RetCode::SnapshotLimit, message));
             }
             let record = SnapRecord {
@@ -46,7 +52,7 @@ impl SnapshotService {
                 region,
                 company,
                 project: index.intern(&project),
-                member: r.member_id.unwrap_or(caller.member),
+                member,
                 name: r.name.as_str().into(),
                 remark: r.remark.as_deref().unwrap_or("").into(),
                 kind,
@@ -57,7 +63,7 @@ impl SnapshotService {
             if let Some(disk) = index.disk_mut(key) {
                 disk.work = Some(Work::Snapshoting);
             }
-            (key, record, bytes)
+            (key, record, bytes, disk_kind)
         };
         let mut claims = self.claims(vec![Undo::Disk(disk)]);
         let id = record.id.to_string();
@@ -68,7 +74,7 @@ impl SnapshotService {
             undo.push(Undo::Create(key));
             let state = SnapState::Createing;
             let created = self.now();
-            self.index_mut().add_snap(Snap { record, key, volume: disk, bytes, created, state, copies: 0 });
+            self.index_mut().add_snap(Snap { record, key, volume: disk, disk_kind, bytes, created, state, copies: 0 });
             Ok(key)
         })?;
         self.created(key);
@@ -275,7 +281,7 @@ fn info(index: &Index, directory: &Directory, snap: &Snap) -> SnapshotInfo {
         snapshot_status: snap.status(),
         kind: r.kind,
         disk_id: r.disk.to_string(),
-        disk_type: disk.map(|d| d.record.kind).unwrap_or_default(),
+        disk_type: snap.disk_kind,
         disk_attach_resource_id: bound.map_or_else(String::new, |b| b.id.clone()),
         disk_attach_resource_type: bound.map_or_else(String::new, |b| b.kind.clone()),
         create_time: snap.created,

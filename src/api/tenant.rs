@@ -182,6 +182,13 @@ impl Directory {
             (None, wanted) => self.project(caller, 0, wanted).map(drop),
         }
     }
+    /// The member of `company` that owns something new: whoever is named, or the caller. A company whose members are not listed has any.
+    pub(super) fn owner(&self, caller: &Caller, company: i64, wanted: Option<i64>) -> Result<i64, Fault> {
+        let Some(id) = wanted else { return Ok(caller.member) };
+        let members = self.companies.get(&company).map_or(&[][..], |c| &c.members);
+        let known = id == 0 || members.is_empty() || members.iter().any(|m| m.id == id);
+        if known { Ok(id) } else { Err(Fault::new(RetCode::NotFound, format!("MemberID: {id} does not exist"))) }
+    }
     pub(super) fn limits(&self, company: i64) -> Limits {
         self.companies.get(&company).map(|c| c.limits.clone()).unwrap_or_default()
     }

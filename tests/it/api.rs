@@ -54,6 +54,7 @@ pub(crate) fn directory() -> Directory {
         let mut company = Company::new(id, format!("company {id}"));
         company.projects.push(Project { id: extra.into(), name: format!("Project {extra}") });
         company.members.push(Member { id: 7, email: format!("seven@{id}.example") });
+        company.members.push(Member { id: 8, email: format!("eight@{id}.example") });
         directory.companies.insert(id, company);
     }
     directory

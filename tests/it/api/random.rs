@@ -151,7 +151,8 @@ fn run(acts: &[(usize, Act)]) -> Result<(), TestCaseError> {
             Act::DeleteDisk(d) => {
                 let (id, seen) = disk(*d, &disks);
                 let code = w.code(caller, "DeleteDisk", &[cn, ("DiskID", &id)]);
-                let want = seen.map_or(200, |d| if d.bound { 5000 } else { 0 });
+                let hidden = snaps.values().any(|s| s.disk == id && !sees(caller, s.company, s.project));
+                let want = seen.map_or(200, |d| if d.bound || hidden { 5000 } else { 0 });
                 prop_assert_eq!(code, want);
                 if want == 0 {
                     disks.remove(&id);

@@ -124,7 +124,8 @@ fn a_sub_account_is_confined_to_its_projects() {
     assert_eq!(w.names(&sub, &[("ProjectIDs.0", "default")]), [""; 0]);
     assert_eq!(w.names(&me, &[]), ["common", "n"]);
     // The main account's snapshot of its disk, in another project, is none of its business.
-    let hidden = w.snapshot(&me, &own, "hidden");
+    let elsewhere = [("Region", "cn"), ("Name", "hidden"), ("DiskID", &*own), ("ProjectID", "default")];
+    let hidden = w.get(&me, "CreateSnapshot", &elsewhere, "SnapshotID");
     assert_eq!(w.names(&sub, &[("DiskID", &own)]), ["n"]);
     let rollback = [("Region", "cn"), ("DiskID", &*own), ("SnapshotID", &*hidden)];
     assert_eq!((w.code(&sub, "RollbackSnapshot", &rollback), w.code(&me, "RollbackSnapshot", &rollback)), (200, 0));
@@ -132,4 +133,93 @@ fn a_sub_account_is_confined_to_its_projects() {
     let clone = w.get(&sub, "CloneDisk", &[("Region", "cn"), ("SrcID", &own), ("Name", "c")], "DiskID");
     let info = &w.call(&me, "DescribeDisk", &[("Region", "cn"), ("DiskIDs.0", &clone)])["Infos"][0];
     assert_eq!((&info["ProjectID"], &info["CompanyID"]), (&"p1".into(), &1.into()));
+}
+
+/// A disk that two projects use: whoever sees only one of them neither destroys nor counts what is in the other.
+#[test]
+fn a_sub_account_does_not_destroy_what_it_may_not_see() {
+    let w = World::new();
+    let (main, sub) = (main_account(), Caller::sub(1, 8, ["p1"]));
+    let disk = w.disk(&sub);
+    let create = |project: &str, name: &str| {
+        let params = [("Region", "cn"), ("Name", name), ("DiskID", &*disk), ("ProjectID", project)];
+        w.get(&main, "CreateSnapshot", &params, "SnapshotID")
+    };
+    // Without a project it is where its disk is.
+    let seen = create("", "seen");
+    assert_eq!(w.names(&sub, &[]), ["seen"]);
+    assert_eq!(w.list(&main, &[]).1[0]["ProjectID"], "p1");
+    let hidden: Vec<String> = (0..9).map(|i| create("default", &format!("hidden {i}"))).collect();
+    assert_eq!(w.list(&sub, &[("DiskID", &disk)]).0, 1);
+
+    let full =
+        w.call(&sub, "CreateSnapshot", &[("Region", "cn"), ("Name", "n"), ("DiskID", &disk), ("ProjectID", "p1")]);
+    assert_eq!(full["RetCode"], 7000);
+    assert!(!full["Message"].as_str().unwrap().replace(&disk, "").contains('9'), "{full}");
+    let before = w.everything();
+    let delete = [("Region", "cn"), ("DiskID", &*disk)];
+    let refused = w.call(&sub, "DeleteDisk", &delete);
+    assert_eq!(refused["RetCode"], 5000);
+    assert!(hidden.iter().all(|id| !refused.to_string().contains(id.as_str())), "{refused}");
+    assert_eq!(w.everything(), before);
+    for id in &hidden {
+        assert_eq!(w.code(&main, "DeleteSnapshot", &[("Region", "cn"), ("SnapshotID", id)]), 0);
+    }
+    assert_eq!(w.code(&sub, "DeleteDisk", &delete), 0);
+    assert_eq!(w.list(&main, &[("SnapshotIDs.0", &seen)]).1.len(), 1, "until its space is reclaimed");
+}
+
+/// What a company uses is the company's to know.
+#[test]
+fn quotas_tell_nobody_what_others_use() {
+    let w = World::new();
+    let mut directory = super::directory();
+    directory.companies.get_mut(&1).unwrap().limits.disks = Some(3);
+    w.service.set_directory(directory);
+    for _ in 0..3 {
+        w.disk(&main_account());
+    }
+    let params = [("Region", "cn"), ("Name", "n"), ("DiskSpace", "1"), ("ProjectID", "p1")];
+    let refused = w.call(&Caller::sub(1, 8, ["p1"]), "CreateDisk", &params);
+    assert_eq!(refused["RetCode"], 17005);
+    assert!(refused["Message"].as_str().unwrap().contains("quota of 3 disks does not allow 1 more"));
+    assert!(!refused["Message"].as_str().unwrap().contains("in use"));
+}
+
+#[test]
+fn members_are_the_companys() {
+    let w = World::new();
+    let me = main_account();
+    let disk = w.disk(&me);
+    let snapshot = w.snapshot(&me, &disk, "s");
+    let before = w.everything();
+    for member in ["9", "99"] {
+        for (action, params) in [
+            ("CreateSnapshot", [("Name", "n"), ("DiskID", &*disk)]),
+            ("CreateDisk", [("Name", "n"), ("DiskSpace", "1")]),
+            ("CloneDisk", [("Name", "n"), ("SrcID", &*disk)]),
+            ("CreateDiskFromSnapshot", [("Name", "n"), ("SrcSnapshotID", &*snapshot)]),
+        ] {
+            let params = [&params[..], &[("Region", "cn"), ("MemberID", member)]].concat();
+            assert_eq!(w.code(&me, action, &params), 200, "{action}");
+        }
+    }
+    assert_eq!(w.everything(), before);
+    for member in ["0", "7"] {
+        let params = [("Region", "cn"), ("Name", "n"), ("DiskID", &*disk), ("MemberID", member)];
+        assert_eq!(w.code(&me, "CreateSnapshot", &params), 0);
+    }
+}
+
+#[test]
+fn a_released_snapshot_of_a_boot_disk_says_so() {
+    let w = World::new();
+    let me = main_account();
+    let params = [("Region", "cn"), ("Name", "root"), ("DiskSpace", "1"), ("DiskType", "Boot")];
+    let disk = w.get(&me, "CreateDisk", &params, "DiskID");
+    w.fill(&disk, 1);
+    let snapshot = w.snapshot(&me, &disk, "s");
+    assert_eq!(w.code(&me, "DeleteDisk", &[("Region", "cn"), ("DiskID", &disk)]), 0);
+    let released = w.list(&me, &[("SnapshotIDs.0", &snapshot)]).1.remove(0);
+    assert_eq!((&released["SnapshotStatus"], &released["DiskType"]), (&"Released".into(), &"Boot".into()));
 }
