@@ -74,29 +74,32 @@ pub struct Stats {
     pub wakeups: u64,
 }
 
+/// The figures that need no walk.
+pub(crate) fn totals(engine: &Engine) -> Result<Stats> {
+    let state = engine.view()?;
+    let space = &state.forest.space;
+    Ok(Stats {
+        image_bytes: space.end(),
+        free_bytes: (space.available() + state.forest.pool.len() as u64) * BLOCK_BYTES,
+        waiting_bytes: space.waiting() * BLOCK_BYTES,
+        returned_bytes: space.returned() * BLOCK_BYTES,
+        reclaim_entries: state.doomed,
+        log_used: state.log.used_pages(),
+        log_pages: state.log.pages,
+        syncs: engine.disk.syncs.load(Relaxed),
+        blocks_read: engine.disk.read_bytes.sum().div_ceil(crate::units::BLOCK_BYTES),
+        blocks_written: engine.disk.written_blocks.load(Relaxed),
+        nodes_shadowed: state.forest.shadowed,
+        generation: state.generation - 1,
+        fresh_bytes: engine.fresh_written.load(Relaxed),
+        wakeups: engine.wakeups.load(Relaxed),
+        ..Stats::default()
+    })
+}
+
 pub(crate) fn stats(engine: &Engine) -> Result<Stats> {
     let capture = engine.capture()?;
-    let mut out = {
-        let state = engine.view()?;
-        let space = &state.forest.space;
-        Stats {
-            image_bytes: space.end(),
-            free_bytes: (space.available() + state.forest.pool.len() as u64) * BLOCK_BYTES,
-            waiting_bytes: space.waiting() * BLOCK_BYTES,
-            returned_bytes: space.returned() * BLOCK_BYTES,
-            reclaim_entries: state.doomed,
-            log_used: state.log.used_pages(),
-            log_pages: state.log.pages,
-            syncs: engine.disk.syncs.load(Relaxed),
-            blocks_read: engine.disk.read_bytes.sum().div_ceil(crate::units::BLOCK_BYTES),
-            blocks_written: engine.disk.written_blocks.load(Relaxed),
-            nodes_shadowed: state.forest.shadowed,
-            generation: state.generation - 1,
-            fresh_bytes: engine.fresh_written.load(Relaxed),
-            wakeups: engine.wakeups.load(Relaxed),
-            ..Stats::default()
-        }
-    };
+    let mut out = totals(engine)?;
     for (id, v) in &capture.volumes {
         out.volumes.push(VolumeStats { id: VolumeId(*id), usage: usage(&capture, v.root)? });
     }

@@ -231,6 +231,10 @@ impl Store {
     pub fn stats(&self) -> Result<Stats> {
         stats::stats(&self.engine)
     }
+    /// [`Store::stats`] without those of single volumes and snapshots. O(1).
+    pub fn totals(&self) -> Result<Stats> {
+        stats::totals(&self.engine)
+    }
     /// One bounded step of background work: a checkpoint that is due, then up to `budget` nodes of reclaim. `true`: there is more. With
     /// manual maintenance nothing else does it.
     pub fn maintain(&self, budget: usize) -> Result<bool> {

@@ -100,7 +100,7 @@ impl Fault {
 }
 
 /// Messages repeat what the client sent, but not megabytes of it.
-pub(super) fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     match text.char_indices().nth(64) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),

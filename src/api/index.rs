@@ -224,6 +224,9 @@ impl Index {
     pub(super) fn snap_mut(&mut self, key: u64) -> Option<&mut Snap> {
         self.snaps.get_mut(&key)
     }
+    pub(super) fn snap_states(&self) -> impl Iterator<Item = SnapState> {
+        self.snaps.values().map(|s| s.state)
+    }
     /// The snapshot of that id, if the caller may see it and it is not being deleted.
     pub(super) fn find_snap(&self, scope: &Scope, id: &str) -> Option<&Snap> {
         let snap = self.snaps.get(self.snap_ids.get(id)?)?;

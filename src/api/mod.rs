@@ -52,7 +52,7 @@ pub use disktypes::{
     DescribeRegion, DescribeRegionResponse, DetachDisk, DiskIdResponse, DiskInfo, DiskStatus, RegionInfo, UpgradeDisk,
 };
 pub use flat::{ACTIONS, answer};
-pub use params::{ARRAY_MAX, Params};
+pub use params::{ARRAY_MAX, Params, VALUES_MAX};
 pub use schedule::{Every, Schedule, Ticked};
 pub use service::{ServiceStats, SnapshotService};
 pub use tenant::{Caller, Company, Directory, Limits, Member, Project, Region};
@@ -62,4 +62,4 @@ pub use types::{
 };
 
 #[cfg(feature = "http")]
-pub(crate) use {params::whole, schedule::utc};
+pub(crate) use {code::shorten, params::whole, schedule::utc};

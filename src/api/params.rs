@@ -1,12 +1,16 @@
 //! Parameters as they come on the wire: names and values, in whichever encoding, read with the contract's rules.
 
 use super::code::{Fault, RetCode};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::Value;
-use std::{collections::BTreeMap, fmt};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::{cell::Cell, collections::BTreeMap, fmt};
 
 /// Elements that an array may have.
 pub const ARRAY_MAX: usize = 100;
+/// Values that a request may have, those inside others included: what it takes in memory is bounded by this and by its length.
+pub const VALUES_MAX: usize = 1024;
+/// Values inside one another.
+const NESTING_MAX: usize = 16;
 
 /// The parameters of one request, by name. Form values are strings; JSON values keep their types.
 ///
@@ -27,11 +31,14 @@ impl Params {
             if map.contains_key(&name) {
                 return Err(twice(&name));
             }
+            if map.len() == VALUES_MAX {
+                return Err(Fault::new(RetCode::Format, format!("the request has more than {VALUES_MAX} values")));
+            }
             map.insert(name, Value::String(value.into()));
         }
         Ok(Params { map })
     }
-    /// From the text of a JSON object. The same name twice, or anything but one object, is a format fault.
+    /// From the text of a JSON object. The same name twice, anything but one object, or too many values is a format fault.
     pub fn from_json(text: &[u8]) -> Result<Params, Fault> {
         serde_json::from_slice(text)
             .map_err(|e| Fault::new(RetCode::Format, format!("the body is no JSON object: {e}")))
@@ -125,6 +132,73 @@ pub(crate) fn whole(f: f64) -> Option<i64> {
     (f.fract() == 0.0 && f.abs() <= (1_u64 << 53) as f64).then_some(f as i64)
 }
 
+/// Builds a value, as long as there are values left to build.
+#[derive(Clone, Copy)]
+struct Bounded<'a> {
+    left: &'a Cell<usize>,
+    depth: usize,
+}
+
+impl Bounded<'_> {
+    fn inner<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth == NESTING_MAX {
+            return Err(E::custom(format!("more than {NESTING_MAX} values inside one another")));
+        }
+        Ok(Bounded { depth: self.depth + 1, ..self })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.ok_or_else(|| D::Error::custom(format!("more than {VALUES_MAX} values")))?);
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded<'_> {
+    type Value = Value;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let (inner, mut out) = (self.inner()?, Vec::new());
+        while let Some(value) = access.next_element_seed(inner)? {
+            out.push(value);
+        }
+        Ok(Value::Array(out))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let (inner, mut out) = (self.inner()?, Map::new());
+        while let Some(name) = access.next_key::<String>()? {
+            out.insert(name, access.next_value_seed(inner)?);
+        }
+        Ok(Value::Object(out))
+    }
+}
+
 impl<'de> Deserialize<'de> for Params {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Params, D::Error> {
         struct Object;
@@ -135,7 +209,9 @@ impl<'de> Deserialize<'de> for Params {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Params, A::Error> {
                 let mut map = BTreeMap::new();
-                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                let left = Cell::new(VALUES_MAX);
+                while let Some(name) = access.next_key::<String>()? {
+                    let value = access.next_value_seed(Bounded { left: &left, depth: 1 })?;
                     if map.contains_key(&name) {
                         return Err(A::Error::custom(format!("{:?} is given twice", super::code::shorten(&name))));
                     }

@@ -43,6 +43,14 @@ pub struct ServiceStats {
     pub disks: u64,
     /// Snapshots that it shows.
     pub snapshots: u64,
+    /// Of these, those that are being taken.
+    pub createing: u64,
+    /// Those to which a disk is being rolled back.
+    pub roll_backing: u64,
+    /// Those that are damaged.
+    pub failure: u64,
+    /// Deleted snapshots that are remembered until their space is reclaimed.
+    pub released: u64,
     /// Index entries that lists looked at, since the service was made.
     pub visited: u64,
 }
@@ -67,6 +75,20 @@ pub(super) enum Undo {
 pub(super) struct Claims<'a> {
     inner: &'a Inner,
     pub(super) undo: Vec<Undo>,
+}
+
+impl ServiceStats {
+    /// Snapshots by state, with the names that the API has for them.
+    pub fn by_state(&self) -> [(&'static str, u64); 5] {
+        let normal = self.snapshots.saturating_sub(self.createing + self.roll_backing + self.failure);
+        [
+            ("Createing", self.createing),
+            ("Normal", normal),
+            ("RollBacking", self.roll_backing),
+            ("Failure", self.failure),
+            ("Released", self.released),
+        ]
+    }
 }
 
 impl Drop for Claims<'_> {
@@ -161,12 +183,21 @@ impl SnapshotService {
     /// Figures.
     pub fn stats(&self) -> ServiceStats {
         let index = self.inner.index.read();
-        let (mut disks, mut snapshots) = (0, 0);
+        let mut out = ServiceStats { visited: self.inner.visited.load(Relaxed), ..ServiceStats::default() };
         for disk in index.disks() {
-            disks += 1;
-            snapshots += disk.snapshots.keys().len() as u64;
+            out.disks += 1;
+            out.snapshots += disk.snapshots.keys().len() as u64;
         }
-        ServiceStats { disks, snapshots, visited: self.inner.visited.load(Relaxed) }
+        for state in index.snap_states() {
+            match state {
+                SnapState::Createing => out.createing += 1,
+                SnapState::RollBacking => out.roll_backing += 1,
+                SnapState::Failure => out.failure += 1,
+                SnapState::Normal | SnapState::Leaving => {}
+            }
+        }
+        out.released = index.released_keys().len() as u64;
+        out
     }
     /// Makes a volume that was made by other means a disk of `company`'s default project. Its id is the volume's name.
     pub fn adopt(&self, volume: &Volume, region: &str, company: i64, name: &str) -> std::result::Result<(), Fault> {

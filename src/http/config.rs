@@ -23,6 +23,12 @@ const CONFIG_MAX: u64 = 16 << 20;
 pub struct Config {
     /// Where to listen, if it says so.
     pub listen: Option<String>,
+    /// Where health and metrics are, if anywhere.
+    pub metrics: Option<String>,
+    /// Under which address people and clients know the server, where a proxy stands in front of it.
+    pub public_url: Option<PublicUrl>,
+    /// Connections of one peer, if it says so.
+    pub connections_per_peer: Option<usize>,
     /// Regions and tenants.
     pub directory: Directory,
     /// Who may call.
@@ -31,10 +37,39 @@ pub struct Config {
     pub schedules: Vec<Schedule>,
 }
 
+/// The address of a server for those who use it: scheme, host and port, as a browser names a page's origin.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PublicUrl {
+    origin: String,
+}
+
+impl PublicUrl {
+    /// From `https://host` or `http://host:port`, without a path.
+    pub fn parse(text: &str) -> Result<PublicUrl> {
+        let origin = text.trim_end_matches('/').to_ascii_lowercase();
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        let fine = |h: &str| !h.is_empty() && h.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+        match host.filter(|h| fine(h)) {
+            Some(_) => Ok(PublicUrl { origin }),
+            None => Err(wrong(format!("public_url {text:?}: https://host or http://host:port, without a path"))),
+        }
+    }
+    /// What a browser sends as `Origin`.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+    pub(super) fn is_secure(&self) -> bool {
+        self.origin.starts_with("https:")
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     listen: Option<String>,
+    metrics: Option<String>,
+    public_url: Option<String>,
+    connections_per_peer: Option<usize>,
     region: Vec<RegionEntry>,
     company: Vec<CompanyEntry>,
     #[serde(default)]
@@ -83,6 +118,9 @@ struct MemberEntry {
     email: String,
     public_key: String,
     private_key: String,
+    /// A second pair, which takes over from the first or goes before it.
+    second_public_key: Option<String>,
+    second_private_key: Option<String>,
     projects: Option<Vec<String>>,
 }
 
@@ -251,13 +289,13 @@ impl Config {
             c.check()?;
             for m in &c.member {
                 let caller = Caller { company: Some(c.id), member: m.id, projects: m.projects.clone(), admin: false };
-                key_pair(
-                    &mut keys,
-                    &format!("company {}, member {}", c.id, m.id),
-                    &m.public_key,
-                    &m.private_key,
-                    caller,
-                )?;
+                let whose = format!("company {}, member {}", c.id, m.id);
+                match (&m.second_public_key, &m.second_private_key) {
+                    (None, None) => {}
+                    (Some(public), Some(private)) => key_pair(&mut keys, &whose, public, private, caller.clone())?,
+                    _ => return Err(wrong(format!("{whose}: of a second pair both keys are needed"))),
+                }
+                key_pair(&mut keys, &whose, &m.public_key, &m.private_key, caller)?;
             }
             let company = Company {
                 id: c.id,
@@ -296,7 +334,16 @@ impl Config {
             .into_iter()
             .map(|r| Region { alias: if r.alias.is_empty() { r.id.clone() } else { r.alias }, id: r.id });
         let directory = Directory { regions: regions.collect(), companies };
-        Ok(Config { listen: file.listen, directory, keys, schedules })
+        let public_url = file.public_url.map(|url| PublicUrl::parse(&url)).transpose()?;
+        Ok(Config {
+            listen: file.listen,
+            metrics: file.metrics,
+            public_url,
+            connections_per_peer: file.connections_per_peer,
+            directory,
+            keys,
+            schedules,
+        })
     }
 
     /// Writes a configuration to begin with, with key pairs of its own, readable by its owner only. `Exists` if there is

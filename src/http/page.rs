@@ -1,6 +1,9 @@
 //! The page for people: signing in, what a form asks for, and what is shown then. It does nothing that the API does not.
 
 use super::{
+    audit::{Audit, perform},
+    config::PublicUrl,
+    limits::{Throttle, peer_of},
     session::{Session, Sessions},
     sign::{Keys, same},
     view::{self, Screen},
@@ -8,11 +11,12 @@ use super::{
 };
 use crate::{
     Store,
-    api::{Params, SnapshotService},
+    api::{Params, SnapshotService, shorten},
 };
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,6 +42,8 @@ pub(super) struct Visit {
     pub(super) origin: String,
     pub(super) host: String,
     pub(super) cookie: String,
+    /// Who sent it.
+    pub(super) from: IpAddr,
 }
 
 /// An answer: a page, or where to go.
@@ -46,14 +52,16 @@ pub(super) struct Seen {
     pub(super) body: String,
     pub(super) cookie: Option<String>,
     pub(super) location: Option<String>,
+    /// The action that was done or refused, if there was one.
+    pub(super) audit: Option<Audit>,
 }
 
 impl Seen {
     fn page(status: u16, body: String) -> Seen {
-        Seen { status, body, cookie: None, location: None }
+        Seen { status, body, cookie: None, location: None, audit: None }
     }
     fn go(location: String) -> Seen {
-        Seen { status: 303, body: String::new(), cookie: None, location: Some(location) }
+        Seen { location: Some(location), ..Seen::page(303, String::new()) }
     }
 }
 
@@ -63,22 +71,35 @@ pub(super) type Sizes = HashMap<u64, (u64, u64)>;
 #[derive(Default)]
 pub(super) struct Pages {
     sessions: Sessions,
+    sign_ins: Throttle,
     sizes: Mutex<Option<(Instant, Arc<Sizes>)>>,
 }
 
 impl Pages {
-    pub(super) fn show(&self, service: &SnapshotService, keys: &Keys, visit: &Visit) -> Seen {
+    pub(super) fn show(
+        &self,
+        service: &SnapshotService,
+        keys: &Keys,
+        public_url: Option<&PublicUrl>,
+        visit: &Visit,
+    ) -> Seen {
         let now = Instant::now();
         let token = cookie(&visit.cookie);
-        let session = token.and_then(|t| self.sessions.find(t, now));
+        let session = token.and_then(|t| self.sessions.find(t, keys, now));
         let post = visit.incoming.method == "POST";
         if !matches!(&*visit.incoming.method, "GET" | "HEAD" | "POST") {
             return Seen::page(405, view::message("That is not how this page is used."));
         }
         // A browser says where a form came from; whoever says it must be from here.
-        if post && !visit.origin.is_empty() && visit.origin.split_once("://").is_none_or(|o| o.1 != visit.host) {
+        let from_here = match public_url {
+            Some(url) => visit.origin.eq_ignore_ascii_case(url.origin()),
+            None => visit.origin.split_once("://").is_some_and(|o| o.1 == visit.host),
+        };
+        if post && !visit.origin.is_empty() && !from_here {
             return Seen::page(403, view::message("This form is from elsewhere."));
         }
+        let secure = if public_url.is_some_and(PublicUrl::is_secure) { "; Secure" } else { "" };
+        let rules = format!("Path=/; HttpOnly; SameSite=Strict{secure}");
         let fields = if post { fields(&visit.incoming.body) } else { fields(visit.incoming.query.as_bytes()) };
         let Some(fields) = fields else {
             return Seen::page(400, view::message("The form is malformed."));
@@ -88,15 +109,21 @@ impl Pages {
             ("/", false, Some(s)) => self.screen(service, &s, &fields, 200, ""),
             ("/signin", true, _) => {
                 let given = |name: &str| fields.get(name).map_or("", |v| v.trim());
-                let Some(caller) = keys.pair(given("public_key"), given("private_key")) else {
+                let (address, key) = (format!("address {}", peer_of(visit.from)), given("public_key"));
+                let names = [address.as_str(), &format!("key {}", shorten(key))];
+                if self.sign_ins.refuses(&names, now) {
+                    return Seen::page(429, view::sign_in("Too many attempts. Try again in a minute."));
+                }
+                let Some(caller) = keys.pair(key, given("private_key")) else {
+                    self.sign_ins.failed(&names, now);
                     return Seen::page(403, view::sign_in("Unknown public key or wrong private key."));
                 };
                 if let Some(old) = token {
                     self.sessions.end(old);
                 }
-                let token = self.sessions.begin(caller.clone(), now);
+                let token = self.sessions.begin(caller.clone(), key, now);
                 let mut seen = Seen::go("/".to_owned());
-                seen.cookie = Some(format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200"));
+                seen.cookie = Some(format!("{COOKIE}={token}; {rules}; Max-Age=43200"));
                 seen
             }
             ("/signout" | "/do", true, None) => Seen::page(403, view::sign_in("You are not signed in any more.")),
@@ -109,7 +136,7 @@ impl Pages {
                 }
                 token.into_iter().for_each(|t| self.sessions.end(t));
                 let mut seen = Seen::go("/".to_owned());
-                seen.cookie = Some(format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"));
+                seen.cookie = Some(format!("{COOKIE}=; {rules}; Max-Age=0"));
                 seen
             }
             _ => Seen::page(404, view::message("There is no such page.")),
@@ -122,16 +149,21 @@ impl Pages {
             return Seen::page(400, view::message("There is no such form."));
         }
         let params = fields.iter().filter(|(name, _)| !matches!(&***name, "token" | "Action" | "offset"));
-        let outcome = Params::from_pairs(params.map(|(k, v)| (k.as_str(), v.as_str())))
-            .and_then(|params| service.try_call(&s.caller, action, &params));
-        match outcome {
+        let params = Params::from_pairs(params.map(|(k, v)| (k.as_str(), v.as_str())));
+        let (outcome, audit) = match params {
+            Ok(params) => perform(service, &s.caller, action, &params),
+            Err(fault) => (Err(fault), Audit::default()),
+        };
+        let mut seen = match outcome {
             Ok(_) => {
                 *self.sizes.lock() = None;
                 let number = |name: &str| fields.get(name).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
                 Seen::go(format!("/?offset={}&done={action}", number("offset")))
             }
             Err(fault) => self.screen(service, s, fields, 200, &format!("{fault} (code {})", fault.code().number())),
-        }
+        };
+        seen.audit = Some(audit);
+        seen
     }
 
     fn screen(

@@ -1,32 +1,37 @@
 //! The server: connections, bodies and times are bounded; every request is one line of log.
 
 use super::{
-    page::Pages,
+    audit::Audit,
+    config::{Config, PublicUrl},
+    limits::{Phase, Places, Seat},
+    log::{Log, Sink, standard_error},
+    ops::{Calls, metrics},
+    page::{Pages, Seen, Visit},
     sign::{Keys, hex},
     wire::{BODY_MAX, Incoming, handle},
 };
 use crate::{
-    ErrorKind,
+    ErrorKind, Result as StoreResult,
     api::{Schedule, SnapshotService},
     io::{Host, SystemHost},
 };
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Version,
     body::{Bytes, Incoming as Body},
-    header::{self, HeaderValue},
+    header::{self, HeaderMap, HeaderValue},
+    http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
+use serde_json::json;
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
-    fmt::Write as _,
     future::Future,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     pin::pin,
     sync::{
         Arc,
@@ -35,18 +40,31 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
 
 /// Bytes of a body that is too long that are still read, so that its sender gets to see the answer.
 const DRAIN_MAX: usize = 16 << 20;
+/// A body of more bytes than this is a long one.
+const LONG_BODY: usize = 32 << 10;
+/// Long bodies in memory at once; more wait.
+const LONG_BODIES: usize = 4;
+/// How long a new connection waits for a place.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Connections of the listener for health and metrics.
+const OPS_CONNECTIONS: usize = 16;
+
+/// Reads the configuration anew.
+pub type Reload = Arc<dyn Fn() -> StoreResult<Config> + Send + Sync>;
 
 /// Bounds, and what else a server does.
 #[derive(Clone)]
 pub struct ServerOptions {
-    /// Connections at once; more wait. Default 256.
+    /// Connections at once. Beyond that the one gives way that does nothing for longest. Default 256.
     pub connections: usize,
+    /// Connections of one address at once, more are closed; 0: no limit. Default 64.
+    pub connections_per_peer: usize,
     /// For the head of a request, and for silence between two. Default 15 s.
     pub head_time: Duration,
     /// For a body. Default 30 s.
@@ -59,21 +77,31 @@ pub struct ServerOptions {
     pub schedules: Vec<Schedule>,
     /// How often schedules are looked at. Default 20 s.
     pub schedule_time: Duration,
+    /// Where health and metrics are served, `host:port`. Default nowhere; health is on the tenants' port as well.
+    pub metrics: Option<String>,
+    /// How clients name the server, if a proxy stands in front of it. Default none.
+    pub public_url: Option<PublicUrl>,
+    /// Where the configuration comes from when it is to be read anew. Default nowhere.
+    pub reload: Option<Reload>,
     /// Where log lines go. Default standard error.
-    pub log: Arc<dyn Fn(&str) + Send + Sync>,
+    pub log: Sink,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
         ServerOptions {
             connections: 256,
+            connections_per_peer: 64,
             head_time: Duration::from_secs(15),
             body_time: Duration::from_secs(30),
             connection_time: Duration::from_secs(600),
             stop_time: Duration::from_secs(10),
             schedules: Vec::new(),
             schedule_time: Duration::from_secs(20),
-            log: Arc::new(|line| eprintln!("{line}")),
+            metrics: None,
+            public_url: None,
+            reload: None,
+            log: standard_error(),
         }
     }
 }
@@ -81,31 +109,74 @@ impl Default for ServerOptions {
 /// A server that is bound to its address.
 pub struct Server {
     listener: TcpListener,
+    ops: Option<TcpListener>,
     shared: Arc<Shared>,
     stop: watch::Receiver<bool>,
-    handle: Stop,
+    control: Control,
 }
 
-/// Tells a server to stop.
+/// Tells a server what to do while it runs.
 #[derive(Clone)]
-pub struct Stop(Arc<watch::Sender<bool>>);
+pub struct Control {
+    stop: Arc<watch::Sender<bool>>,
+    shared: Arc<Shared>,
+}
 
-impl Stop {
+impl Control {
     /// No new connections; what is under way is finished.
     pub fn stop(&self) {
-        self.0.send_replace(true);
+        self.stop.send_replace(true);
+    }
+    /// Reads the configuration anew: regions, tenants, keys and schedules. A configuration with a fault changes nothing. Connections stay.
+    pub fn reload(&self) -> StoreResult<()> {
+        self.shared.reload()
     }
 }
 
-struct Shared {
-    service: SnapshotService,
-    keys: Keys,
+/// What a reload replaces.
+pub(super) struct Live {
+    pub(super) keys: Keys,
+    schedules: Vec<Schedule>,
+}
+
+pub(super) struct Shared {
+    pub(super) service: SnapshotService,
+    live: RwLock<Arc<Live>>,
     options: ServerOptions,
     pages: Pages,
-    counts: Mutex<BTreeMap<(String, u16), u64>>,
-    connections: AtomicU64,
+    places: Arc<Places>,
+    long_bodies: Arc<Semaphore>,
+    pub(super) log: Log,
+    pub(super) calls: Mutex<Calls>,
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: AtomicU64,
     /// A call was answered by a store that is closed or has stopped.
-    broken: AtomicBool,
+    pub(super) broken: AtomicBool,
+}
+
+impl Shared {
+    fn live(&self) -> Arc<Live> {
+        self.live.read().clone()
+    }
+    fn reload(&self) -> StoreResult<()> {
+        let Some(read) = &self.options.reload else { return Ok(()) };
+        let outcome = read().map(|config| {
+            self.service.set_directory(config.directory);
+            *self.live.write() = Arc::new(Live { keys: config.keys, schedules: config.schedules });
+        });
+        let fault = outcome.as_ref().err().map(ToString::to_string);
+        self.log.put(&json!({ "event": "reload", "fault": fault }));
+        outcome
+    }
+    /// Counts an action, whichever way it came; gives the fields of its log line.
+    fn record(&self, audit: &Audit, took: Duration) -> serde_json::Map<String, serde_json::Value> {
+        let kind = audit.cause.as_ref().map(crate::Error::kind);
+        if matches!(kind, Some(ErrorKind::Poisoned | ErrorKind::Closed | ErrorKind::Io)) {
+            self.broken.store(true, Relaxed);
+        }
+        self.calls.lock().count(&audit.action, audit.code, took);
+        audit.fields()
+    }
 }
 
 /// What a handler gives, and the log line's own fields.
@@ -130,105 +201,130 @@ impl Reply {
 impl Server {
     /// A server of `service` for whoever has one of `keys`, at `address` (`host:port`; port 0: any).
     pub fn bind(service: SnapshotService, keys: Keys, address: &str, options: ServerOptions) -> io::Result<Server> {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
+        let bind = |address: &str| {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true).map(|()| listener)
+        };
+        let listener = bind(address)?;
+        let ops = options.metrics.as_deref().map(bind).transpose()?;
         let (sender, stop) = watch::channel(false);
         let shared = Arc::new(Shared {
             service,
-            keys,
-            options,
+            live: RwLock::new(Arc::new(Live { keys, schedules: options.schedules.clone() })),
             pages: Pages::default(),
-            counts: Mutex::default(),
-            connections: AtomicU64::new(0),
+            places: Places::new(options.connections, options.connections_per_peer),
+            long_bodies: Arc::new(Semaphore::new(LONG_BODIES)),
+            log: Log::new(options.log.clone())?,
+            options,
+            calls: Mutex::default(),
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             broken: AtomicBool::new(false),
         });
-        Ok(Server { listener, shared, stop, handle: Stop(Arc::new(sender)) })
+        let control = Control { stop: Arc::new(sender), shared: shared.clone() };
+        Ok(Server { listener, ops, shared, stop, control })
     }
     /// Where it listens.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
-    /// What stops it.
-    pub fn stop_handle(&self) -> Stop {
-        self.handle.clone()
+    /// Where health and metrics are.
+    pub fn metrics_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.ops.as_ref().map(TcpListener::local_addr).transpose()
     }
-    /// Serves until it is told to stop; with `signals`, by SIGTERM or SIGINT as well. The store stays open.
+    /// What stops it, and has it read its configuration.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+    /// Serves until it is told to stop. With `signals`, SIGTERM and SIGINT tell it too, and SIGHUP has it read its configuration. The store
+    /// stays open.
     pub fn run(self, signals: bool) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
-            .max_blocking_threads(64)
+            .max_blocking_threads(32)
             .enable_all()
             .build()?;
+        let shared = self.shared.clone();
         let outcome = runtime.block_on(self.serve(signals));
         runtime.shutdown_timeout(Duration::from_secs(1));
+        shared.log.put(&json!({ "event": "stopped" }));
+        shared.log.finish(Duration::from_secs(1));
         outcome
     }
 
     async fn serve(self, signals: bool) -> io::Result<()> {
-        let Server { listener, shared, stop, handle } = self;
+        let Server { listener, ops, shared, stop, control } = self;
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        shared.log.put(&json!({ "event": "listening", "url": format!("http://{}/", listener.local_addr()?) }));
         if signals {
-            tokio::spawn(stop_on_signals(handle)?);
+            tokio::spawn(heed_signals(control)?);
         }
-        let schedules =
-            (!shared.options.schedules.is_empty()).then(|| tokio::spawn(run_schedules(shared.clone(), stop.clone())));
-        let places = Arc::new(Semaphore::new(shared.options.connections));
+        if let Some(ops) = ops {
+            let ops = tokio::net::TcpListener::from_std(ops)?;
+            shared.log.put(&json!({ "event": "metrics", "url": format!("http://{}/metrics", ops.local_addr()?) }));
+            tokio::spawn(serve_ops(shared.clone(), ops, stop.clone()));
+        }
+        let schedules = tokio::spawn(run_schedules(shared.clone(), stop.clone()));
         loop {
             let mut stopping = stop.clone();
-            let stopped = stopping.wait_for(|&s| s);
-            // A place first, and then whoever waits for it: the rest stays in the host's queue.
             let accepted = tokio::select! {
-                _ = stopped => break,
-                accepted = async {
-                    let place = places.clone().acquire_owned().await.ok();
-                    (place, listener.accept().await)
-                } => accepted,
+                _ = stopping.wait_for(|&s| s) => break,
+                accepted = listener.accept() => accepted,
             };
-            match accepted {
-                (place, Ok((stream, peer))) => {
-                    let (shared, stop) = (shared.clone(), stop.clone());
-                    tokio::spawn(async move {
-                        connection(shared, stream, peer, stop).await;
-                        drop(place);
-                    });
-                }
+            let Ok((stream, peer)) = accepted else {
                 // Out of descriptors, or a client that is gone already.
-                (_, Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let Ok(place) = shared.places.take_in(peer.ip(), PATIENCE).await else {
+                shared.refused.fetch_add(1, Relaxed);
+                continue;
+            };
+            shared.accepted.fetch_add(1, Relaxed);
+            let (shared, stop) = (shared.clone(), stop.clone());
+            tokio::spawn(async move {
+                connection(shared, stream, peer, place.seat.clone(), stop).await;
+                drop(place);
+            });
         }
         drop(listener);
-        let all = u32::try_from(shared.options.connections).unwrap_or(u32::MAX);
-        let _ = timeout(shared.options.stop_time, places.acquire_many(all)).await;
-        if let Some(schedules) = schedules {
-            let _ = timeout(shared.options.stop_time, schedules).await;
-        }
+        let _ = timeout(shared.options.stop_time, shared.places.empty()).await;
+        let _ = timeout(shared.options.stop_time, schedules).await;
         Ok(())
     }
 }
 
-fn stop_on_signals(stop: Stop) -> io::Result<impl Future<Output = ()>> {
+fn heed_signals(control: Control) -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hup = signal(SignalKind::hangup())?;
     Ok(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                _ = hup.recv() => {
+                    let control = control.clone();
+                    // What is wrong with it is in the log.
+                    let _ = tokio::task::spawn_blocking(move || control.reload()).await;
+                }
+            }
         }
-        stop.stop();
+        control.stop();
     })
 }
 
 async fn run_schedules(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     loop {
-        let s = shared.clone();
-        let ticked = tokio::task::spawn_blocking(move || s.service.run_schedules(&s.options.schedules)).await;
-        if let Ok(t) = ticked.as_ref().map(|t| *t)
+        let (s, live) = (shared.clone(), shared.live());
+        let ticked = tokio::task::spawn_blocking(move || s.service.run_schedules(&live.schedules)).await;
+        if let Ok(t) = ticked
             && t != Default::default()
         {
-            let line = serde_json::json!({
+            shared.log.put(&json!({
                 "event": "schedules", "taken": t.taken, "deleted": t.deleted, "waiting": t.waiting, "failed": t.failed,
-            });
-            (shared.options.log)(&line.to_string());
+                "cause": shared.service.schedule_fault(),
+            }));
         }
         let stopped = stop.wait_for(|&s| s);
         if timeout(shared.options.schedule_time, stopped).await.is_ok() {
@@ -237,23 +333,66 @@ async fn run_schedules(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Health and metrics, for whoever may reach their address.
+async fn serve_ops(shared: Arc<Shared>, listener: tokio::net::TcpListener, mut stop: watch::Receiver<bool>) {
+    let places = Places::new(OPS_CONNECTIONS, 0);
+    loop {
+        let accepted = tokio::select! {
+            _ = stop.wait_for(|&s| s) => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, peer)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let Ok(place) = places.take_in(peer.ip(), PATIENCE).await else { continue };
+        let (shared, head_time) = (shared.clone(), shared.options.head_time);
+        tokio::spawn(async move {
+            let service = service_fn(|request: Request<Body>| {
+                let shared = shared.clone();
+                async move {
+                    let reply = match (request.method(), request.uri().path()) {
+                        (&(Method::GET | Method::HEAD), "/health") => health(&shared),
+                        (&(Method::GET | Method::HEAD), "/metrics") => {
+                            let done = tokio::task::spawn_blocking(move || metrics(&shared)).await;
+                            Reply::new(StatusCode::OK, "text/plain; version=0.0.4", done.unwrap_or_default())
+                        }
+                        _ => Reply::plain(StatusCode::NOT_FOUND, "there are /health and /metrics\n"),
+                    };
+                    Ok::<_, Infallible>(reply.into_response(None))
+                }
+            });
+            let mut builder = http1::Builder::new();
+            let connection = builder.timer(TokioTimer::new()).header_read_timeout(head_time);
+            tokio::select! {
+                _ = connection.serve_connection(TokioIo::new(stream), service) => {}
+                () = place.seat.told() => {}
+            }
+        });
+    }
+}
+
 async fn connection(
     shared: Arc<Shared>,
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
+    seat: Arc<Seat>,
     mut stop: watch::Receiver<bool>,
 ) {
-    shared.connections.fetch_add(1, Relaxed);
     let _ = stream.set_nodelay(true);
-    let s = shared.clone();
+    let (s, at) = (shared.clone(), seat.clone());
     let service = service_fn(move |request| {
-        let shared = s.clone();
-        async move { Ok::<_, Infallible>(respond(shared, request, peer).await) }
+        let (shared, seat) = (s.clone(), at.clone());
+        async move {
+            let response = respond(shared, request, peer, &seat).await;
+            seat.set(Phase::Waiting);
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.options.head_time)
-        .max_buf_size(64 << 10)
+        .max_buf_size(32 << 10)
         .half_close(false)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
@@ -263,6 +402,8 @@ async fn connection(
     tokio::select! {
         // What a client does wrong is its own affair; hyper has answered 400 where it could.
         _ = connection.as_mut() => return,
+        // Somebody else needs the place, and nothing is under way here.
+        () = seat.told() => return,
         () = told => connection.as_mut().graceful_shutdown(),
     }
     let _ = timeout(shared.options.stop_time, connection).await;
@@ -279,48 +420,70 @@ fn request_id() -> String {
     format!("{}-{}-{}-{}-{}", &h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..])
 }
 
-async fn respond(shared: Arc<Shared>, request: Request<Body>, peer: SocketAddr) -> Response<Full<Bytes>> {
+/// Where a request came from: through a proxy, from where the proxy says.
+fn client(options: &ServerOptions, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+    let last = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| options.public_url.is_some());
+    let named = last.and_then(|v| v.to_str().ok()).and_then(|v| v.rsplit(',').next()).map(str::trim);
+    named.and_then(|v| v.parse().ok()).unwrap_or(peer)
+}
+
+async fn respond(shared: Arc<Shared>, request: Request<Body>, peer: SocketAddr, seat: &Seat) -> Response<Full<Bytes>> {
     let begun = Instant::now();
     let id = request_id();
+    let from = client(&shared.options, request.headers(), peer.ip());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut reply = route(&shared, request).await;
-    let line = serde_json::json!({
+    let mut reply = route(&shared, request, from, seat).await;
+    let line = json!({
         "time": SystemHost.now() / 1_000_000,
         "id": id,
         "peer": peer.to_string(),
-        "method": method.as_str(),
+        "client": from.to_string(),
+        "method": method.as_str().chars().take(16).collect::<String>(),
         "path": path.chars().take(64).collect::<String>(),
         "status": reply.status.as_u16(),
         "micros": u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
     });
     if let serde_json::Value::Object(mut line) = line {
         line.append(&mut reply.log);
-        (shared.options.log)(&serde_json::Value::Object(line).to_string());
+        shared.log.put(&serde_json::Value::Object(line));
     }
-    let mut response = Response::new(Full::new(reply.body));
-    *response.status_mut() = reply.status;
-    let headers = response.headers_mut();
-    let mut set = |name: header::HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.append(name, value);
+    reply.into_response(Some(&id))
+}
+
+impl Reply {
+    fn into_response(self, id: Option<&str>) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        let mut set = |name: header::HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.append(name, value);
+            }
+        };
+        set(header::CONTENT_TYPE, self.kind);
+        id.into_iter().for_each(|id| set(header::HeaderName::from_static("x-ucloud-request-uuid"), id));
+        set(header::CACHE_CONTROL, "no-store");
+        set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+        for (name, value) in self.headers {
+            set(name, &value);
         }
-    };
-    set(header::CONTENT_TYPE, reply.kind);
-    set(header::HeaderName::from_static("x-ucloud-request-uuid"), &id);
-    set(header::CACHE_CONTROL, "no-store");
-    set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    for (name, value) in reply.headers {
-        set(name, &value);
+        if self.close {
+            set(header::CONNECTION, "close");
+        }
+        response
     }
-    if reply.close {
-        set(header::CONNECTION, "close");
-    }
-    response
+}
+
+/// A body, and what it holds of the memory for long ones.
+struct Read {
+    bytes: Vec<u8>,
+    _long: Option<OwnedSemaphorePermit>,
 }
 
 /// A body of bounded length, in bounded time.
-async fn read(shared: &Shared, mut body: Body) -> Result<Vec<u8>, Reply> {
+async fn read(shared: &Shared, mut body: Body) -> Result<Read, Reply> {
     let mut out = Vec::new();
+    let mut long = None;
     let mut len = 0;
     let reading = async {
         while let Some(frame) = body.frame().await {
@@ -328,16 +491,23 @@ async fn read(shared: &Shared, mut body: Body) -> Result<Vec<u8>, Reply> {
             let frame = frame.map_err(|_| Reply::plain(StatusCode::BAD_REQUEST, "the body is broken\n"))?;
             let Ok(data) = frame.into_data() else { continue };
             len += data.len();
+            if len > LONG_BODY && long.is_none() {
+                long = shared.long_bodies.clone().acquire_owned().await.ok();
+                // At once, rather than by doubling.
+                out.reserve_exact(BODY_MAX - out.len());
+            }
             if len <= BODY_MAX {
                 out.extend_from_slice(&data);
             } else if len > DRAIN_MAX {
                 break;
+            } else {
+                out = Vec::new();
             }
         }
         Ok(())
     };
     let mut bad = match timeout(shared.options.body_time, reading).await {
-        Ok(Ok(())) if len <= BODY_MAX => return Ok(out),
+        Ok(Ok(())) if len <= BODY_MAX => return Ok(Read { bytes: out, _long: long }),
         Ok(Ok(())) => Reply::plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 1 MiB\n"),
         Ok(Err(reply)) => reply,
         Err(_) => Reply::plain(StatusCode::REQUEST_TIMEOUT, "the body takes too long\n"),
@@ -346,95 +516,78 @@ async fn read(shared: &Shared, mut body: Body) -> Result<Vec<u8>, Reply> {
     Err(bad)
 }
 
-async fn route(shared: &Arc<Shared>, request: Request<Body>) -> Reply {
+fn health(shared: &Shared) -> Reply {
+    match shared.broken.load(Relaxed) {
+        false => Reply::plain(StatusCode::OK, "ok\n"),
+        true => Reply::plain(StatusCode::SERVICE_UNAVAILABLE, "the store has stopped\n"),
+    }
+}
+
+/// Whether a request names its host exactly once, as HTTP/1.1 wants it: two would be one for a proxy and another for us.
+fn names_its_host(head: &Parts) -> bool {
+    let hosts = head.headers.get_all(header::HOST).iter().count();
+    hosts == 1 || (hosts == 0 && head.version < Version::HTTP_11)
+}
+
+async fn route(shared: &Arc<Shared>, request: Request<Body>, from: IpAddr, seat: &Seat) -> Reply {
     let (head, body) = request.into_parts();
-    match head.uri.path() {
-        "/health" if head.method == Method::GET => match shared.broken.load(Relaxed) {
-            false => Reply::plain(StatusCode::OK, "ok\n"),
-            true => Reply::plain(StatusCode::SERVICE_UNAVAILABLE, "the store has stopped\n"),
-        },
-        "/metrics" if head.method == Method::GET => {
-            Reply::new(StatusCode::OK, "text/plain; version=0.0.4", metrics(shared))
-        }
-        path => {
-            let text = |name| head.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
-            let incoming = Incoming {
-                method: head.method.to_string(),
-                query: head.uri.query().unwrap_or_default().to_owned(),
-                content_type: text(header::CONTENT_TYPE).to_owned(),
-                body: match read(shared, body).await {
-                    Ok(body) => body,
-                    Err(reply) => return reply,
-                },
-            };
-            let (origin, cookie) = (text(header::ORIGIN).to_owned(), text(header::COOKIE).to_owned());
-            let host = text(header::HOST).to_owned();
-            let (path, s) = (path.to_owned(), shared.clone());
-            let work = move || {
-                if path == "/api" || path == "/api/" {
-                    return call(&s, &incoming);
-                }
-                let seen =
-                    s.pages.show(&s.service, &s.keys, &super::page::Visit { path, incoming, origin, host, cookie });
-                let status = StatusCode::from_u16(seen.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                let mut reply = Reply::new(status, "text/html; charset=utf-8", seen.body);
-                reply.headers.extend(seen.cookie.map(|c| (header::SET_COOKIE, c)));
-                reply.headers.extend(seen.location.map(|l| (header::LOCATION, l)));
-                let policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
-                reply.headers.push((header::CONTENT_SECURITY_POLICY, policy.to_owned()));
-                reply.headers.push((header::REFERRER_POLICY, "same-origin".to_owned()));
-                reply
-            };
-            let done = tokio::task::spawn_blocking(work).await;
-            done.unwrap_or_else(|_| Reply::plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"))
-        }
+    if !names_its_host(&head) {
+        let mut bad = Reply::plain(StatusCode::BAD_REQUEST, "exactly one Host is needed\n");
+        bad.close = true;
+        return bad;
     }
-}
-
-fn call(shared: &Shared, incoming: &Incoming) -> Reply {
-    let out = handle(&shared.service, &shared.keys, incoming);
-    let kind = out.cause.as_ref().map(crate::Error::kind);
-    if matches!(kind, Some(ErrorKind::Poisoned | ErrorKind::Closed | ErrorKind::Io)) {
-        shared.broken.store(true, Relaxed);
+    if head.uri.path() == "/health" && matches!(head.method, Method::GET | Method::HEAD) {
+        return health(shared);
     }
-    // Names of actions that there are; anything else could be anything.
-    let known = crate::api::ACTIONS.contains(&&*out.action);
-    let label = if known { out.action.clone() } else { "other".to_owned() };
-    *shared.counts.lock().entry((label, out.code)).or_default() += 1;
-    let mut reply = Reply::new(StatusCode::OK, "application/json", out.body.to_string());
-    let mut put = |name: &str, value: serde_json::Value| drop(reply.log.insert(name.to_owned(), value));
-    put("action", out.action.chars().take(64).collect::<String>().into());
-    put("code", out.code.into());
-    if let Some(caller) = out.caller {
-        put("company", caller.company.into());
-        put("member", caller.member.into());
-        put("admin", caller.admin.into());
-    }
-    if let Some(cause) = out.cause {
-        put("cause", format!("{cause:?}").into());
-    }
-    reply
-}
-
-fn metrics(shared: &Shared) -> String {
-    let stats = shared.service.stats();
-    let mut out = String::new();
-    let mut put = |name: &str, kind: &str, help: &str, value: u64| {
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+    let text = |name| head.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
+    seat.set(Phase::Body);
+    let read = match read(shared, body).await {
+        Ok(read) => read,
+        Err(reply) => return reply,
     };
-    put("snapdisk_disks", "gauge", "Disks.", stats.disks);
-    put("snapdisk_snapshots", "gauge", "Snapshots.", stats.snapshots);
-    put("snapdisk_list_entries_total", "counter", "Index entries that lists looked at.", stats.visited);
-    put("snapdisk_connections_total", "counter", "Connections accepted.", shared.connections.load(Relaxed));
-    put(
-        "snapdisk_store_stopped",
-        "gauge",
-        "1 once a call met a store that has stopped.",
-        shared.broken.load(Relaxed).into(),
-    );
-    out.push_str("# HELP snapdisk_calls_total Answers by action and RetCode.\n# TYPE snapdisk_calls_total counter\n");
-    for ((action, code), n) in &*shared.counts.lock() {
-        let _ = writeln!(out, "snapdisk_calls_total{{action=\"{action}\",code=\"{code}\"}} {n}");
-    }
-    out
+    seat.set(Phase::Work);
+    let incoming = Incoming {
+        method: head.method.to_string(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        content_type: text(header::CONTENT_TYPE).to_owned(),
+        body: read.bytes,
+    };
+    let visit = Visit {
+        path: head.uri.path().to_owned(),
+        incoming,
+        origin: text(header::ORIGIN).to_owned(),
+        host: text(header::HOST).to_owned(),
+        cookie: text(header::COOKIE).to_owned(),
+        from,
+    };
+    let (s, long) = (shared.clone(), read._long);
+    let work = move || {
+        let _long = long;
+        let (begun, live) = (Instant::now(), s.live());
+        if visit.path == "/api" || visit.path == "/api/" {
+            let out = handle(&s.service, &live.keys, &visit.incoming);
+            let mut reply = Reply::new(StatusCode::OK, "application/json", out.body.to_string());
+            reply.log = s.record(&out.audit, begun.elapsed());
+            return reply;
+        }
+        let mut seen = s.pages.show(&s.service, &live.keys, s.options.public_url.as_ref(), &visit);
+        let done = seen.audit.take().map(|audit| s.record(&audit, begun.elapsed()));
+        let mut reply = page(seen);
+        reply.log = done.unwrap_or_default();
+        reply
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Reply::plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"))
+}
+
+fn page(seen: Seen) -> Reply {
+    let status = StatusCode::from_u16(seen.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut reply = Reply::new(status, "text/html; charset=utf-8", seen.body);
+    reply.headers.extend(seen.cookie.map(|c| (header::SET_COOKIE, c)));
+    reply.headers.extend(seen.location.map(|l| (header::LOCATION, l)));
+    let policy =
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+    reply.headers.push((header::CONTENT_SECURITY_POLICY, policy.to_owned()));
+    reply.headers.push((header::REFERRER_POLICY, "same-origin".to_owned()));
+    reply
 }

@@ -1,5 +1,6 @@
 //! Who is signed in at the page: sessions in memory, by a random token.
 
+use super::sign::Keys;
 use crate::{
     api::Caller,
     io::{Host, SystemHost},
@@ -18,6 +19,8 @@ const SESSIONS_MAX: usize = 10_000;
 #[derive(Clone)]
 pub(super) struct Session {
     pub(super) caller: Caller,
+    /// Whose pair it was: when that goes, so does the session.
+    public_key: String,
     /// Stands in each form, and nobody else knows it.
     pub(super) form_token: String,
     begun: Instant,
@@ -35,7 +38,7 @@ fn token() -> String {
 
 impl Sessions {
     /// Signs somebody in; gives the session's token.
-    pub(super) fn begin(&self, caller: Caller, now: Instant) -> String {
+    pub(super) fn begin(&self, caller: Caller, public_key: &str, now: Instant) -> String {
         let mut all = self.by_token.lock();
         all.retain(|_, s| alive(s, now));
         if all.len() >= SESSIONS_MAX {
@@ -43,12 +46,15 @@ impl Sessions {
             oldest.map(|t| all.remove(&t));
         }
         let token = token();
-        all.insert(token.clone(), Session { caller, form_token: self::token(), begun: now, seen: now });
+        let public_key = public_key.to_owned();
+        all.insert(token.clone(), Session { caller, public_key, form_token: self::token(), begun: now, seen: now });
         token
     }
-    pub(super) fn find(&self, token: &str, now: Instant) -> Option<Session> {
+    /// The session of a token, with what its keys may do now.
+    pub(super) fn find(&self, token: &str, keys: &Keys, now: Instant) -> Option<Session> {
         let mut all = self.by_token.lock();
         let session = all.get_mut(token).filter(|s| alive(s, now))?;
+        session.caller = keys.owner(&session.public_key)?.clone();
         session.seen = now;
         Some(session.clone())
     }

@@ -67,12 +67,14 @@ impl Keys {
         self.by_public.insert(public_key.to_owned(), (private_key.to_owned(), caller));
         true
     }
-    /// Whose signature it is; `None` for an unknown key as for a wrong signature, after the same work.
+    /// Whose signature it is; `None` for an unknown key as for a wrong signature. Nothing is computed for a key that nobody has.
     pub fn verify(&self, params: &Params, public_key: &str, claimed: &str) -> Option<&Caller> {
-        let known = self.by_public.get(public_key);
-        let right = signature(params, known.map_or("", |k| &k.0));
-        let agrees = same(&right, claimed);
-        known.filter(|_| agrees).map(|k| &k.1)
+        let (private_key, caller) = self.by_public.get(public_key)?;
+        same(&signature(params, private_key), claimed).then_some(caller)
+    }
+    /// Whose public key it is.
+    pub(super) fn owner(&self, public_key: &str) -> Option<&Caller> {
+        self.by_public.get(public_key).map(|k| &k.1)
     }
     /// Whose pair of keys it is.
     pub fn pair(&self, public_key: &str, private_key: &str) -> Option<&Caller> {

@@ -1,7 +1,11 @@
 //! From a request's bytes to an action's answer: encodings, keys and signatures, in the contract's order.
 
-use super::sign::Keys;
-use crate::api::{Caller, Fault, Params, RetCode, SnapshotService, answer};
+use super::{
+    audit::{Audit, perform},
+    envelope::Envelope,
+    sign::Keys,
+};
+use crate::api::{Fault, Params, RetCode, SnapshotService, VALUES_MAX, answer};
 use serde_json::Value;
 
 /// Bytes that a body may have.
@@ -25,19 +29,17 @@ pub struct Incoming {
 pub struct Outgoing {
     /// The answer.
     pub body: Value,
-    /// Its `Action`, without `Response`.
-    pub action: String,
-    /// Its RetCode.
-    pub code: u16,
-    /// Who it was, once that was known.
-    pub caller: Option<Caller>,
-    /// What the store said of a failure.
-    pub cause: Option<crate::Error>,
+    /// Who asked for what.
+    pub audit: Audit,
 }
 
 /// The pairs of a query or form, decoded.
 pub(super) fn form(text: &[u8]) -> Result<Vec<(String, String)>, Fault> {
     let pieces = text.split(|&b| b == b'&').filter(|p| !p.is_empty());
+    // Before any is built.
+    if pieces.clone().nth(VALUES_MAX).is_some() {
+        return Err(malformed(&format!("more than {VALUES_MAX} parameters")));
+    }
     pieces
         .map(|piece| {
             let mut halves = piece.splitn(2, |&b| b == b'=');
@@ -48,11 +50,11 @@ pub(super) fn form(text: &[u8]) -> Result<Vec<(String, String)>, Fault> {
         .collect()
 }
 
-fn malformed(what: &str) -> Fault {
+pub(super) fn malformed(what: &str) -> Fault {
     Fault::new(RetCode::Format, format!("the request is malformed: {what}"))
 }
 
-fn unescape(text: &[u8]) -> Result<String, Fault> {
+pub(super) fn unescape(text: &[u8]) -> Result<String, Fault> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.iter();
     while let Some(&b) = bytes.next() {
@@ -71,19 +73,41 @@ fn unescape(text: &[u8]) -> Result<String, Fault> {
     String::from_utf8(out).map_err(|_| malformed("not UTF-8"))
 }
 
-/// The parameters of a request. A body's are the ones that count, if there is one.
-fn parameters(incoming: &Incoming) -> Result<Params, Fault> {
+/// How the parameters of a request are written.
+#[derive(Clone, Copy)]
+enum Encoding<'a> {
+    Form(&'a [u8]),
+    Json(&'a [u8]),
+}
+
+/// Where the parameters of a request are. A body's are the ones that count, if there is one.
+fn encoding(incoming: &Incoming) -> Result<Encoding<'_>, Fault> {
     if !matches!(&*incoming.method, "GET" | "POST") {
         return Err(malformed("the method is neither GET nor POST"));
     }
     if incoming.body.is_empty() {
-        return Params::from_pairs(form(incoming.query.as_bytes())?);
+        return Ok(Encoding::Form(incoming.query.as_bytes()));
     }
     let kind = incoming.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match &*kind {
-        "application/json" => Params::from_json(&incoming.body),
-        "" | "application/x-www-form-urlencoded" => Params::from_pairs(form(&incoming.body)?),
+        "application/json" => Ok(Encoding::Json(&incoming.body)),
+        "" | "application/x-www-form-urlencoded" => Ok(Encoding::Form(&incoming.body)),
         _ => Err(malformed("a content type that is neither a form nor JSON")),
+    }
+}
+
+impl Encoding<'_> {
+    fn envelope(self) -> Result<Envelope, Fault> {
+        match self {
+            Encoding::Form(text) => Ok(Envelope::of_form(text)),
+            Encoding::Json(text) => Envelope::of_json(text),
+        }
+    }
+    fn parameters(self) -> Result<Params, Fault> {
+        match self {
+            Encoding::Form(text) => Params::from_pairs(form(text)?),
+            Encoding::Json(text) => Params::from_json(text),
+        }
     }
 }
 
@@ -94,34 +118,38 @@ pub fn handle(service: &SnapshotService, keys: &Keys, incoming: &Incoming) -> Ou
         let pairs = form(incoming.query.as_bytes()).unwrap_or_default();
         pairs.into_iter().find(|(name, _)| name == "Action").map_or_else(String::new, |(_, value)| value)
     };
-    let mut out = Outgoing { body: Value::Null, action: String::new(), code: 0, caller: None, cause: None };
-    let outcome = parameters(incoming).and_then(|params| {
-        let text = |name: &str| params.iter().find(|p| p.0 == name).and_then(|p| p.1.as_str()).unwrap_or_default();
-        out.action = Some(text("Action").to_owned()).filter(|a| !a.is_empty()).unwrap_or_else(fallback);
+    let mut audit = Audit::default();
+    let outcome = encoding(incoming).and_then(|encoding| {
+        let envelope = encoding.envelope()?;
+        audit.action = Some(envelope.action).filter(|a| !a.is_empty()).unwrap_or_else(fallback);
         let missing = |code, name: &str| Fault::new(code, format!("{name} is required and missing or empty"));
-        if out.action.is_empty() {
+        if audit.action.is_empty() {
             return Err(missing(RetCode::NoAction, "Action"));
         }
-        if text("PublicKey").is_empty() {
+        if envelope.public_key.is_empty() {
             return Err(missing(RetCode::NoPublicKey, "PublicKey"));
         }
-        if text("Signature").is_empty() {
+        if envelope.signature.is_empty() {
             return Err(missing(RetCode::NoSignature, "Signature"));
         }
-        let caller = keys.verify(&params, text("PublicKey"), text("Signature"));
-        let caller = caller.ok_or_else(|| Fault::new(RetCode::BadSignature, "unknown PublicKey or wrong Signature"))?;
-        out.caller = Some(caller.clone());
-        service.try_call(caller, &out.action, &params)
+        let refused = || Fault::new(RetCode::BadSignature, "unknown PublicKey or wrong Signature");
+        // Nothing is built for a key that nobody has.
+        keys.owner(&envelope.public_key).ok_or_else(refused)?;
+        let params = encoding.parameters()?;
+        let caller = keys.verify(&params, &envelope.public_key, &envelope.signature).ok_or_else(refused)?;
+        let (outcome, done) = perform(service, caller, &audit.action, &params);
+        audit = done;
+        outcome
     });
-    if out.action.is_empty() {
-        out.action = fallback();
+    if audit.action.is_empty() {
+        audit.action = fallback();
     }
-    match outcome {
-        Ok(map) => out.body = answer(&out.action, Ok(map)),
+    let body = match outcome {
+        Ok(map) => answer(&audit.action, Ok(map)),
         Err(fault) => {
-            (out.code, out.cause) = (fault.code().number(), fault.cause().cloned());
-            out.body = answer(&out.action, Err(&fault));
+            audit.fail(&fault);
+            answer(&audit.action, Err(&fault))
         }
-    }
-    out
+    };
+    Outgoing { body, audit }
 }

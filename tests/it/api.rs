@@ -5,9 +5,13 @@ mod crash;
 mod disks;
 mod gate;
 mod lists;
+#[cfg(all(feature = "cli", feature = "http"))]
+mod process;
 mod random;
 mod schedule;
 mod scrub;
+#[cfg(feature = "http")]
+mod server;
 mod tenants;
 #[cfg(feature = "http")]
 mod wire;

@@ -10,7 +10,7 @@ use snapdisk::{
     api::{RetCode, SnapshotService},
     http::{Config, Server, ServerOptions},
 };
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// Serve the snapshot API of an image, and a page for people, over HTTP
 #[derive(Args, Debug)]
@@ -55,11 +55,11 @@ pub(crate) fn run(args: ApiArgs) -> Outcome {
         ));
     }
     let file = args.config.ok_or_else(|| Failure::usage("--config is missing"))?;
-    let config = Config::load(file)?;
-    image::writing(&args.image, |store| serve(store, config, args.listen, &args.adopt))
+    let config = Config::load(&file)?;
+    image::writing(&args.image, |store| serve(store, config, file, args.listen, &args.adopt))
 }
 
-fn serve(store: &Store, config: Config, listen: Option<String>, adopt: &[(String, i64)]) -> Outcome {
+fn serve(store: &Store, config: Config, file: PathBuf, listen: Option<String>, adopt: &[(String, i64)]) -> Outcome {
     let region = config.directory.regions.first().map_or_else(String::new, |r| r.id.clone());
     let service = SnapshotService::new(store.clone(), config.directory)?;
     for (volume, company) in adopt {
@@ -71,12 +71,16 @@ fn serve(store: &Store, config: Config, listen: Option<String>, adopt: &[(String
         }
     }
     let listen = listen.or(config.listen).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-    let options = ServerOptions { schedules: config.schedules, ..ServerOptions::default() };
-    let log = options.log.clone();
+    let defaults = ServerOptions::default();
+    let options = ServerOptions {
+        schedules: config.schedules,
+        metrics: config.metrics,
+        public_url: config.public_url,
+        connections_per_peer: config.connections_per_peer.unwrap_or(defaults.connections_per_peer),
+        reload: Some(Arc::new(move || Config::load(&file))),
+        ..defaults
+    };
     let server = Server::bind(service, config.keys, &listen, options).at(&listen)?;
-    let address = server.address().at(&listen)?;
-    log(&serde_json::json!({ "event": "listening", "url": format!("http://{address}/") }).to_string());
     server.run(true).at("the server")?;
-    log(&serde_json::json!({ "event": "stopped" }).to_string());
     Ok(())
 }
