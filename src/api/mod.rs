@@ -62,4 +62,4 @@ pub use types::{
 };
 
 #[cfg(feature = "http")]
-pub(crate) use {code::shorten, params::whole, schedule::utc};
+pub(crate) use {code::shorten, schedule::utc};

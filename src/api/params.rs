@@ -128,7 +128,7 @@ fn twice(name: &str) -> Fault {
 }
 
 /// A float that is an integer. Beyond 2^53 it would be a guess.
-pub(crate) fn whole(f: f64) -> Option<i64> {
+fn whole(f: f64) -> Option<i64> {
     (f.fract() == 0.0 && f.abs() <= (1_u64 << 53) as f64).then_some(f as i64)
 }
 

@@ -65,6 +65,29 @@ fn published_signatures() {
     same(r#"{"a":{"z":1,"b":["x",2]}}"#, r#"{"a":"bx2z1"}"#);
 }
 
+/// Numbers in JSON that are no integers, as each of the vendor's SDKs writes them where it signs.
+#[test]
+fn fractions_are_signed_as_the_sdks_sign_them() {
+    let mut keys = Keys::default();
+    assert!(keys.add("pk", "sk", main_account()));
+    let params = |extra: &str| {
+        let text = format!(
+            r#"{{"Action":"x","A":0.1,"B":1e-7,"C":1e22,"D":42.1,"E":20.0,"F":1e23,"G":-2.5,"PublicKey":"pk"{extra}}}"#
+        );
+        Params::from_json(text.as_bytes()).unwrap()
+    };
+    // A0.1 ... B0.0000001C10000000000000000000000D42.1E20F100000000000000000000000G-2.5: Go's FormatFloat(v, 'f', -1, 64), and Java's
+    // DecimalFormat("#") with all fraction digits.
+    let plain = "472bfd579552d80ab610ba9456b8e6aa1c6409b0";
+    assert_eq!(signature(&params(""), "sk"), plain);
+    // Python: str(int(v)) if v % 1 == 0 else str(v).
+    let python = "2ae7bd8d13b80b6706ed70922d9dc0dd11e1b46b";
+    for sum in [plain, python] {
+        assert_eq!(keys.verify(&params(""), "pk", sum), Some(&main_account()), "{sum}");
+        assert_eq!(keys.verify(&params(r#","H":0.5"#), "pk", sum), None);
+    }
+}
+
 pub(super) fn keys() -> Keys {
     let mut keys = Keys::default();
     assert!(keys.add(PUBLIC, PRIVATE, main_account()));
