@@ -15,6 +15,7 @@ mod page;
 mod server;
 mod session;
 mod sign;
+mod tree;
 mod view;
 mod wire;
 

@@ -6,14 +6,14 @@ use super::{
     limits::{Throttle, peer_of},
     session::{Session, Sessions},
     sign::{Keys, same},
-    view::{self, Screen},
+    view::{self, Place, Screen},
     wire::Incoming,
 };
 use crate::{
     Store,
     api::{Params, SnapshotService, shorten},
 };
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -22,8 +22,12 @@ use std::{
 };
 
 const COOKIE: &str = "snapdisk-session";
-/// Sizes are this old at most: they cost a walk over all trees.
-const SIZES_AGE: Duration = Duration::from_secs(5);
+/// Sizes are counted no more often than this, since they cost a walk over all trees,
+const SIZES_AGE: Duration = Duration::from_secs(2);
+/// nor for more than one part in so many of the time.
+const SIZES_SHARE: u32 = 20;
+/// How long the first page waits for them.
+const FIRST_SIZES: Duration = Duration::from_millis(30);
 /// What a form may ask for.
 const FORMS: [&str; 7] = [
     "CreateDisk",
@@ -65,14 +69,27 @@ impl Seen {
     }
 }
 
-/// Bytes of a snapshot, by its id in the store: all that it maps, and what only it holds.
-pub(super) type Sizes = HashMap<u64, (u64, u64)>;
+/// Bytes by id in the store: all that is mapped, and what nothing else holds.
+#[derive(Default)]
+pub(super) struct Sizes {
+    pub(super) disks: HashMap<u64, (u64, u64)>,
+    pub(super) snapshots: HashMap<u64, (u64, u64)>,
+}
+
+/// The sizes as they were last counted, and who counts them.
+#[derive(Default)]
+struct Counted {
+    sizes: Option<Arc<Sizes>>,
+    /// When the next count may begin.
+    next: Option<Instant>,
+    busy: bool,
+}
 
 #[derive(Default)]
 pub(super) struct Pages {
     sessions: Sessions,
     sign_ins: Throttle,
-    sizes: Mutex<Option<(Instant, Arc<Sizes>)>>,
+    counted: Arc<(Mutex<Counted>, Condvar)>,
 }
 
 impl Pages {
@@ -148,17 +165,33 @@ impl Pages {
         if !FORMS.contains(&action) {
             return Seen::page(400, view::message("There is no such form."));
         }
-        let params = fields.iter().filter(|(name, _)| !matches!(&***name, "token" | "Action" | "offset"));
+        let params =
+            fields.iter().filter(|(name, _)| !matches!(&***name, "token" | "Action" | "disk" | "q" | "offset"));
         let params = Params::from_pairs(params.map(|(k, v)| (k.as_str(), v.as_str())));
         let (outcome, audit) = match params {
             Ok(params) => perform(service, &s.caller, action, &params),
             Err(fault) => (Err(fault), Audit::default()),
         };
         let mut seen = match outcome {
-            Ok(_) => {
-                *self.sizes.lock() = None;
-                let number = |name: &str| fields.get(name).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
-                Seen::go(format!("/?offset={}&done={action}", number("offset")))
+            Ok(made) => {
+                let made = |name: &str| made.get(name).and_then(|v| v.as_str()).unwrap_or_default();
+                let given = |name: &str| fields.get(name).map_or("", |v| v);
+                let place = place(given, given("Region"));
+                // To where the object of the action is, or was.
+                let (place, anchor) = match action {
+                    "CreateDisk" | "CreateDiskFromSnapshot" => {
+                        (Place { disk: made("DiskID"), keyword: "", offset: 0, ..place }, "now")
+                    }
+                    "DeleteDisk" => (Place { disk: "", ..place }, ""),
+                    "CreateSnapshot" if !place.disk.is_empty() => {
+                        (Place { offset: 0, keyword: "", ..place }, made("SnapshotID"))
+                    }
+                    "RollbackSnapshot" => (place, "now"),
+                    _ => (place, given("DiskID")),
+                };
+                let address = place.address();
+                let more = if address.contains('?') { '&' } else { '?' };
+                Seen::go(format!("{address}{more}done={action}#{}", view::url(anchor)))
             }
             Err(fault) => self.screen(service, s, fields, 200, &format!("{fault} (code {})", fault.code().number())),
         };
@@ -175,38 +208,59 @@ impl Pages {
         fault: &str,
     ) -> Seen {
         let done = fields.get("done").filter(|d| FORMS.contains(&d.as_str())).map_or("", |d| d);
-        let screen = Screen {
-            service,
-            session: s,
-            region: fields.get("Region").map_or("", |r| r),
-            offset: fields.get("offset").and_then(|o| o.parse().ok()).unwrap_or(0),
-            sizes: &self.sizes(service.store()),
-            fault,
-            done,
-        };
+        let directory = service.directory();
+        let given = |name: &str| fields.get(name).map_or("", |v| v);
+        let region = directory.regions.iter().find(|r| r.id == given("Region")).or(directory.regions.first());
+        let sizes = self.sizes(service.store());
+        let place = place(given, region.map_or("", |r| &r.id));
+        // After a refusal the snapshot is open as it was.
+        let snapshot = if fault.is_empty() { place.snapshot } else { given("SnapshotID") };
+        let place = Place { snapshot, ..place };
+        let screen = Screen { service, session: s, place, sizes: sizes.as_deref(), fault, done };
         match screen.draw() {
             Ok(body) => Seen::page(status, body),
             Err(fault) => Seen::page(200, view::message(&fault.to_string())),
         }
     }
 
-    /// Held while they are made: whoever asks meanwhile gets the same.
-    fn sizes(&self, store: &Store) -> Arc<Sizes> {
-        let mut kept = self.sizes.lock();
-        if let Some((_, sizes)) = kept.as_ref().filter(|(made, _)| made.elapsed() < SIZES_AGE) {
-            return sizes.clone();
+    /// The sizes as last counted, by a thread of its own: nobody's page and nobody's call waits for a walk over all trees. The first page
+    /// waits a moment, which is enough where there is little to count.
+    fn sizes(&self, store: &Store) -> Option<Arc<Sizes>> {
+        let (counted, made) = &*self.counted;
+        let mut c = counted.lock();
+        if !c.busy && c.next.is_none_or(|next| next <= Instant::now()) {
+            let (shared, store) = (self.counted.clone(), store.clone());
+            let counting = std::thread::Builder::new().name("snapdisk-sizes".to_owned()).spawn(move || {
+                let begun = Instant::now();
+                let stats = store.stats();
+                let mut c = shared.0.lock();
+                if let Ok(stats) = stats {
+                    let disks = stats.volumes.iter().map(|v| (v.id.0, (v.usage.mapped, v.usage.exclusive)));
+                    let snapshots = stats.snapshots.iter().map(|s| (s.id.0, (s.usage.mapped, s.usage.exclusive)));
+                    c.sizes = Some(Arc::new(Sizes { disks: disks.collect(), snapshots: snapshots.collect() }));
+                }
+                c.next = Some(Instant::now() + SIZES_AGE.max(begun.elapsed() * SIZES_SHARE));
+                c.busy = false;
+                shared.1.notify_all();
+            });
+            c.busy = counting.is_ok();
         }
-        let stats = store.stats().unwrap_or_default();
-        let sizes: Sizes = stats.snapshots.iter().map(|s| (s.id.0, (s.usage.mapped, s.usage.exclusive))).collect();
-        let sizes = Arc::new(sizes);
-        *kept = Some((Instant::now(), sizes.clone()));
-        sizes
+        if c.sizes.is_none() && c.busy {
+            made.wait_for(&mut c, FIRST_SIZES);
+        }
+        c.sizes.clone()
     }
 }
 
 /// The session's token of a cookie header.
 fn cookie(header: &str) -> Option<&str> {
     header.split(';').filter_map(|c| c.trim().split_once('=')).find(|c| c.0 == COOKIE).map(|c| c.1)
+}
+
+/// The place that a request's fields name.
+fn place<'a>(given: impl Fn(&str) -> &'a str, region: &'a str) -> Place<'a> {
+    let offset = given("offset").parse().unwrap_or(0);
+    Place { region, disk: given("disk"), snapshot: given("snapshot"), keyword: given("q"), offset }
 }
 
 /// A form's fields; the same name twice is malformed.

@@ -54,6 +54,8 @@ const LONG_BODIES: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Connections of the listener for health and metrics.
 const OPS_CONNECTIONS: usize = 16;
+/// Pages for people that are made at once.
+const PAGES: usize = 2;
 
 /// Reads the configuration anew.
 pub type Reload = Arc<dyn Fn() -> StoreResult<Config> + Send + Sync>;
@@ -146,6 +148,8 @@ pub(super) struct Shared {
     pages: Pages,
     places: Arc<Places>,
     long_bodies: Arc<Semaphore>,
+    /// Pages that are drawn at once; more wait, so that calls don't.
+    drawing: Arc<Semaphore>,
     pub(super) log: Log,
     pub(super) calls: Mutex<Calls>,
     pub(super) accepted: AtomicU64,
@@ -214,6 +218,7 @@ impl Server {
             pages: Pages::default(),
             places: Places::new(options.connections, options.connections_per_peer),
             long_bodies: Arc::new(Semaphore::new(LONG_BODIES)),
+            drawing: Arc::new(Semaphore::new(PAGES)),
             log: Log::new(options.log.clone())?,
             options,
             calls: Mutex::default(),
@@ -560,11 +565,13 @@ async fn route(shared: &Arc<Shared>, request: Request<Body>, from: IpAddr, seat:
         cookie: text(header::COOKIE).to_owned(),
         from,
     };
-    let (s, long) = (shared.clone(), read._long);
+    let is_call = matches!(&*visit.path, "/api" | "/api/");
+    let drawing = if is_call { None } else { shared.drawing.clone().acquire_owned().await.ok() };
+    let (s, held) = (shared.clone(), (read._long, drawing));
     let work = move || {
-        let _long = long;
+        let _held = held;
         let (begun, live) = (Instant::now(), s.live());
-        if visit.path == "/api" || visit.path == "/api/" {
+        if is_call {
             let out = handle(&s.service, &live.keys, &visit.incoming);
             let mut reply = Reply::new(StatusCode::OK, "application/json", out.body.to_string());
             reply.log = s.record(&out.audit, begun.elapsed());

@@ -5,6 +5,8 @@ mod crash;
 mod disks;
 mod gate;
 mod lists;
+#[cfg(feature = "http")]
+mod pages;
 #[cfg(all(feature = "cli", feature = "http"))]
 mod process;
 mod random;

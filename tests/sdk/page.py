@@ -91,18 +91,23 @@ def check(what, got, want=True):
 
 
 def form(action, snapshot=None):
-    """The form of an action: of a snapshot's, or the first."""
-    where = "document" if snapshot is None else (
-        f"[...document.querySelectorAll('.snap')].find(s => s.querySelector('b').innerText === {json.dumps(snapshot)})")
+    """The form of an action: of a snapshot's, whose actions are opened first, or the first."""
+    where = "document"
+    if snapshot is not None:
+        where = f"[...document.querySelectorAll('.snap')].find(s => s.querySelector('b').textContent === {json.dumps(snapshot)})"
+        if tab.js(f"!{where}.querySelector('form')"):
+            tab.js("window.left = true")
+            tab.js(f"{where}.querySelector('a').click()", {"result": {}})
+            tab.ready()
     return f"{where}.querySelector('input[name=Action][value={action}]').form"
 
 
 def tree():
-    """The names down the tree of the first disk, each with its depth."""
+    """The names down the tree of the disk that is shown, newest first, each with its depth."""
     return tab.js("""[...document.querySelector('.tree').querySelectorAll('li')].map(li => {
         let depth = 0;
         for (let up = li.parentElement; !up.classList.contains('tree'); up = up.parentElement) depth += up.tagName === 'UL';
-        return depth + ' ' + li.querySelector('b').innerText; })""")
+        return depth + ' ' + li.querySelector('b').textContent; })""")
 
 
 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -133,33 +138,52 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
 
         tab.submit(form("CreateDisk"), Name="data <b>&amp;</b>", DiskSpace="2")
         check("a disk is there, its name as it is", "data <b>&amp;</b>" in tab.text())
+        tab.go("/")
         tab.submit(form("CreateDisk"), Name="'\"><script>window.bad=1</script>", DiskSpace="1")
         check("no markup of others", (tab.js("window.bad"), tab.js("document.scripts.length")), (None, 0))
         tab.submit("[...document.querySelectorAll('section')].find(s => s.innerText.includes('script')).querySelector('input[value=DeleteDisk]').form")
+        check("back at the list", tab.text().count("GiB ·"), 1)
+        tab.shoot("list")
+        tab.js("window.left = true; document.querySelector('h2 a').click()", {"result": {}})
+        tab.ready()
+        check("an empty disk says what to do", "Take one above" in tab.text())
         for name in ["one", "two", "three"]:
             tab.submit(form("CreateSnapshot"), Name=name, Remark="remark of " + name)
-        check("a line", tree(), ["1 one", "1 two", "1 three", "1 the disk now"])
+        check("a line", tree(), ["1 the disk now", "1 three", "1 two", "1 one"])
         tab.submit(form("RollbackSnapshot", "one"))
         check("it says so", "Done: disk rolled back." in tab.text())
-        check("rolled back", tree(), ["1 one", "2 two", "2 three", "1 the disk now"])
+        check("rolled back", tree(), ["1 the disk now", "1 one", "2 three", "2 two"])
+        check("it returns to its place", tab.js("location.hash"), "#now")
         tab.submit(form("CreateSnapshot"), Name="four")
-        check("history branches", tree(), ["1 one", "2 two", "2 three", "1 four", "1 the disk now"])
+        check("history branches", tree(), ["1 the disk now", "1 four", "1 one", "2 three", "2 two"])
         tab.submit(form("CreateSnapshot"), Name="five")
         tab.submit(form("RollbackSnapshot", "two"))
         tab.submit(form("CreateSnapshot"), Name="six")
-        check("and branches", tree(), ["1 one", "2 four", "2 five", "1 two", "2 three", "1 six", "1 the disk now"])
-        check("sizes", tab.text().count("its own"), 6)
-        tab.js("document.querySelector('details.new').open = true")
-        tab.js("document.querySelectorAll('.snap')[2].querySelector('details').open = true")
+        check("and branches", tree(), ["1 the disk now", "1 six", "1 two", "2 three", "1 one", "2 five", "2 four"])
+        check("what branches off is closed", tab.js("[...document.querySelectorAll('details.aside')].map(d => d.open).join()"), "false,false")
+        time.sleep(2.5)
+        tab.go(tab.js("location.pathname + location.search"))
+        time.sleep(0.5)
+        tab.go(tab.js("location.pathname + location.search"))
+        check("sizes", tab.js("document.body.textContent").count("its own"), 7)
+        form("RollbackSnapshot", "two")
+        tab.js("document.querySelector('.chosen details').open = true")
         tab.shoot("tree")
+        tab.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True)
+        tab.shoot("narrow")
+        check("nothing is wider than a narrow page", tab.js("document.documentElement.scrollWidth <= 360"))
+        tab.call("Emulation.clearDeviceMetricsOverride")
         tab.submit(form("CreateDiskFromSnapshot", "four"), Name="a copy")
         check("a clone", tab.js("[...document.querySelectorAll('h2')].map(h => h.innerText).includes('a copy')"))
+        tab.go("/")
+        tab.js("window.left = true; [...document.querySelectorAll('h2 a')].find(a => a.innerText.includes('data')).click()", {"result": {}})
+        tab.ready()
         tab.submit(form("DeleteSnapshot", "three"))
-        check("deleted", tree(), ["1 one", "2 four", "2 five", "1 two", "1 six", "1 the disk now"])
+        check("deleted", tree(), ["1 the disk now", "1 six", "1 two", "1 one", "2 five", "2 four"])
         for i in range(5):
             tab.submit(form("CreateSnapshot"), Name=f"more {i}")
         tab.submit(form("CreateSnapshot"), Name="one too many")
-        check("a refusal is told", "at most 10 (code 7000)" in tab.text())
+        check("a refusal is told", "the limit is 10 (code 7000)" in tab.text())
         tab.shoot("refused")
 
         tab.js("document.querySelectorAll('input[name=token]').forEach(t => t.value = 'x')")
@@ -177,9 +201,11 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         check("signed out", "Private key" in tab.text())
         tab.submit("document.forms[0]", public_key=SUB["public_key"], private_key=SUB["private_key"])
         check("a sub-account sees nothing of it", "No disks yet" in tab.text())
+        tab.shoot("empty")
         tab.submit(form("CreateDisk"), Name="own", DiskSpace="1")
         tab.submit(form("CreateSnapshot"), Name="own snapshot")
-        check("and has its own", tree(), ["1 own snapshot", "1 the disk now"])
+        check("and has its own", tree(), ["1 the disk now", "1 own snapshot"])
+        check("a snapshot is where it returns to", tab.js("document.querySelector(':target .snap b').innerText"), "own snapshot")
     finally:
         browser.kill()
         browser.wait()
