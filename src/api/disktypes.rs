@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The state of a disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub enum DiskStatus {
     /// Ready, bound to nothing.
     Unbound,
@@ -24,6 +25,7 @@ pub enum DiskStatus {
 
 /// CreateDisk: makes a disk that reads as zeros.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct CreateDisk {
     /// Region, as DescribeRegion lists them. Required.
     #[serde(rename = "Region")]
@@ -62,6 +64,7 @@ pub struct CreateDisk {
 
 /// DescribeDisk: lists disks, in order of creation.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct DescribeDisk {
     /// Region, as DescribeRegion lists them. Required.
     #[serde(rename = "Region")]
@@ -91,6 +94,7 @@ pub struct DescribeDisk {
 
 /// AttachDisk: notes that a disk is bound to a VM.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct AttachDisk {
     /// Region, as DescribeRegion lists them. Required.
     #[serde(rename = "Region")]
@@ -114,6 +118,7 @@ pub struct AttachDisk {
 
 /// DetachDisk: notes that a disk is not bound any more.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct DetachDisk {
     /// Region, as DescribeRegion lists them. Required.
     #[serde(rename = "Region")]
@@ -137,6 +142,7 @@ pub struct DetachDisk {
 
 /// UpgradeDisk: grows a disk. What is added reads as zeros.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct UpgradeDisk {
     /// Region, as DescribeRegion lists them. Required.
     #[serde(rename = "Region")]
@@ -157,6 +163,7 @@ pub struct UpgradeDisk {
 
 /// CloneDisk: makes a disk that starts as another is now.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct CloneDisk {
     /// Region, as DescribeRegion lists them. Required.
     #[serde(rename = "Region")]
@@ -183,6 +190,7 @@ pub struct CloneDisk {
 
 /// CreateDiskFromSnapshot: makes a disk that starts as a snapshot is.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct CreateDiskFromSnapshot {
     /// Region, as DescribeRegion lists them. Required.
     #[serde(rename = "Region")]
@@ -209,6 +217,7 @@ pub struct CreateDiskFromSnapshot {
 
 /// DeleteDisk: deletes a disk, which must be Unbound, with all its snapshots.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct DeleteDisk {
     /// Region, as DescribeRegion lists them. Required.
     #[serde(rename = "Region")]
@@ -226,6 +235,7 @@ pub struct DeleteDisk {
 
 /// Answer of the actions that make a disk.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct DiskIdResponse {
     /// Id of the new disk.
     #[serde(rename = "DiskID")]
@@ -234,6 +244,7 @@ pub struct DiskIdResponse {
 
 /// Answer of DescribeDisk.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct DescribeDiskResponse {
     /// Disks that match, before paging.
@@ -244,6 +255,7 @@ pub struct DescribeDiskResponse {
 
 /// A disk, as DescribeDisk shows it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct DiskInfo {
     /// Disk's id.
@@ -288,10 +300,12 @@ pub struct DiskInfo {
 
 /// DescribeRegion: lists the regions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct DescribeRegion {}
 
 /// Answer of DescribeRegion.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct DescribeRegionResponse {
     /// Regions.
@@ -302,6 +316,7 @@ pub struct DescribeRegionResponse {
 
 /// A region.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct RegionInfo {
     /// What `Region` names.

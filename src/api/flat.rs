@@ -3,33 +3,82 @@
 use super::{
     code::{Fault, RetCode, shorten},
     disktypes::{
-        AttachDisk, CloneDisk, CreateDisk, CreateDiskFromSnapshot, DeleteDisk, DescribeDisk, DetachDisk, UpgradeDisk,
+        AttachDisk, CloneDisk, CreateDisk, CreateDiskFromSnapshot, DeleteDisk, DescribeDisk, DescribeDiskResponse,
+        DescribeRegion, DescribeRegionResponse, DetachDisk, DiskIdResponse, UpgradeDisk,
     },
     params::Params,
+    read::read,
     service::SnapshotService,
     tenant::Caller,
-    types::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DiskType, RollbackSnapshot, SnapshotType},
+    types::{
+        CreateSnapshot, CreateSnapshotResponse, DeleteSnapshot, DescribeSnapshot, DescribeSnapshotResponse, Done,
+        RollbackSnapshot,
+    },
     validate::named_project,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// All actions.
-pub const ACTIONS: [&str; 13] = [
-    "CreateSnapshot",
-    "DescribeSnapshot",
-    "RollbackSnapshot",
-    "DeleteSnapshot",
-    "CreateDisk",
-    "DescribeDisk",
-    "AttachDisk",
-    "DetachDisk",
-    "UpgradeDisk",
-    "CloneDisk",
-    "CreateDiskFromSnapshot",
-    "DeleteDisk",
-    "DescribeRegion",
+type Answer = Result<Map<String, Value>, Fault>;
+
+/// An action on the wire.
+pub(crate) struct Action {
+    pub(crate) name: &'static str,
+    /// What must be there and not empty, in the order in which it is missed.
+    pub(crate) required: &'static [&'static str],
+    /// A sub-account must say which project what it makes goes to.
+    in_project: bool,
+    run: fn(&SnapshotService, &Caller, &Params) -> Answer,
+    /// The schemas of its parameters and of what it gives.
+    #[cfg(feature = "http")]
+    pub(crate) schemas: fn(&mut schemars::SchemaGenerator) -> (schemars::Schema, schemars::Schema),
+}
+
+/// An action by its request, its answer, and the method that does it.
+macro_rules! action {
+    ($request:ident => $answer:ident, $required:expr, $in_project:expr, |$service:ident, $caller:ident, $r:ident| $call:expr) => {
+        Action {
+            name: stringify!($request),
+            required: &$required,
+            in_project: $in_project,
+            run: |$service, $caller, params| {
+                let $r: $request = read(params)?;
+                let answer: $answer = $call;
+                shape(answer)
+            },
+            #[cfg(feature = "http")]
+            schemas: |all| (all.subschema_for::<$request>(), all.subschema_for::<$answer>()),
+        }
+    };
+}
+
+pub(crate) const TABLE: [Action; 13] = [
+    action!(CreateSnapshot => CreateSnapshotResponse, ["Region", "Name", "DiskID"], true, |s, c, r| s.create_snapshot(c, &r)?),
+    action!(DescribeSnapshot => DescribeSnapshotResponse, ["Region"], false, |s, c, r| s.describe_snapshot(c, &r)?),
+    action!(RollbackSnapshot => Done, ["Region", "DiskID", "SnapshotID"], false, |s, c, r| s.rollback_snapshot(c, &r)?),
+    action!(DeleteSnapshot => Done, ["Region", "SnapshotID"], false, |s, c, r| s.delete_snapshot(c, &r)?),
+    action!(CreateDisk => DiskIdResponse, ["Region", "Name", "DiskSpace"], true, |s, c, r| s.create_disk(c, &r)?),
+    action!(DescribeDisk => DescribeDiskResponse, ["Region"], false, |s, c, r| s.describe_disk(c, &r)?),
+    action!(AttachDisk => Done, ["Region", "DiskID", "ResourceID"], false, |s, c, r| s.attach_disk(c, &r)?),
+    action!(DetachDisk => Done, ["Region", "DiskID", "ResourceID"], false, |s, c, r| s.detach_disk(c, &r)?),
+    action!(UpgradeDisk => Done, ["Region", "DiskID", "DiskSpace"], false, |s, c, r| s.upgrade_disk(c, &r)?),
+    action!(CloneDisk => DiskIdResponse, ["Region", "SrcID", "Name"], false, |s, c, r| s.clone_disk(c, &r)?),
+    action!(CreateDiskFromSnapshot => DiskIdResponse, ["Region", "SrcSnapshotID", "Name"], false, |s, c, r| {
+        s.create_disk_from_snapshot(c, &r)?
+    }),
+    action!(DeleteDisk => Done, ["Region", "DiskID"], false, |s, c, r| s.delete_disk(c, &r)?),
+    action!(DescribeRegion => DescribeRegionResponse, [], false, |s, _caller, _r| s.describe_region()),
 ];
+
+/// The names of all actions.
+pub const ACTIONS: [&str; TABLE.len()] = {
+    let (mut out, mut i) = ([""; TABLE.len()], 0);
+    while i < out.len() {
+        out[i] = TABLE[i].name;
+        i += 1;
+    }
+    out
+};
 
 /// The answer of an action: `Action`, `RetCode`, `Message` and what it gives.
 pub fn answer(action: &str, outcome: Result<Map<String, Value>, &Fault>) -> Value {
@@ -43,26 +92,11 @@ pub fn answer(action: &str, outcome: Result<Map<String, Value>, &Fault>) -> Valu
     Value::Object(map)
 }
 
-fn shape(answer: impl Serialize) -> Result<Map<String, Value>, Fault> {
+fn shape(answer: impl Serialize) -> Answer {
     match serde_json::to_value(answer) {
         Ok(Value::Object(map)) => Ok(map),
         _ => Err(Fault::new(RetCode::Internal, "internal error: an answer without a shape")),
     }
-}
-
-/// The value of an enumeration.
-fn one_of<T>(p: &Params, name: &str, parse: impl Fn(&str) -> Option<T>, want: &str) -> Result<Option<T>, Fault> {
-    let Some(text) = p.text(name)? else { return Ok(None) };
-    parse(&text).map(Some).ok_or_else(|| Fault::format(name, text, want))
-}
-
-/// A required string: [`Params::require`] came before.
-fn must(p: &Params, name: &str) -> Result<String, Fault> {
-    p.text(name)?.ok_or_else(|| Fault::missing(name))
-}
-
-fn must_int(p: &Params, name: &str) -> Result<i64, Fault> {
-    p.int(name)?.ok_or_else(|| Fault::missing(name))
 }
 
 impl SnapshotService {
@@ -75,175 +109,20 @@ impl SnapshotService {
     }
 
     /// [`SnapshotService::call`] for those who want the fault: its cause is for the operator only.
-    pub fn try_call(&self, caller: &Caller, action: &str, p: &Params) -> Result<Map<String, Value>, Fault> {
-        match action {
-            "" => Err(Fault::new(RetCode::NoAction, "Action is required and missing or empty")),
-            "CreateSnapshot" => {
-                p.require(&["Region", "Name", "DiskID"])?;
-                named_project(caller, p.text("ProjectID")?.as_deref())?;
-                let kind = one_of(p, "Type", SnapshotType::parse, "Manual or Automatic")?;
-                let r = CreateSnapshot {
-                    region: must(p, "Region")?,
-                    name: must(p, "Name")?,
-                    disk_id: must(p, "DiskID")?,
-                    remark: p.text("Remark")?,
-                    company_id: p.int("CompanyID")?,
-                    project_id: p.text("ProjectID")?,
-                    kind,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.create_snapshot(caller, &r)?)
-            }
-            "DescribeSnapshot" => {
-                p.require(&["Region"])?;
-                let r = DescribeSnapshot {
-                    region: must(p, "Region")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                    offset: p.int("Offset")?,
-                    limit: p.int("Limit")?,
-                    keyword: p.text("Keyword")?,
-                    project_ids: p.list("ProjectIDs")?,
-                    snapshot_ids: p.list("SnapshotIDs")?,
-                    disk_id: p.text("DiskID")?,
-                };
-                shape(self.describe_snapshot(caller, &r)?)
-            }
-            "RollbackSnapshot" => {
-                p.require(&["Region", "DiskID", "SnapshotID"])?;
-                let r = RollbackSnapshot {
-                    region: must(p, "Region")?,
-                    disk_id: must(p, "DiskID")?,
-                    snapshot_id: must(p, "SnapshotID")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.rollback_snapshot(caller, &r)?)
-            }
-            "DeleteSnapshot" => {
-                p.require(&["Region", "SnapshotID"])?;
-                let r = DeleteSnapshot {
-                    region: must(p, "Region")?,
-                    snapshot_id: must(p, "SnapshotID")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.delete_snapshot(caller, &r)?)
-            }
-            _ => self.disk_call(caller, action, p),
+    pub fn try_call(&self, caller: &Caller, action: &str, params: &Params) -> Result<Map<String, Value>, Fault> {
+        if action.is_empty() {
+            return Err(Fault::new(RetCode::NoAction, "Action is required and missing or empty"));
         }
-    }
-
-    fn disk_call(&self, caller: &Caller, action: &str, p: &Params) -> Result<Map<String, Value>, Fault> {
-        match action {
-            "CreateDisk" => {
-                p.require(&["Region", "Name", "DiskSpace"])?;
-                if caller.admin && caller.company.is_none() {
-                    p.require(&["CompanyID"])?;
-                }
-                named_project(caller, p.text("ProjectID")?.as_deref())?;
-                let r = CreateDisk {
-                    region: must(p, "Region")?,
-                    name: must(p, "Name")?,
-                    disk_space: must_int(p, "DiskSpace")?,
-                    set_type: p.text("SetType")?,
-                    charge_type: p.text("ChargeType")?,
-                    quantity: p.int("Quantity")?,
-                    disk_type: one_of(p, "DiskType", DiskType::parse, "Data or Boot")?,
-                    project_id: p.text("ProjectID")?,
-                    remark: p.text("Remark")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.create_disk(caller, &r)?)
-            }
-            "DescribeDisk" => {
-                p.require(&["Region"])?;
-                let r = DescribeDisk {
-                    region: must(p, "Region")?,
-                    disk_ids: p.list("DiskIDs")?,
-                    offset: p.int("Offset")?,
-                    limit: p.int("Limit")?,
-                    project_ids: p.list("ProjectIDs")?,
-                    keyword: p.text("Keyword")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.describe_disk(caller, &r)?)
-            }
-            "AttachDisk" => {
-                p.require(&["Region", "DiskID", "ResourceID"])?;
-                let r = AttachDisk {
-                    region: must(p, "Region")?,
-                    disk_id: must(p, "DiskID")?,
-                    resource_id: must(p, "ResourceID")?,
-                    resource_type: p.text("ResourceType")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.attach_disk(caller, &r)?)
-            }
-            "DetachDisk" => {
-                p.require(&["Region", "DiskID", "ResourceID"])?;
-                let r = DetachDisk {
-                    region: must(p, "Region")?,
-                    disk_id: must(p, "DiskID")?,
-                    resource_id: must(p, "ResourceID")?,
-                    resource_type: p.text("ResourceType")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.detach_disk(caller, &r)?)
-            }
-            "UpgradeDisk" => {
-                p.require(&["Region", "DiskID", "DiskSpace"])?;
-                let r = UpgradeDisk {
-                    region: must(p, "Region")?,
-                    disk_id: must(p, "DiskID")?,
-                    disk_space: must_int(p, "DiskSpace")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.upgrade_disk(caller, &r)?)
-            }
-            "CloneDisk" => {
-                p.require(&["Region", "SrcID", "Name"])?;
-                let r = CloneDisk {
-                    region: must(p, "Region")?,
-                    src_id: must(p, "SrcID")?,
-                    name: must(p, "Name")?,
-                    project_id: p.text("ProjectID")?,
-                    remark: p.text("Remark")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.clone_disk(caller, &r)?)
-            }
-            "CreateDiskFromSnapshot" => {
-                p.require(&["Region", "SrcSnapshotID", "Name"])?;
-                let r = CreateDiskFromSnapshot {
-                    region: must(p, "Region")?,
-                    src_snapshot_id: must(p, "SrcSnapshotID")?,
-                    name: must(p, "Name")?,
-                    project_id: p.text("ProjectID")?,
-                    remark: p.text("Remark")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.create_disk_from_snapshot(caller, &r)?)
-            }
-            "DeleteDisk" => {
-                p.require(&["Region", "DiskID"])?;
-                let r = DeleteDisk {
-                    region: must(p, "Region")?,
-                    disk_id: must(p, "DiskID")?,
-                    company_id: p.int("CompanyID")?,
-                    member_id: p.int("MemberID")?,
-                };
-                shape(self.delete_disk(caller, &r)?)
-            }
-            "DescribeRegion" => shape(self.describe_region()),
-            _ => Err(Fault::new(RetCode::UnknownAction, format!("Action: {:?} does not exist", shorten(action)))),
+        let unknown = || Fault::new(RetCode::UnknownAction, format!("Action: {:?} does not exist", shorten(action)));
+        let action = TABLE.iter().find(|a| a.name == action).ok_or_else(unknown)?;
+        params.require(action.required)?;
+        // An admin belongs to no company, so that what is made has to have one.
+        if action.name == "CreateDisk" && caller.admin && caller.company.is_none() {
+            params.require(&["CompanyID"])?;
         }
+        if action.in_project {
+            named_project(caller, params.text("ProjectID")?.as_deref())?;
+        }
+        (action.run)(self, caller, params)
     }
 }

@@ -38,6 +38,7 @@ mod disktypes;
 mod flat;
 mod index;
 mod params;
+mod read;
 mod record;
 mod schedule;
 mod service;
@@ -62,4 +63,4 @@ pub use types::{
 };
 
 #[cfg(feature = "http")]
-pub(crate) use {code::shorten, schedule::utc};
+pub(crate) use {code::shorten, flat::TABLE, schedule::utc};

@@ -63,6 +63,14 @@ impl Params {
     fn given(&self, name: &str) -> Option<&Value> {
         self.map.get(name).filter(|v| !matches!(v, Value::Null) && v.as_str() != Some(""))
     }
+    /// Whether there is a value for a field of that name. Names of arrays end with `IDs`: theirs may be given by element.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        let by_element = || {
+            let prefix = format!("{name}.");
+            self.map.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(&prefix))
+        };
+        self.given(name).is_some() || (name.ends_with("IDs") && by_element())
+    }
     /// All of these must be there and not be empty.
     pub(super) fn require(&self, names: &[&str]) -> Result<(), Fault> {
         names.iter().try_for_each(|name| self.given(name).map(|_| ()).ok_or_else(|| Fault::missing(name)))

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a snapshot came to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub enum SnapshotType {
     /// By somebody's request.
     #[default]
@@ -26,6 +27,7 @@ impl SnapshotType {
 
 /// The state of a snapshot, spelled as the document spells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub enum SnapshotStatus {
     /// Being taken.
     Createing,
@@ -41,6 +43,7 @@ pub enum SnapshotStatus {
 
 /// What a disk is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub enum DiskType {
     /// A system disk.
     Boot,
@@ -63,6 +66,7 @@ impl DiskType {
 
 /// CreateSnapshot: takes a snapshot of a cloud disk.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct CreateSnapshot {
     /// Region, as DescribeRegion lists them. Required.
@@ -78,7 +82,7 @@ pub struct CreateSnapshot {
     /// Tenant's id; takes effect for admins only.
     #[serde(rename = "CompanyID", default, skip_serializing_if = "Option::is_none")]
     pub company_id: Option<i64>,
-    /// Project's id; the tenant's default project if absent.
+    /// Project's id; the disk's project if absent.
     #[serde(rename = "ProjectID", default, skip_serializing_if = "Option::is_none")]
     pub project_id: Option<String>,
     /// Kind of snapshot: `Manual` if absent.
@@ -91,6 +95,7 @@ pub struct CreateSnapshot {
 
 /// Answer of CreateSnapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct CreateSnapshotResponse {
     /// Id of the snapshot.
@@ -100,6 +105,7 @@ pub struct CreateSnapshotResponse {
 
 /// DescribeSnapshot: lists snapshots. Filters AND; the elements of an array OR. In order of creation.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct DescribeSnapshot {
     /// Region, as DescribeRegion lists them. Required.
@@ -132,6 +138,7 @@ pub struct DescribeSnapshot {
 
 /// Answer of DescribeSnapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct DescribeSnapshotResponse {
     /// Snapshots that match, before paging.
@@ -142,6 +149,7 @@ pub struct DescribeSnapshotResponse {
 
 /// A snapshot, as DescribeSnapshot shows it. All fields are always there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct SnapshotInfo {
     /// Region.
@@ -186,6 +194,7 @@ pub struct SnapshotInfo {
 
 /// RollbackSnapshot: makes a disk what a snapshot of it is. All its snapshots, older and newer, stay.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct RollbackSnapshot {
     /// Region, as DescribeRegion lists them. Required.
@@ -206,6 +215,7 @@ pub struct RollbackSnapshot {
 
 /// DeleteSnapshot: deletes a snapshot for good. Nothing else changes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct DeleteSnapshot {
     /// Region, as DescribeRegion lists them. Required.
@@ -223,4 +233,5 @@ pub struct DeleteSnapshot {
 
 /// An answer with nothing but its RetCode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 pub struct Done {}

@@ -5,6 +5,7 @@ use super::{
     config::{Config, PublicUrl},
     limits::{Phase, Places, Seat},
     log::{Log, Sink, standard_error},
+    openapi::openapi,
     ops::{Calls, metrics},
     page::{Pages, Seen, Visit},
     sign::{Keys, hex},
@@ -543,6 +544,9 @@ async fn route(shared: &Arc<Shared>, request: Request<Body>, from: IpAddr, seat:
     }
     if head.uri.path() == "/health" && matches!(head.method, Method::GET | Method::HEAD) {
         return health(shared);
+    }
+    if head.uri.path() == "/openapi.json" && matches!(head.method, Method::GET | Method::HEAD) {
+        return Reply::new(StatusCode::OK, "application/json", openapi().to_string());
     }
     let text = |name| head.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
     seat.set(Phase::Body);

@@ -6,6 +6,8 @@ mod disks;
 mod gate;
 mod lists;
 #[cfg(feature = "http")]
+mod openapi;
+#[cfg(feature = "http")]
 mod pages;
 #[cfg(all(feature = "cli", feature = "http"))]
 mod process;

@@ -100,7 +100,9 @@ fn each_action_returns_to_its_place() {
     let disk = to.split("disk=").nth(1).unwrap().split('&').next().unwrap().to_owned();
     assert!(to.ends_with("#now"), "{to}");
     let empty = v.page(to.split('#').next().unwrap());
-    assert!(empty.contains("No snapshots. Take one above") && v.page("/?done=CreateDisk").contains("Done: disk created"));
+    assert!(
+        empty.contains("No snapshots. Take one above") && v.page("/?done=CreateDisk").contains("Done: disk created")
+    );
     let to = v.act(&format!("Action=CreateSnapshot&DiskID={disk}&Name=s&disk={disk}&offset=7"));
     let snapshot = to.split('#').nth(1).unwrap().to_owned();
     assert!(snapshot.starts_with("disksnapshot-") && !to.contains("offset"), "{to}");
