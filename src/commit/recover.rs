@@ -201,7 +201,9 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64)
             while done < len {
                 let n = (len - done).min(256);
                 let part = &mut buf[..n as usize * BLOCK];
-                disk.read_cold(Block(start).plus(done.into()).offset(), part)?;
+                if !read_in_flight(disk, Block(start).plus(done.into()).offset(), part)? {
+                    return Ok(false);
+                }
                 hash.add(part);
                 done += n;
             }
@@ -211,6 +213,15 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64)
         }
     }
     Ok(fold.finish() == expected)
+}
+
+/// Reads data that may have been on its way when its writer ended. Returns `false` if the medium does not give it back, twice: a sector
+/// whose write was interrupted, or one that a filesystem with checksums has lost, can be unreadable rather than wrong.
+fn read_in_flight(disk: &Disk, off: u64, buf: &mut [u8]) -> Result<bool> {
+    match disk.read_cold(off, buf).or_else(|_| disk.read_cold(off, buf)) {
+        Err(e) if e.kind() == ErrorKind::Io => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
 impl State {

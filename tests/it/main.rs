@@ -20,3 +20,4 @@ mod model;
 mod salvage;
 mod schedule;
 mod tidy;
+mod unreadable;
