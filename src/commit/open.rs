@@ -194,6 +194,10 @@ impl Engine {
                 "superblock: a counter is at its end, and the image can be opened for reading only",
             ));
         }
+        if writable && !sb.clean {
+            // The last writer may have met a failed write-out: what it left in the cache is neither read nor built upon.
+            disk.drop_cache();
+        }
         let len = disk.len()?;
         let needed = recover::needed_len(&sb);
         if len < needed {

@@ -75,6 +75,9 @@ impl Disk {
     pub(crate) fn has_cold_reads(&self) -> bool {
         self.backend.has_cold_reads()
     }
+    pub(crate) fn drop_cache(&self) {
+        self.backend.drop_cache();
+    }
     pub(crate) fn len(&self) -> Result<u64> {
         self.backend.len().map_err(|e| Error::io("length of the image", e))
     }

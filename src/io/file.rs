@@ -416,6 +416,11 @@ impl Backend for FileBackend {
         }
         self.read_at(off, buf)
     }
+    fn drop_cache(&self) {
+        if !self.cache_is_medium {
+            let _ = fs::fadvise(&self.file, 0, None, fs::Advice::DontNeed);
+        }
+    }
     fn has_cold_reads(&self) -> bool {
         self.cache_is_medium || (self.direct.is_some() && !self.direct_failed.load(Relaxed))
     }

@@ -46,6 +46,10 @@ pub trait Backend: Send + Sync {
     fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize>;
     /// Whether [`Backend::read_cold`] really bypasses the cache (or the cache is the medium).
     fn has_cold_reads(&self) -> bool;
+    /// Drops what the host has cached of the file and written out, or believes that it has: after a failed write-out its cache can hold
+    /// pages that the medium does not, and take what is written there again for a change of what is there. Called at most once, while
+    /// nothing is mapped. A hint, where the host can't.
+    fn drop_cache(&self) {}
     /// Copies `buf.len()` bytes at `off` out of a shared read-only map. `Ok(false)`: there is no map (or none there),
     /// use [`Backend::read_at`]. Never faults on a medium that fails when the window is first touched.
     fn read_mapped(&self, off: u64, buf: &mut [u8]) -> io::Result<bool>;

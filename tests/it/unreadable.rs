@@ -1,4 +1,5 @@
-//! A medium that answers with an error where another would answer with wrong bytes.
+//! What an opening does about a host that failed: a medium that answers with an error where another would answer with wrong bytes, and a
+//! cache that holds what the medium does not.
 
 use snapdisk::{
     BLOCK, Options,
@@ -19,6 +20,17 @@ struct Unreadable {
     range: Range<u64>,
     /// How many reads of them fail.
     failures: AtomicU64,
+    /// How often the cache was dropped, and how many reads through it came before that.
+    drops: AtomicU64,
+    warm_before: AtomicU64,
+}
+
+impl Unreadable {
+    fn new(bytes: Vec<u8>, range: Range<u64>, failures: u64) -> Arc<Unreadable> {
+        let (drops, warm_before) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (memory, failures) = (MemoryBackend::from_bytes(bytes), AtomicU64::new(failures));
+        Arc::new(Unreadable { memory, range, failures, drops, warm_before })
+    }
 }
 
 impl Backend for Unreadable {
@@ -26,6 +38,9 @@ impl Backend for Unreadable {
         self.memory.len()
     }
     fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if self.drops.load(SeqCst) == 0 {
+            self.warm_before.fetch_add(1, SeqCst);
+        }
         self.memory.read_at(off, buf)
     }
     fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -34,6 +49,9 @@ impl Backend for Unreadable {
             return Err(io::Error::from_raw_os_error(EIO));
         }
         self.memory.read_cold(off, buf)
+    }
+    fn drop_cache(&self) {
+        self.drops.fetch_add(1, SeqCst);
     }
     fn has_cold_reads(&self) -> bool {
         true
@@ -93,8 +111,7 @@ fn unreadable_data_of_an_unproven_group_is_the_end_of_the_log() {
     {
         for open in [Options::open_read_only_on, Options::open_on] {
             let range = at as u64..(at + BLOCK) as u64;
-            let memory = MemoryBackend::from_bytes(bytes.clone());
-            let disk = Arc::new(Unreadable { memory, range, failures: AtomicU64::new(failures) });
+            let disk = Unreadable::new(bytes.clone(), range, failures);
             let store = open(&options, disk, Arc::new(SystemHost)).unwrap();
             let mut block = [0; BLOCK];
             store.volume("v").unwrap().read_at(&mut block, 0).unwrap();
@@ -102,4 +119,31 @@ fn unreadable_data_of_an_unproven_group_is_the_end_of_the_log() {
             assert!(store.check().unwrap().is_clean());
         }
     }
+}
+
+/// After a failed write-out the host's cache holds pages that the medium does not. Recovery for writing reads none of them, and they are gone
+/// before anything is written over them: ext4 was seen to lose what was written, and synced, into such a page.
+#[test]
+fn recovery_drops_the_hosts_cache_before_it_reads_through_it() {
+    let options = Options::new().log_bytes(1 << 20).manual_maintenance(true);
+    let disk = Unreadable::new(Vec::new(), 0..0, 0);
+    let store = options.create_on(disk.clone(), Arc::new(SystemHost)).unwrap();
+    store.create_volume("v", 1 << 20).unwrap().write_at(&[1; 20 * BLOCK], 0).unwrap();
+    store.checkpoint().unwrap();
+    store.create_volume("w", 1 << 20).unwrap();
+    drop(store);
+    assert_eq!(disk.drops.load(SeqCst), 0);
+
+    let disk = Unreadable::new(disk.memory.to_bytes(), 0..0, 0);
+    options.open_read_only_on(disk.clone(), Arc::new(SystemHost)).unwrap();
+    assert_eq!(disk.drops.load(SeqCst), 0, "who reads leaves others' cache alone");
+
+    let disk = Unreadable::new(disk.memory.to_bytes(), 0..0, 0);
+    let store = options.open_on(disk.clone(), Arc::new(SystemHost)).unwrap();
+    assert_eq!((disk.drops.load(SeqCst), disk.warm_before.load(SeqCst)), (1, 0));
+    store.close().unwrap();
+
+    let disk = Unreadable::new(disk.memory.to_bytes(), 0..0, 0);
+    options.open_on(disk.clone(), Arc::new(SystemHost)).unwrap().close().unwrap();
+    assert_eq!(disk.drops.load(SeqCst), 0, "an image that was closed");
 }
