@@ -7,7 +7,7 @@ its image when its filesystem went away says so, which is no failure of the engi
 import re
 import time
 
-from host import MIB, Driver, Failed, filesystem
+from host import MIB, Driver, Failed, NotRun, filesystem
 
 # How a live store may answer once the host fails.
 HOST_FAILED = {"Io", "Poisoned"}
@@ -20,7 +20,9 @@ PLANTED_CYCLES = 60
 class Tally:
     """What a rung did and saw."""
 
-    def __init__(self):
+    def __init__(self, run):
+        self.hunting = run.hunting
+        run.tally = self
         self.cycles = self.acknowledged = self.lost = self.unopened = 0
         self.losses = []
         self.seen = {}
@@ -32,6 +34,8 @@ class Tally:
     def lose(self, what):
         self.lost += 1
         self.losses.append(what)
+        if self.hunting:
+            raise Failed(what)
 
     def result(self):
         return {
@@ -53,7 +57,7 @@ class Image:
 
     def writer(self, run, **more):
         return Driver(
-            run.binary, "work", image=self.path, seed=self.seed, profile=self.profile, fresh=run.fresh,
+            run, "work", image=self.path, seed=self.seed, profile=self.profile, fresh=run.fresh,
             done=",".join(map(str, self.state)), **more,
         )
 
@@ -65,7 +69,7 @@ class Image:
     def verify(self, run, acked, **more):
         """The state that a new process finds, or what it misses."""
         driver = Driver(
-            run.binary, "verify", image=self.path, seed=self.seed, profile=self.profile, fresh=run.fresh,
+            run, "verify", image=self.path, seed=self.seed, profile=self.profile, fresh=run.fresh,
             acked=",".join(map(str, acked)), **more,
         )
         status = driver.finish()
@@ -87,7 +91,7 @@ def listen(writer, acks):
         acks -= line.startswith(("acked ", "open"))
 
 
-def judge(writer, status, tally, killed=False):
+def judge(writer, status, tally, killed=False, allowed=HOST_FAILED):
     """What the writer itself reports as wrong."""
     wrong = writer.beginning("wrong")
     if wrong:
@@ -96,7 +100,7 @@ def judge(writer, status, tally, killed=False):
         raise Failed(f"the writer ended with {status}: {''.join(writer.errors)[-1000:]}")
     for told in writer.beginning("stopped"):
         kind = told.split(" ", 2)[1]
-        if kind not in HOST_FAILED:
+        if kind not in allowed:
             raise Failed(f"the host failed, and an operation answered {told}")
         tally.note(" ".join(told.split(" ", 3)[1:3]))
     for told in writer.beginning("unopened"):
@@ -145,18 +149,21 @@ def shutdown_cycles(run, fs, flag, tally, cycles, **more):
 
 def shutdown(kind, flag, options=""):
     def rung(run):
-        tally = Tally()
+        tally = Tally(run)
         with filesystem(run.scratch, kind, 512 * MIB, options=options) as fs:
             shutdown_cycles(run, fs, flag, tally, run.cycles)
-            liar = until_caught(lambda t: shutdown_cycles(run, fs, flag, t, 1, lie="unflushed"))
+            if run.hunting:
+                return tally.result()
+            liar = until_caught(run, lambda t: shutdown_cycles(run, fs, flag, t, 1, lie="unflushed"))
         return tally.result() | {"planted": [f"a writer that acknowledges without a flush: seen in cycle {liar}"]}
 
     return rung
 
 
-def until_caught(cycle):
-    """Runs cycles with a planted bug until one loses something; gives how many that took."""
-    tally = Tally()
+def until_caught(run, cycle):
+    """Runs cycles with a bug of the driver until one loses something; gives how many that took."""
+    kept, tally = run.tally, Tally(run)
+    run.tally = kept
     for n in range(1, PLANTED_CYCLES + 1):
         cycle(tally)
         if tally.lost:
@@ -180,7 +187,7 @@ def kill_cycles(run, directory, tally, cycles, **more):
             listen(writers[i], rng.choice([0, 1, rng.randrange(30), rng.randrange(100)]))
             time.sleep(rng.random() * 0.005)
             if rng.random() < 0.2 and "open" in writers[i].said:
-                other = Driver(run.binary, "serve")
+                other = Driver(run, "serve")
                 answer = other.ask("open", images[i].path)
                 other.finish()
                 if answer[:2] != ("err", "Locked"):
@@ -196,7 +203,7 @@ def kill_cycles(run, directory, tally, cycles, **more):
 def race(run, directory, rounds):
     """Two processes open one image at once: exactly one of them gets it."""
     path = directory / "raced"
-    two = [Driver(run.binary, "serve") for _ in range(2)]
+    two = [Driver(run, "serve") for _ in range(2)]
     two[0].must("create", path)
     two[0].must("drop")
     for n in range(rounds):
@@ -213,12 +220,14 @@ def race(run, directory, rounds):
 
 
 def kill(run):
-    tally = Tally()
+    tally = Tally(run)
     directory = run.scratch.new("kill")
     directory.mkdir()
     kill_cycles(run, directory, tally, run.cycles)
     race(run, directory, run.cycles)
-    liar = until_caught(lambda t: kill_cycles(run, directory, t, 1, lie="early"))
+    if run.hunting:
+        return tally.result()
+    liar = until_caught(run, lambda t: kill_cycles(run, directory, t, 1, lie="early"))
     planted = [f"a writer that acknowledges before it writes: seen in cycle {liar}"]
     return tally.result() | {"races": run.cycles, "planted": planted}
 
@@ -236,14 +245,9 @@ def writeback_cycle(run, kind, tally, cycle):
         writer = image.writer(run, under=list(map(str, under)))
         status = writer.finish()
         judge(writer, status, tally)
-        if "closed" in writer.said or not writer.beginning("stopped"):
-            raise Failed("the medium did not fail")
-        answers = {w.split(" ", 3)[2] for w in writer.beginning("probe")}
-        if answers != {"Poisoned"}:
-            tally.lose(f"cycle {cycle}: after the failure the store answers {sorted(answers)}")
-        before, after = writer.beginning("syncs")[0].split()
-        if before != after:
-            tally.lose(f"cycle {cycle}: {before} syncs became {after} after the failure")
+        if not writer.beginning("probe"):
+            raise Failed("the medium did not fail before the writer was done")
+        final(writer, tally, f"cycle {cycle}")
         if watched:
             late = syncs_after(log, len(image.state))
             tally.note("watched from outside")
@@ -270,8 +274,67 @@ def writeback_cycle(run, kind, tally, cycle):
                 tally.lose(f"cycle {cycle}, {stage}, seed {image.seed}: {missing}")
                 return
             tally.note(f"{stage}: Ok")
-            # What a writable opening found is durable from then on.
-            state = now if reading == "no" else state
+            # What a writable opening found is durable from then on, and what another writer adds to it.
+            if reading == "no":
+                state = image.state = now
+            if stage == "room again":
+                writer = image.writer(run, operations=20)
+                judge(writer, writer.finish(), tally)
+                tally.acknowledged += len(writer.beginning("acked"))
+                tally.note("room again: goes on" if "closed" in writer.said else "room again: fails again")
+                state = image.acked(writer)
+
+
+def final(writer, tally, what):
+    """After a failure everything answers `Poisoned`, and no sync is issued."""
+    answers = {w.split(" ", 3)[2] for w in writer.beginning("probe")}
+    if answers != {"Poisoned"}:
+        tally.lose(f"{what}: after the failure the store answers {sorted(answers)}")
+    before, after = writer.beginning("syncs")[0].split()
+    if before != after:
+        tally.lose(f"{what}: {before} syncs became {after} after the failure")
+
+
+def inject(run):
+    """Single system calls of a real process fail, as strace makes them: the host itself is well."""
+    if not run.has_strace:
+        raise NotRun("no strace")
+    tally = Tally(run)
+    directory = run.scratch.new("inject")
+    directory.mkdir()
+    for cycle in range(run.share(4)):
+        rng = run.rng
+        call, errno = rng.choice(
+            [("fdatasync", "EIO"), ("fdatasync", "ENOSPC"), ("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("pwritev", "EIO"),
+             ("sync_file_range", "EIO"), ("fallocate", "ENOSPC"), ("fallocate", "EDQUOT")]
+        )
+        image = Image(directory, rng, rng.choice(["mixed", "grow"]), rng.choice([1, 3]))
+        # strace counts each thread's calls for itself.
+        when = 1 + rng.randrange({"fdatasync": 40, "pwrite64": 80, "fallocate": 6}.get(call, 20))
+        if rng.random() < 0.9:
+            maker = Driver(run, "serve")
+            for words in (["create", image.path], ["close"]):
+                maker.must(*words)
+            maker.finish()
+        log = run.scratch.new("strace")
+        rule = f"inject={call}:error={errno}:when={when}{rng.choice(['', '+'])}"
+        writer = image.writer(run, operations=150, under=["strace", "-f", "-qq", "-e", f"trace={call}", "-e", rule, "-o", str(log)])
+        status = writer.finish()
+        judge(writer, status, tally, allowed=HOST_FAILED | ({"NoSpace"} if call == "fallocate" else set()))
+        struck = "(INJECTED)" in log.read_text(errors="replace")
+        stopped = [s.split(" ", 2)[1] for s in writer.beginning("stopped")]
+        if struck and writer.beginning("probe") and call != "fallocate":
+            final(writer, tally, f"cycle {cycle}, {rule}")
+        elif struck and call == "fallocate" and "Poisoned" in stopped:
+            tally.lose(f"cycle {cycle}, {rule}: a host that is full poisons")
+        # Where fresh space is written ahead of need, a full host is no failure.
+        elif struck and "open" in writer.said and not stopped and (call == "fdatasync" or call.startswith("pwrite") and errno == "EIO"):
+            tally.lose(f"cycle {cycle}, {rule}: nobody was told")
+        tally.note(f"{call} {errno}: " + (",".join(sorted(set(stopped))) or "not met" if struck else "not reached"))
+        log.unlink()
+        settle(run, image, writer, tally, f"cycle {cycle}, {rule}")
+        image.path.unlink(missing_ok=True)
+    return tally.result()
 
 
 def syncs_after(log, threads):
@@ -290,21 +353,9 @@ def syncs_after(log, threads):
 
 def writeback(kind):
     def rung(run):
-        tally = Tally()
-        for cycle in range(max(1, run.cycles // 10)):
+        tally = Tally(run)
+        for cycle in range(run.share(10)):
             writeback_cycle(run, kind, tally, cycle)
-        return tally.result()
-
-    return rung
-
-
-def measure(kind, flag):
-    """Only the cycles of a shutdown rung, for figures with other options."""
-
-    def rung(run):
-        tally = Tally()
-        with filesystem(run.scratch, kind, 512 * MIB) as fs:
-            shutdown_cycles(run, fs, flag, tally, run.cycles)
         return tally.result()
 
     return rung

@@ -33,6 +33,9 @@ def truncated(run, directory, tally, n, way):
     length = disk.path.stat().st_size
     cut = run.rng.choice([0, 4096, length // 2, length - 4096, run.rng.randrange(length)])
     os.truncate(disk.path, cut)
+    if run.rng.random() < 0.5:
+        # Zeros where there were blocks.
+        os.truncate(disk.path, length)
     answer = disk.driver.ask("read", "v")
     if answer[0] == "gone":
         status = disk.driver.finish()
@@ -54,7 +57,7 @@ def truncated(run, directory, tally, n, way):
         if status != 0 and not (way == "map" and status == -signal.SIGBUS):
             raise Failed(f"cut {n}, {way}: the process ends with {status}: {''.join(disk.driver.errors)[-500:]}")
     # What is left either opens and shows right bytes or says what is wrong.
-    disk.driver = Driver(run.binary, "serve")
+    disk.driver = Driver(run, "serve")
     answer = disk.driver.ask("open", disk.path)
     if answer[0] == "ok":
         answer = disk.driver.ask("read", "v")
@@ -74,7 +77,7 @@ def unlinked(run, directory, tally, n):
     must(disk.flush(), "a flush of an unlinked image")
     disk.verify("unlinked")
     disk.check("unlinked")
-    other = Driver(run.binary, "serve")
+    other = Driver(run, "serve")
     expect(other.ask("open", disk.path), "NotFound", "opening an unlinked image")
     must(other.ask("create", disk.path), "a new image in its place")
     must(other.ask("close"), "closing the new image")
@@ -88,7 +91,7 @@ def renamed(run, directory, tally, n):
     disk = furnished(run, directory, tally, f"renamed-{n}")
     moved = directory / f"moved-{n}"
     disk.path.rename(moved)
-    other = Driver(run.binary, "serve")
+    other = Driver(run, "serve")
     expect(other.ask("open", moved), "Locked", "opening it by its new name")
     other.finish()
     must(disk.write(100, 64, 5), "a write to a renamed image")
@@ -131,7 +134,7 @@ def links(run, directory, tally, n):
     disk = furnished(run, directory, tally, f"linked-{n}")
     soft, hard = directory / f"soft-{n}", directory / f"hard-{n}"
     soft.symlink_to(disk.path.name)
-    other = Driver(run.binary, "serve")
+    other = Driver(run, "serve")
     expect(other.ask("open", soft), "Locked", "opening by a symbolic link")
     disk.driver.must("close")
     must(other.ask("open", soft), "opening by a symbolic link")
@@ -176,10 +179,10 @@ def chmod(run, directory, tally, n):
 def files(run):
     if os.geteuid() != 0:
         raise NotRun("not root")
-    tally = Tally()
+    tally = Tally(run)
     directory = run.scratch.new("files")
     directory.mkdir(mode=0o755)
-    for n in range(max(1, run.cycles // 10)):
+    for n in range(run.share(10)):
         for way in ("pread", "map"):
             truncated(run, directory, tally, n, way)
         for do in (unlinked, renamed, replaced, links, chmod):
@@ -205,9 +208,9 @@ def unchanged(before, path, what):
 
 def read_only(run):
     """A dirty image on a writable, then on a read-only mount: read as it must be, and nothing of it changes, nor of the filesystem."""
-    tally = Tally()
+    tally = Tally(run)
     with filesystem(run.scratch, "ext4", 256 * MIB) as fs:
-        for cycle in range(max(1, run.cycles // 10)):
+        for cycle in range(run.share(10)):
             image = Image(fs.point, run.rng, "mixed", 3)
             writer = image.writer(run)
             listen(writer, 5 + run.rng.randrange(60))
@@ -218,7 +221,7 @@ def read_only(run):
             image.path.chmod(0o444)
             fs.remount("ro")
             before, medium = seen(image.path), digest(fs.file)
-            readers = [Driver(run.binary, "serve") for _ in range(2)]
+            readers = [Driver(run, "serve") for _ in range(2)]
             answer = readers[0].ask("open", image.path)
             if answer[:3] != ("err", "Io", "30"):
                 raise Failed(f"opening for writing on a read-only mount answers {answer}")

@@ -116,6 +116,10 @@ class Filesystem:
     def mount(self, *more):
         options = ",".join(filter(None, ["loop", self.options, *more]))
         self.scratch.mount(self.point, "-t", self.kind, "-o", options, self.file)
+        if self.under:
+            # A loop device reports a request that it wrote in part as written: page by page there are none.
+            device = command("findmnt", "-n", "-o", "SOURCE", self.point).strip()
+            pathlib.Path("/sys/class/block", device.removeprefix("/dev/"), "queue/max_sectors_kb").write_text("4")
 
     def unmount(self):
         self.scratch.unmount(self.point)
@@ -156,8 +160,8 @@ def filesystem(*args, **named):
 class Driver:
     """A process of the driver, and what it has said."""
 
-    def __init__(self, binary, mode, file_limit=None, signals="ignored", user=None, under=(), **arguments):
-        words = [str(binary), mode]
+    def __init__(self, run, mode, file_limit=None, signals="ignored", user=None, under=(), **arguments):
+        words = [str(run.binary), mode]
         for key, value in arguments.items():
             words += ["--" + key.replace("_", "-"), str(value)]
 
@@ -169,7 +173,7 @@ class Driver:
 
         self.process = subprocess.Popen(
             [*under, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            preexec_fn=prepare, restore_signals=False, user=user, group=user, extra_groups=[] if user else None,
+            env={**os.environ, "SNAPDISK_PLANTED": run.planted}, preexec_fn=prepare, restore_signals=False, user=user, group=user, extra_groups=[] if user else None,
         )
         self.said, self.errors, self.gone = [], [], False
         self.lines = queue.Queue()

@@ -11,7 +11,8 @@ import signal
 from crash import Tally
 from host import MIB, Driver, Failed, filesystem
 
-BLOCKS = 1 << 17  # of the volume: more than any host here has
+# Blocks of the volume: more than the host has.
+BLOCKS = 1 << 15
 NOT_APPLIED = {"NoSpace", "Invalid", "ReadOnly", "Locked", "Poisoned", "Closed"}
 
 
@@ -23,7 +24,7 @@ class Disk:
         self.now, self.snapshots = {}, {}
         # What each block may show once the image was opened again: everything since the last flush.
         self.since = {}
-        self.driver = Driver(run.binary, "serve", fresh=run.fresh, **driver)
+        self.driver = Driver(run, "serve", fresh=run.fresh, **driver)
 
     def create(self):
         self.driver.must("create", self.path)
@@ -120,7 +121,7 @@ class Disk:
             if answer[0] != "ok":
                 raise Failed(f"close answers {answer}")
         self.driver.finish()
-        self.driver = Driver(self.run.binary, "serve", fresh=self.run.fresh, **driver)
+        self.driver = Driver(self.run, "serve", fresh=self.run.fresh, **driver)
         self.driver.must("open", self.path)
 
     def end(self):
@@ -153,9 +154,9 @@ def full_cycle(run, kind, tally, cycle, **driver):
     """A host that is full: by the image itself, then by a neighbour as well."""
     rng = run.rng
     promised = kind != "btrfs"
-    size = {"ext4": 96, "xfs": 320, "btrfs": 160}[kind] * MIB
-    with filesystem(run.scratch, kind, size) as fs:
-        disk = Disk(run, fs.point / "image", tally, **driver)
+    size, blocks = {"ext4": (96, BLOCKS), "xfs": (320, 4 * BLOCKS), "btrfs": (160, 2 * BLOCKS)}[kind]
+    with filesystem(run.scratch, kind, size * MIB) as fs:
+        disk = Disk(run, fs.point / "image", tally, blocks, **driver)
         disk.create()
         first = 2048 + rng.randrange(2048)
         must(disk.write(0, 256, 1), "a first write")
@@ -163,7 +164,7 @@ def full_cycle(run, kind, tally, cycle, **driver):
         must(disk.snapshot("s"), "a snapshot")
         must(disk.fill(0, 64, 2, first // 2)[1], "an overwrite")
         must(disk.flush(), "a flush")
-        stop, answer = disk.fill(first, rng.choice([1, 16, 64, 256]), 3, BLOCKS)
+        stop, answer = disk.fill(first, rng.choice([1, 16, 64, 256]), 3, blocks)
         told = f"full: {' '.join(answer[1:3])}"
         tally.note(told)
         if promised or answer[1] == "NoSpace":
@@ -217,7 +218,7 @@ def full_cycle(run, kind, tally, cycle, **driver):
         disk.driver.must("close")
         disk.end()
         fs.remount()
-        disk.driver = Driver(run.binary, "serve")
+        disk.driver = Driver(run, "serve")
         disk.driver.must("open_read_only", disk.path)
         disk.verify(f"cycle {cycle}, mounted anew")
         disk.end()
@@ -226,8 +227,8 @@ def full_cycle(run, kind, tally, cycle, **driver):
 
 def full(kind):
     def rung(run):
-        tally = Tally()
-        for cycle in range(max(1, run.cycles // 20)):
+        tally = Tally(run)
+        for cycle in range(run.share(20)):
             full_cycle(run, kind, tally, cycle)
         return tally.result()
 
@@ -236,10 +237,10 @@ def full(kind):
 
 def file_limit(run):
     """The process may write files of a certain size alone (RLIMIT_FSIZE)."""
-    tally = Tally()
+    tally = Tally(run)
     directory = run.scratch.new("limit")
     directory.mkdir()
-    for cycle in range(max(1, run.cycles // 10)):
+    for cycle in range(run.share(10)):
         limit = (24 + run.rng.randrange(16)) * MIB + run.rng.randrange(4096)
         disk = Disk(run, directory / f"image-{cycle}", tally, file_limit=limit)
         disk.create()
@@ -276,7 +277,7 @@ def file_limit(run):
         if answer != ("gone",) or status != -signal.SIGXFSZ:
             raise Failed(f"with the signal at its default the process answers {answer} and ends with {status}")
         other.maybe(2, range(1024, 1024 + limit // 4096))
-        other.driver = Driver(run.binary, "serve")
+        other.driver = Driver(run, "serve")
         other.driver.must("open", other.path)
         other.verify(f"cycle {cycle}, after the signal", reopened=True)
         other.check(f"cycle {cycle}, after the signal")
