@@ -150,7 +150,7 @@ def shutdown_cycles(run, fs, flag, tally, cycles, **more):
 def shutdown(kind, flag, options=""):
     def rung(run):
         tally = Tally(run)
-        with filesystem(run.scratch, kind, 512 * MIB, options=options) as fs:
+        with filesystem(run, kind, 512 * MIB, options=options) as fs:
             shutdown_cycles(run, fs, flag, tally, run.cycles)
             if run.hunting:
                 return tally.result()
@@ -233,7 +233,7 @@ def kill(run):
 
 
 def writeback_cycle(run, kind, tally, cycle):
-    with filesystem(run.scratch, kind, 512 * MIB, backing=f"{96 * MIB}") as fs:
+    with filesystem(run, kind, 512 * MIB, backing=f"{96 * MIB}") as fs:
         rng = run.rng
         # More than the medium holds, in the end.
         image = Image(fs.point, rng, "grow", 8)

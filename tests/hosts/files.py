@@ -209,7 +209,7 @@ def unchanged(before, path, what):
 def read_only(run):
     """A dirty image on a writable, then on a read-only mount: read as it must be, and nothing of it changes, nor of the filesystem."""
     tally = Tally(run)
-    with filesystem(run.scratch, "ext4", 256 * MIB) as fs:
+    with filesystem(run, "ext4", 256 * MIB) as fs:
         for cycle in range(run.share(10)):
             image = Image(fs.point, run.rng, "mixed", 3)
             writer = image.writer(run)

@@ -149,11 +149,12 @@ class Filesystem:
 
 
 @contextlib.contextmanager
-def filesystem(*args, **named):
-    fs = Filesystem(*args, **named)
+def filesystem(run, *args, **named):
+    fs = Filesystem(run.scratch, *args, **named)
     try:
         yield fs
     finally:
+        run.end_drivers()
         fs.remove()
 
 
@@ -161,6 +162,7 @@ class Driver:
     """A process of the driver, and what it has said."""
 
     def __init__(self, run, mode, file_limit=None, signals="ignored", user=None, under=(), **arguments):
+        self.run = run
         words = [str(run.binary), mode]
         for key, value in arguments.items():
             words += ["--" + key.replace("_", "-"), str(value)]
@@ -176,6 +178,7 @@ class Driver:
             env={**os.environ, "SNAPDISK_PLANTED": run.planted}, preexec_fn=prepare, restore_signals=False, user=user, group=user, extra_groups=[] if user else None,
         )
         self.said, self.errors, self.gone = [], [], False
+        run.drivers.append(self)
         self.lines = queue.Queue()
         self.readers = [
             threading.Thread(target=self._read, daemon=True),
@@ -223,6 +226,7 @@ class Driver:
             r.join()
         self.process.stdout.close()
         self.process.stderr.close()
+        self.run.drivers.remove(self)
         return status
 
     def ask(self, *words):

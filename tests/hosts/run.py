@@ -70,7 +70,19 @@ class Run:
         self.fresh, self.planted, self.hunting = fresh, planted, hunting
         self.rng = random.Random(options.seed)
         self.has_strace = shutil.which("strace") is not None
-        self.tally = None
+        self.tally, self.drivers = None, []
+
+    def rung(self, name):
+        """Runs a rung; no process of it stays behind."""
+        try:
+            return RUNGS[name](self)
+        finally:
+            self.end_drivers()
+
+    def end_drivers(self):
+        for driver in self.drivers[:]:
+            driver.kill()
+            driver.finish()
 
     def share(self, n):
         """The cycles of a rung whose cycles take seconds: one for `n` that were asked for."""
@@ -83,7 +95,7 @@ def hunt(options, scratch):
     def until_seen(binary, name, rung, cycles, fresh):
         run = Run(options, scratch, binary, cycles, fresh, name, hunting=True)
         try:
-            RUNGS[rung](run)
+            run.rung(rung)
         except Failed as seen:
             return (run.tally.cycles if run.tally else 0) + 1, str(seen)
         return None
@@ -142,7 +154,7 @@ def one(options, scratch, binary, name):
     """Runs a rung; gives its result."""
     if name == PLANTED:
         return {"planted": planted.run(RUNGS, lambda source: build(scratch.new("driver"), source), hunt(options, scratch)), "lost": 0}
-    return RUNGS[name](Run(options, scratch, binary, options.cycles, options.fresh))
+    return Run(options, scratch, binary, options.cycles, options.fresh).rung(name)
 
 
 def main():

@@ -155,7 +155,7 @@ def full_cycle(run, kind, tally, cycle, **driver):
     rng = run.rng
     promised = kind != "btrfs"
     size, blocks = {"ext4": (96, BLOCKS), "xfs": (320, 4 * BLOCKS), "btrfs": (160, 2 * BLOCKS)}[kind]
-    with filesystem(run.scratch, kind, size * MIB) as fs:
+    with filesystem(run, kind, size * MIB) as fs:
         disk = Disk(run, fs.point / "image", tally, blocks, **driver)
         disk.create()
         first = 2048 + rng.randrange(2048)
