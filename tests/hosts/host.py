@@ -18,8 +18,8 @@ import time
 GOINGDOWN = 0x8004587D
 FLAGS = {"default": 0, "logflush": 1, "nologflush": 2}
 MIB = 1 << 20
-# A process that says nothing for so long hangs.
-PATIENCE = 120
+# Seconds. A process that says nothing for so long hangs; a machine that was suspended for a while is none of its doing.
+PATIENCE = 900
 
 
 class NotRun(Exception):
@@ -93,25 +93,28 @@ class Filesystem:
         """`backing`: the size of a tmpfs to put the file on, which then is larger than it can become."""
         if os.geteuid() != 0:
             raise NotRun("not root")
-        need(self.MAKE[kind][0], "mount", "umount", "losetup")
-        if kind not in pathlib.Path("/proc/filesystems").read_text().split():
-            subprocess.run(["modprobe", kind], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        need(self.MAKE[kind][0], "mount", "umount", "findmnt")
         self.scratch, self.kind, self.options = scratch, kind, options
         self.point = scratch.new(kind)
         self.point.mkdir()
-        self.under = None
+        self.under = self.file = None
+        try:
+            self._make(size, backing)
+        except OSError as why:
+            self.remove()
+            raise NotRun(f"{kind} can't be made: {why}") from why
+
+    def _make(self, size, backing):
         if backing is not None:
-            self.under = scratch.new("tmpfs")
-            self.under.mkdir()
-            scratch.mount(self.under, "-t", "tmpfs", "-o", f"size={backing}", "tmpfs")
-        self.file = (self.under or scratch.path) / f"{self.point.name}.img"
+            under = self.scratch.new("tmpfs")
+            under.mkdir()
+            self.scratch.mount(under, "-t", "tmpfs", "-o", f"size={backing}", "tmpfs")
+            self.under = under
+        self.file = (self.under or self.scratch.path) / f"{self.point.name}.img"
         with open(self.file, "wb") as f:
             f.truncate(size)
-        command(*self.MAKE[kind], self.file)
-        try:
-            self.mount()
-        except OSError as e:
-            raise NotRun(f"can't mount {kind}: {e}") from e
+        command(*self.MAKE[self.kind], self.file)
+        self.mount()
 
     def mount(self, *more):
         options = ",".join(filter(None, ["loop", self.options, *more]))
@@ -144,7 +147,7 @@ class Filesystem:
             self.unmount()
         if self.under:
             self.scratch.unmount(self.under)
-        else:
+        elif self.file:
             self.file.unlink(missing_ok=True)
 
 
