@@ -138,7 +138,8 @@ impl Space {
             }
         }
     }
-    /// Takes one particular free block, as recovery does with those that the log names. Already taken is fine.
+    /// Takes one particular free block, as recovery does with those that the log names. A log names none twice: what was placed since the
+    /// checkpoint and freed again stays in quarantine until the next one.
     pub(crate) fn take(&mut self, disk: &Disk, block: Block) -> Result<()> {
         let (region, place) = self.locate(block)?;
         self.load(disk, region)?;
@@ -156,7 +157,7 @@ impl Space {
                 r.held += 1;
                 self.available = self.available.saturating_sub(1);
             }
-            0 => {}
+            0 => return Err(Error::corrupt(format!("the log allocates {block} twice"))),
             n => return Err(Error::corrupt(format!("the log allocates {block}, which has {n} parents"))),
         }
         self.note(region);
