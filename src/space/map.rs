@@ -234,7 +234,14 @@ impl Space {
             } else {
                 let at = self.geo.home(level, index, entry.home);
                 let page = disk.read_page(at)?;
-                pages::decode_index(&page, &self.uuid, at, entry.stamp, level, &self.geo)?
+                let entries = pages::decode_index(&page, &self.uuid, at, entry.stamp, level, &self.geo)?;
+                // Growth relies on finding nothing beyond the last region.
+                let below = self.geo.regions_under(level - 1);
+                let there = self.spans.div_ceil(below).saturating_sub(index * u64::from(self.geo.fanout)) as usize;
+                if entries.iter().skip(there).any(|e| *e != Entry::default()) {
+                    return Err(Error::corrupt(format!("{at}: an index page that goes on beyond the last region")));
+                }
+                entries
             };
             let now = entries.iter().map(|e| (e.free, e.returned)).collect();
             let page = IndexPage { entries: Arc::new(entries), now, home: entry.home, stamp: entry.stamp };
@@ -462,10 +469,10 @@ impl Space {
             let span = self.geo.span as usize;
             let counts: Vec<u32> =
                 (0..span).map(|i| if self.geo.is_system(region, i) { COUNT_SYSTEM } else { 0 }).collect();
-            self.spans = region + 1;
             let fanout = u64::from(self.geo.fanout);
             // Pages above a fresh region may be fresh as well: an entry of stamp 0 reads as no entries.
             self.load_index(disk, 1, region / fanout)?;
+            self.spans = region + 1;
             let r = Region::new(counts, 1, 0, 0);
             self.available += u64::from(r.free);
             self.free += u64::from(r.free);
