@@ -84,8 +84,10 @@ impl State {
         let view = self.catalog_view();
         let exists = |what| Err(Error::corrupt(format!("{what} exists already: the image's counter of ids is wrong")));
         match op {
-            Op::CreateVolume { id, .. } | Op::Clone { id, .. } if view.volume(*id)?.is_some() => {
-                exists(Target::Volume(*id))
+            Op::CreateVolume { id, .. } | Op::Clone { id, .. } => {
+                // Snapshots may outlive their volume, and its number with them.
+                let used = self.sweeping.contains(id) || view.has_snapshots(*id)? || view.volume(*id)?.is_some();
+                if used { exists(Target::Volume(*id)) } else { Ok(()) }
             }
             Op::Snapshot { members, .. } => members.iter().try_for_each(|(_, id, _)| match view.snapshot(*id)? {
                 Some(_) => exists(Target::Snapshot(*id)),

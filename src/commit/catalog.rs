@@ -168,6 +168,10 @@ impl CatalogView<'_> {
         })?;
         Ok(out)
     }
+    /// Whether there are snapshots of a volume, which may be gone.
+    pub(crate) fn has_snapshots(&self, volume: u64) -> Result<bool> {
+        Ok(!self.range(key(5, volume, 0), key(5, volume, u64::MAX) + 1, 1)?.is_empty())
+    }
     /// Up to `most` snapshots of a volume, by id where all fit.
     pub(crate) fn snapshots_of(&self, volume: u64, most: usize) -> Result<Vec<(u64, SnapshotRecord)>> {
         let mut ids = Vec::new();

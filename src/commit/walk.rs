@@ -81,6 +81,7 @@ impl State {
             Vec::new()
         });
         check_names(&view, &volumes, &snapshots, &self.sweeping, &mut broken);
+        self.check_ids(&volumes, &snapshots, &mut broken);
         let spans = self.forest.space.spans();
         let forest = &mut self.forest;
         let counts = (0..spans).map(|r| forest.space.counts(&forest.disk, r)).collect();
@@ -103,6 +104,25 @@ impl State {
             frozen: forest.frozen.clone(),
             staged: self.staging.clone(),
             _pin: forest.space.pin(),
+        }
+    }
+}
+
+impl State {
+    /// What is made next gets a number that nothing had.
+    fn check_ids(
+        &self,
+        volumes: &[(u64, VolumeRecord)],
+        snapshots: &[(u64, SnapshotRecord)],
+        broken: &mut Vec<String>,
+    ) {
+        let of = snapshots.iter().map(|s| s.1.volume);
+        let volume = volumes.iter().map(|v| v.0).chain(self.sweeping.iter().copied()).chain(of).max();
+        let snapshot = snapshots.iter().map(|s| s.0).max();
+        for (what, used, next) in [("volume", volume, self.next_volume), ("snapshot", snapshot, self.next_snapshot)] {
+            if let Some(used) = used.filter(|&n| n >= next) {
+                broken.push(format!("{what} {used} exists, and the next one is to be {next}"));
+            }
         }
     }
 }
