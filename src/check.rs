@@ -4,9 +4,10 @@ use crate::{
     BLOCK, Error, ErrorKind, Result,
     commit::{Capture, Engine},
     format::{COUNT_RETURNED, COUNT_SYSTEM, RootPointer},
-    tree::{Miss, Node, Root, Shape, read_step},
+    tree::{Child, Key, Miss, Node, Root, Shape, read_step},
     units::Block,
 };
+use rustc_hash::FxHashMap;
 use std::fmt;
 
 /// What is wrong.
@@ -84,9 +85,33 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// Lower and upper bound: whether each is to be looked at.
+type Sides = (bool, bool);
+
+/// What a node that was read agrees with.
+struct Seen {
+    shape: Shape,
+    child: Child,
+    level: u8,
+    bounds: (Key, Key),
+}
+
+impl Seen {
+    fn of(Miss { shape, child, level, bounds }: Miss) -> Seen {
+        Seen { shape, child, level, bounds }
+    }
+    /// Where another reference to the node asks for more; `None`: it expects another node.
+    fn lacks(&self, want: Miss) -> Option<Sides> {
+        let same = (self.shape, self.child, self.level) == (want.shape, want.child, want.level);
+        same.then_some((want.bounds.0 > self.bounds.0, want.bounds.1 < self.bounds.1))
+    }
+}
+
 struct Walk<'a> {
     capture: &'a Capture,
     refs: Vec<Vec<u32>>,
+    /// Nodes with several parents: each of these may expect something else of them.
+    shared: FxHashMap<u64, Seen>,
     report: Report,
     done: u64,
     total: u64,
@@ -103,7 +128,8 @@ pub(crate) fn check(engine: &Engine, progress: &mut dyn FnMut(Progress) -> bool)
         capture.counts.iter().flatten().map(|c| c.iter().filter(|&&n| n > 0 && n < COUNT_RETURNED).count() as u64);
     let total = used.sum();
     let refs = vec![vec![0; span]; capture.counts.len()];
-    let mut walk = Walk { capture: &capture, refs, report: Report::default(), done: 0, total, progress };
+    let shared = FxHashMap::default();
+    let mut walk = Walk { capture: &capture, refs, shared, report: Report::default(), done: 0, total, progress };
     for what in &capture.broken {
         walk.finding(FindingKind::Catalog, "catalog".to_owned(), what.clone());
     }
@@ -151,6 +177,12 @@ impl Walk<'_> {
         }
     }
 
+    /// Whether a block that can hold something is counted more than once.
+    fn is_shared(&self, block: Block) -> bool {
+        let Some((region, at)) = self.capture.geometry.locate(block) else { return false };
+        matches!(self.capture.counts.get(region as usize), Some(Ok(counts)) if counts[at] > 1)
+    }
+
     fn step(&mut self) -> Result<()> {
         self.done += 1;
         if self.done.is_multiple_of(1024)
@@ -164,16 +196,37 @@ impl Walk<'_> {
     fn tree(&mut self, name: &str, root: RootPointer, shape: Shape) -> Result<()> {
         let root = Root::from(root);
         let Some(child) = root.node else { return Ok(()) };
-        // A stack, not recursion: a hostile image chooses the depth. Each entry has its path from the root.
-        let mut stack = vec![(Miss { shape, child, level: root.level, bounds: (0, shape.end()) }, String::new())];
-        while let Some((want, path)) = stack.pop() {
-            let path = format!("{path}/{:?}", want.child.block);
+        // A stack, not recursion: a hostile image chooses the depth. Each entry has its path from the root, and which of its bounds alone
+        // are to be looked at where its parent was counted before.
+        let mut stack = vec![(Miss { shape, child, level: root.level, bounds: (0, shape.end()) }, String::new(), None)];
+        while let Some((want, path, mut again)) = stack.pop() {
+            let block = want.child.block;
+            let path = format!("{path}/{block:?}");
             let place = format!("{name}, node {path}");
-            if self.count(want.child.block, &place) != Some(true) {
-                continue;
+            if again.is_none() {
+                let Some(first) = self.count(block, &place) else { continue };
+                // More parents than its count are a finding of their own.
+                if !first && !self.is_shared(block) {
+                    continue;
+                }
+                if !first && !self.shared.contains_key(&block.0) {
+                    let what = format!("{block} is used as data as well, or could not be read for another parent");
+                    self.finding(FindingKind::Node, place, what);
+                    continue;
+                }
+                self.report.nodes += u64::from(first);
+            }
+            let mut expected = true;
+            if let Some(seen) = self.shared.get(&block.0) {
+                match (seen.lacks(want), again) {
+                    (Some((false, false)), _) => continue,
+                    (Some(sides), None) => again = Some(sides),
+                    (Some(_), Some(_)) => {}
+                    // Reading it says what is wrong.
+                    (None, _) => expected = false,
+                }
             }
             self.step()?;
-            self.report.nodes += 1;
             let node = match self.capture.node(want) {
                 Ok(node) => node,
                 Err(e) => {
@@ -183,11 +236,24 @@ impl Walk<'_> {
                     continue;
                 }
             };
-            match &*node {
-                Node::Inner { entries, .. } => {
-                    stack.extend((0..entries.len()).rev().map(|i| (read_step(want, entries, i), path.clone())));
+            if expected && self.is_shared(block) {
+                let bounds = want.bounds;
+                let seen = self.shared.entry(block.0).or_insert(Seen::of(want));
+                seen.bounds = (seen.bounds.0.max(bounds.0), seen.bounds.1.min(bounds.1));
+            }
+            match (&*node, again) {
+                (Node::Inner { entries, .. }, None) => {
+                    stack.extend((0..entries.len()).rev().map(|i| (read_step(want, entries, i), path.clone(), None)));
                 }
-                Node::Extents(leaf) => {
+                // What lies below was counted, and only the outermost children inherit a bound.
+                (Node::Inner { entries, .. }, Some((low, high))) => {
+                    let last = entries.len() - 1;
+                    let sides =
+                        if last == 0 { vec![(0, (low, high))] } else { vec![(0, (low, false)), (last, (false, high))] };
+                    let sides = sides.into_iter().filter(|(_, (low, high))| *low || *high);
+                    stack.extend(sides.map(|(i, s)| (read_step(want, entries, i), path.clone(), Some(s))));
+                }
+                (Node::Extents(leaf), None) => {
                     for e in &leaf.extents {
                         for (i, &sum) in (0..).zip(leaf.sums_of(e)) {
                             let offset = (e.logical + i) * BLOCK as u64;
@@ -195,7 +261,7 @@ impl Walk<'_> {
                         }
                     }
                 }
-                Node::Records(_) => {}
+                (Node::Extents(_) | Node::Records(_), _) => {}
             }
         }
         Ok(())
@@ -203,6 +269,9 @@ impl Walk<'_> {
 
     fn data(&mut self, place: &str, block: Block, sum: u32) -> Result<()> {
         let Some(first) = self.count(block, place) else { return Ok(()) };
+        if self.shared.contains_key(&block.0) {
+            self.finding(FindingKind::Data, format!("{place}, {block}"), "the block holds a node as well".to_owned());
+        }
         if first {
             self.report.data_blocks += 1;
             self.step()?;
