@@ -1,55 +1,99 @@
 //! Everything that a caller may do with an image that somebody else made.
 
-use super::seeds::Counter;
+use super::{seeds::Counter, tally};
 use snapdisk::{
-    DeleteSnapshots, Options, Store, Volume,
+    BLOCK, DeleteSnapshots, Options, Result, Store, Volume,
     io::{Backend, Lane},
 };
 use std::{
+    collections::BTreeMap,
     io::{self, IoSlice},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Calls to the backend that one image may cause: more is a loop.
-const STEPS: u64 = 1_000_000;
+/// Calls to the backend that one opening of an image may cause: more is a loop.
+const STEPS: u64 = 300_000;
 /// The image may grow to this while it is worked with.
 const IMAGE: u64 = 32 << 20;
+const B: u64 = BLOCK as u64;
 
 pub(crate) fn options() -> Options {
     Options::new().manual_maintenance(true).memory(1 << 20).max_image_bytes(IMAGE)
 }
 
-/// An image in memory that counts calls, and panics when there are too many. (`MemoryBackend` looks for empty chunks first, which costs more
-/// than most images here.)
+/// An image in memory that counts calls, and panics when there are too many. Copies share what nobody wrote, and holes take no memory,
+/// so that a file may say that it is as long as it likes.
 pub struct Steps {
-    image: Mutex<Vec<u8>>,
-    left: AtomicU64,
+    base: Arc<Vec<u8>>,
+    image: Mutex<Blocks>,
+    /// The image can't get longer than this.
+    most: u64,
+}
+
+#[derive(Clone)]
+struct Blocks {
+    len: u64,
+    written: BTreeMap<u64, Box<[u8; BLOCK]>>,
+    left: u64,
 }
 
 impl Steps {
     /// An image of these bytes.
     pub fn new(bytes: Vec<u8>) -> Arc<Steps> {
-        Arc::new(Steps { image: Mutex::new(bytes), left: STEPS.into() })
+        Steps::long(Arc::new(bytes), 0)
     }
-    fn step(&self) -> MutexGuard<'_, Vec<u8>> {
-        let left = self.left.load(Relaxed);
-        assert!(left > 0, "more than {STEPS} calls to the backend: a loop");
-        self.left.store(left - 1, Relaxed);
-        self.image.lock().unwrap_or_else(PoisonError::into_inner)
+    /// An image of these bytes in a file that is at least so long.
+    fn long(base: Arc<Vec<u8>>, claimed: u64) -> Arc<Steps> {
+        let len = claimed.max(base.len() as u64);
+        let image = Mutex::new(Blocks { len, written: BTreeMap::new(), left: STEPS });
+        Arc::new(Steps { base, image, most: len.saturating_add(2 * IMAGE) })
+    }
+    /// The image as it is now, for another opening.
+    fn copy(&self) -> Arc<Steps> {
+        let image = Blocks { left: STEPS, ..self.step().clone() };
+        Arc::new(Steps { base: self.base.clone(), image: Mutex::new(image), most: self.most })
+    }
+    fn step(&self) -> MutexGuard<'_, Blocks> {
+        let mut image = self.image.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(image.left > 0, "more than {STEPS} calls to the backend: a loop");
+        image.left -= 1;
+        image
     }
     fn resize(&self, len: u64, shrink: bool) -> io::Result<()> {
         let mut image = self.step();
-        if len > 2 * IMAGE {
+        if len > self.most {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let len = len as usize;
-        if shrink || len > image.len() {
-            image.resize(len, 0);
+        if shrink && len < image.len {
+            self.clear(&mut image, len, u64::MAX);
+        }
+        if shrink || len > image.len {
+            image.len = len;
         }
         Ok(())
+    }
+    /// The part of block `b` that the image began with.
+    fn first(&self, b: u64) -> &[u8] {
+        let start = usize::try_from(b.saturating_mul(B)).unwrap_or(usize::MAX);
+        let rest = self.base.get(start..).unwrap_or_default();
+        &rest[..rest.len().min(BLOCK)]
+    }
+    fn block<'a>(&self, image: &'a mut Blocks, b: u64) -> &'a mut [u8; BLOCK] {
+        image.written.entry(b).or_insert_with(|| {
+            let mut block = Box::new([0; BLOCK]);
+            let first = self.first(b);
+            block[..first.len()].copy_from_slice(first);
+            block
+        })
+    }
+    /// Fills a range with zeros.
+    fn clear(&self, image: &mut Blocks, from: u64, to: u64) {
+        let last = image.written.last_key_value().map_or(0, |l| l.0 + 1).max((self.base.len() as u64).div_ceil(B));
+        for b in from / B..to.div_ceil(B).min(last) {
+            let start = b * B;
+            let part = from.saturating_sub(start).min(B) as usize..(to - start).min(B) as usize;
+            self.block(image, b)[part].fill(0);
+        }
     }
 }
 
@@ -59,13 +103,22 @@ fn end(off: u64, len: usize) -> io::Result<u64> {
 
 impl Backend for Steps {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.step().len() as u64)
+        Ok(self.step().len)
     }
     fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
         let image = self.step();
-        let from = image.get(usize::try_from(off).unwrap_or(usize::MAX)..).unwrap_or_default();
-        let n = from.len().min(buf.len());
-        buf[..n].copy_from_slice(&from[..n]);
+        let n = image.len.saturating_sub(off).min(buf.len() as u64) as usize;
+        let mut done = 0;
+        while done < n {
+            let (b, at) = ((off + done as u64) / B, ((off + done as u64) % B) as usize);
+            let part = &mut buf[done..n.min(done + BLOCK - at)];
+            let block = image.written.get(&b).map_or_else(|| self.first(b), |w| &w[..]);
+            let known = block.get(at..).unwrap_or_default();
+            let known = &known[..known.len().min(part.len())];
+            part[..known.len()].copy_from_slice(known);
+            part[known.len()..].fill(0);
+            done += part.len();
+        }
         Ok(n)
     }
     fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -79,7 +132,14 @@ impl Backend for Steps {
     }
     fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
         self.resize(end(off, buf.len())?, false)?;
-        self.step()[off as usize..][..buf.len()].copy_from_slice(buf);
+        let mut image = self.step();
+        let mut done = 0;
+        while done < buf.len() {
+            let (b, at) = ((off + done as u64) / B, ((off + done as u64) % B) as usize);
+            let part = &buf[done..buf.len().min(done + BLOCK - at)];
+            self.block(&mut image, b)[at..at + part.len()].copy_from_slice(part);
+            done += part.len();
+        }
         Ok(buf.len())
     }
     fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -90,8 +150,8 @@ impl Backend for Steps {
     }
     fn punch(&self, off: u64, len: u64) -> io::Result<()> {
         let mut image = self.step();
-        let size = image.len() as u64;
-        image[off.min(size) as usize..off.saturating_add(len).min(size) as usize].fill(0);
+        let to = off.saturating_add(len).min(image.len);
+        self.clear(&mut image, off.min(to), to);
         Ok(())
     }
     fn reserve(&self, off: u64, len: u64) -> io::Result<()> {
@@ -110,27 +170,55 @@ impl Backend for Steps {
     }
 }
 
-/// Opens the image for reading and for writing, and does everything with it that a caller can.
+/// Opens the image in every way there is, each time a fresh copy of it, and does everything with it that a caller can.
 pub fn exercise(bytes: Vec<u8>) {
-    let backend = Steps::new(bytes);
-    if let Ok(store) = options().open_read_only_on(backend.clone(), Counter::new()) {
-        look(&store);
-        let _ = store.close();
+    exercise_long(bytes, 0);
+}
+
+/// [`exercise`] of an image in a file that is at least so long.
+pub(crate) fn exercise_long(bytes: Vec<u8>, claimed: u64) {
+    let image = Steps::long(Arc::new(bytes), claimed);
+    let note = |mode: &'static str, outcome: Result<Store>| {
+        tally::note(mode, &outcome);
+        outcome.ok()
+    };
+    let (careful, roomy) = (options().untrusted(true), options().memory(8 << 20));
+    for (mode, options) in [("read-only", &options()), ("read-only, untrusted", &careful)] {
+        if let Some(store) = note(mode, options.open_read_only_on(image.copy(), Counter::new())) {
+            look(&store);
+            let _ = store.close();
+        }
     }
-    if let Ok(store) = options().open_on(backend.clone(), Counter::new()) {
+    for (mode, options) in [("salvage", &options()), ("salvage, untrusted", &careful)] {
+        if let Some(store) = note(mode, options.open_salvage_on(image.copy(), Counter::new()).map(|o| o.0)) {
+            look(&store);
+        }
+    }
+    for (mode, options) in [("writable", &roomy), ("writable, small caches", &options())] {
+        let backend = image.copy();
+        let Some(store) = note(mode, options.open_on(backend.clone(), Counter::new())) else { continue };
         look(&store);
         change(&store);
         look(&store);
-        let _ = store.close();
-    } else if let Ok(store) = options().untrusted(true).open_on(backend.clone(), Counter::new()) {
-        look(&store);
-    }
-    for options in [options(), options().untrusted(true)] {
-        if let Ok(store) = options.open_read_only_on(backend.clone(), Counter::new()) {
-            look(&store);
+        if store.close().is_ok() {
+            // What this code wrote itself, it reads again.
+            let again = options.open_read_only_on(backend.copy(), Counter::new());
+            again.unwrap_or_else(|e| panic!("{mode}: closed, and then not opened: {e}"));
         }
-        if let Ok((store, _)) = options.open_salvage_on(backend.clone(), Counter::new()) {
-            look(&store);
+    }
+    let backend = image.copy();
+    if let Some(store) = note("writable, untrusted", careful.open_on(backend.clone(), Counter::new())) {
+        look(&store);
+        change(&store);
+        // Nothing was wrong with it, so nothing can have become wrong.
+        let clean = |store: &Store| match store.check() {
+            Ok(report) => assert!(report.is_clean(), "checked, changed, and then: {:?}", report.findings.first()),
+            Err(e) => panic!("checked, changed, and then: {e}"),
+        };
+        clean(&store);
+        if store.close().is_ok() {
+            let again = careful.open_read_only_on(backend.copy(), Counter::new());
+            again.unwrap_or_else(|e| panic!("checked, changed, closed, and then not opened: {e}"));
         }
     }
 }

@@ -1,19 +1,47 @@
 //! Hostile images: an input is the number of a seed image and a list of edits; the edited image is opened and worked with.
 //!
-//! Checksums would stop almost every edit at the first page, and whoever makes an image to do harm makes them right. So `open_resealed` makes
-//! them all right after the edits: superblocks, nodes, count and index pages (for the place where each lies, with the stamp in its
-//! own header), records, log pages with their chain. Nothing may panic, hang or take memory that the image's size does not justify;
-//! errors are fine. `cargo test` replays the corpus through the same functions (`tests/it/corpus.rs`).
+//! Checksums would stop almost every edit at the first page, and whoever makes an image to do harm makes them right. So all targets but
+//! `open_plain` make them right after the edits. `open_resealed` changes bytes, whatever they mean. The others decode what they are named
+//! for, change what it says (numbers, names, references, lists), encode it again and seal everything up to the superblock; flags of the
+//! input say whether counts, totals and the checksums of data shall agree with it too, so that a full check has nothing against it. Nothing
+//! may panic, hang or take memory that the image's size does not justify; errors are fine. `cargo test` replays the corpora through
+//! the same functions (`tests/it/corpus.rs`).
 
 mod drive;
+mod layout;
+mod model;
 mod reseal;
 mod seeds;
+mod tally;
+pub mod targets;
+mod value;
 
 pub use drive::{Steps, exercise};
 pub use reseal::Image;
+pub use targets::TARGETS;
+
+/// A fuzz target: a function of this crate, with a bound on the memory that one input may take.
+#[macro_export]
+macro_rules! target {
+    ($function:ident) => {
+        $crate::target!($function, 64);
+    };
+    ($function:ident, $mebibytes:literal) => {
+        #[global_allocator]
+        static MEMORY: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
+
+        libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+            // Seeds are made once, before anything is measured.
+            let _ = $crate::image(0);
+            MEMORY.set_limit(MEMORY.allocated() + ($mebibytes << 20)).expect("a bound above what there is");
+            $crate::targets::$function(input);
+            MEMORY.set_limit(usize::MAX).expect("no bound");
+        });
+    };
+}
 
 /// Takes numbers off an input; zeros when it is used up.
-struct Input<'a>(&'a [u8]);
+pub(crate) struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
     fn bytes<const N: usize>(&mut self) -> [u8; N] {
@@ -37,26 +65,6 @@ impl Input<'_> {
     }
 }
 
-/// Edits a seed image as the input says, makes its checksums right, and works with it.
-pub fn open_resealed(input: &[u8]) {
-    let mut input = Input(input);
-    let mut image = seeds::seed(input.u8());
-    edit(&mut image, &mut input);
-    image.reseal();
-    exercise(image.bytes);
-}
-
-/// Works with an edited image as it is, or, where the first byte is 255, with the rest of the input.
-pub fn open_plain(input: &[u8]) {
-    if let [255, rest @ ..] = input {
-        return exercise(rest.to_vec());
-    }
-    let mut input = Input(input);
-    let mut image = seeds::seed(input.u8());
-    edit(&mut image, &mut input);
-    exercise(image.bytes);
-}
-
 /// Seed image `n`.
 pub fn image(n: u8) -> Image {
     seeds::seed(n)
@@ -74,93 +82,25 @@ pub fn findings(bytes: Vec<u8>) -> Option<Vec<String>> {
 }
 
 /// Numbers at which something may tip over.
-fn interesting(n: u8, image: &Image) -> u64 {
-    let blocks = (image.bytes.len() / snapdisk::BLOCK) as u64;
-    let list = [
-        0,
-        1,
-        2,
-        u64::MAX,
-        u64::MAX - 1,
-        1 << 63,
-        (1 << 62) - 1,
-        (1 << 56) - 1,
-        1 << 40,
-        (1 << 40) - 1,
-        u64::from(u32::MAX),
-        u64::from(u32::MAX) - 1,
-        u64::from(u32::MAX) - 2,
-        snapdisk::VOLUME_MAX,
-        snapdisk::VOLUME_MAX / snapdisk::BLOCK as u64,
-        snapdisk::VOLUME_MAX / snapdisk::BLOCK as u64 - 1,
-        snapdisk::IMAGE_MAX / snapdisk::BLOCK as u64,
-        blocks,
-        blocks.saturating_sub(1),
-        blocks + 1,
-        64,
-        65,
-        252,
-        4032,
-    ];
-    list[usize::from(n) % list.len()]
-}
-
-fn edit(image: &mut Image, input: &mut Input<'_>) {
-    while !input.is_empty() {
-        let kind = input.u8() % 10;
-        if kind == 7 {
-            let field = usize::from(input.u8());
-            let value = if input.u8().is_multiple_of(2) { interesting(input.u8(), image) } else { input.u64() };
-            image.set_superblock(field, value);
-            continue;
-        }
-        if kind == 8 {
-            let blocks = input.u16() % 1024;
-            image.bytes.resize(blocks * snapdisk::BLOCK, 0);
-            continue;
-        }
-        let page = usize::from(input.u8());
-        match kind {
-            0 => {
-                let (at, value) = (input.u16(), input.u8());
-                image.put(page, at, &[value]);
-            }
-            1 => {
-                let (at, bit) = (input.u16(), input.u8() % 8);
-                let [old] = image.get(page, at);
-                image.put(page, at, &[old ^ 1 << bit]);
-            }
-            2 => {
-                let (at, value) = (input.u16(), input.u64());
-                image.put(page, at, &value.to_le_bytes());
-            }
-            3 => {
-                let (at, value) = (input.u16(), interesting(input.u8(), image));
-                image.put(page, at, &value.to_le_bytes());
-            }
-            // Kind, level, or number of items.
-            4 => {
-                let (which, value) = (input.u8() % 3, input.u16() as u16);
-                let at = [4, 5, 6][usize::from(which)];
-                let bytes = value.to_le_bytes();
-                image.put(page, at, if which == 2 { &bytes } else { &bytes[..1] });
-            }
-            // A reference to another page that verifies.
-            5 => {
-                let (other, at) = (usize::from(input.u8()), input.u16());
-                let reference = image.reference(other);
-                image.put(page, at, &reference);
-            }
-            6 => {
-                let (other, from, at) = (usize::from(input.u8()), input.u16(), input.u16());
-                let bytes: [u8; 32] = image.get(other, from);
-                image.put(page, at, &bytes);
-            }
-            _ => {
-                let (at, delta) = (input.u16(), input.u8() as i8);
-                let old = u64::from_le_bytes(image.get(page, at));
-                image.put(page, at, &old.wrapping_add_signed(delta.into()).to_le_bytes());
-            }
-        }
-    }
-}
+const NUMBERS: [u64; 20] = [
+    0,
+    1,
+    2,
+    u64::MAX,
+    u64::MAX - 1,
+    1 << 63,
+    (1 << 62) - 1,
+    (1 << 56) - 1,
+    1 << 40,
+    (1 << 40) - 1,
+    u32::MAX as u64,
+    u32::MAX as u64 - 1,
+    u32::MAX as u64 - 2,
+    snapdisk::VOLUME_MAX,
+    snapdisk::VOLUME_MAX / snapdisk::BLOCK as u64,
+    snapdisk::VOLUME_MAX / snapdisk::BLOCK as u64 - 1,
+    snapdisk::IMAGE_MAX / snapdisk::BLOCK as u64,
+    64,
+    65,
+    4032,
+];

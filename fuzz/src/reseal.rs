@@ -27,6 +27,10 @@ pub struct Image {
     sealed: Vec<u64>,
     /// Blocks of the log's live pages, in order.
     log: Vec<u64>,
+    /// The superblock as it was.
+    pub(crate) superblock: Superblock,
+    /// How long the file says it is, if longer than its bytes: the rest is a hole.
+    pub claimed: u64,
 }
 
 impl Image {
@@ -50,7 +54,17 @@ impl Image {
             chained.is_some()
         };
         let log = ring.take_while(live).collect();
-        Image { uuid: sb.uuid, hash_key: sb.hash_key, log_hash: sb.log_hash, slot, sealed, log, bytes }
+        Image {
+            uuid: sb.uuid,
+            hash_key: sb.hash_key,
+            log_hash: sb.log_hash,
+            slot,
+            sealed,
+            log,
+            superblock: sb,
+            claimed: 0,
+            bytes,
+        }
     }
 
     /// How many pages edits can name.
@@ -100,26 +114,16 @@ impl Image {
 
     /// Replaces the log by one acknowledged group with this record, whose envelope is put around `body`.
     pub fn set_log(&mut self, body: &[u8]) {
-        let mut stream = vec![1, 1];
-        stream.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        stream.extend_from_slice(&[0; 4]);
+        let mut stream = vec![1, 1, 0, 0, 0, 0, 0, 0, 0, 0];
         stream.extend_from_slice(body);
-        reseal_record(&mut stream);
-        let start = self.slot.0 as usize * BLOCK;
-        let page = <&Page>::try_from(&self.bytes[start..start + BLOCK]).expect("a page");
-        let sb = Superblock::decode(page).expect("a superblock");
+        seal_record(&mut stream);
+        let sb = self.superblock.clone();
         let pages = stream.len().div_ceil(LOG_PAYLOAD);
         let mut previous = sb.log_hash;
-        self.log.clear();
         // Nothing of what the ring had may prove or follow anything.
-        (LOG_START.0..LOG_START.0 + sb.log_pages).for_each(|block| {
-            if let Some(page) = self.page_mut(block) {
-                page.fill(0);
-            }
-        });
+        self.clear_log();
         // The empty group behind it proves it.
         for (i, payload) in stream.chunks(LOG_PAYLOAD).chain([&[][..]]).enumerate() {
-            let block = LOG_START.0 + (sb.log_position + i as u64) % sb.log_pages;
             let proof = i == pages;
             let header = LogHeader {
                 epoch: sb.epoch,
@@ -130,31 +134,76 @@ impl Image {
                 previous,
                 data: 0,
             };
-            let page = self.page_mut(block).expect("a page of the log");
-            page.fill(0);
-            page[HEADER..HEADER + payload.len()].copy_from_slice(payload);
-            previous = format::seal_log(page, &sb.uuid, sb.hash_key, &header);
-            self.log.push(block);
+            previous = self.push_log(payload, &header);
         }
     }
 
-    fn page_mut(&mut self, block: u64) -> Option<&mut Page> {
-        let start = block as usize * BLOCK;
-        self.bytes.get_mut(start..start + BLOCK)?.try_into().ok()
+    pub(crate) fn page(&self, block: u64) -> Option<&Page> {
+        let start = usize::try_from(block).ok()?.checked_mul(BLOCK)?;
+        self.bytes.get(start..start.checked_add(BLOCK)?)?.try_into().ok()
+    }
+    pub(crate) fn page_mut(&mut self, block: u64) -> Option<&mut Page> {
+        let start = usize::try_from(block).ok()?.checked_mul(BLOCK)?;
+        self.bytes.get_mut(start..start.checked_add(BLOCK)?)?.try_into().ok()
+    }
+    /// The page of a node, count page or index page, if that is what stands there.
+    pub(crate) fn stamped(&self, block: u64, stamp: u64) -> Option<&Page> {
+        let page = self.page(block).filter(|_| self.sealed.binary_search(&block).is_ok())?;
+        (u64::from_le_bytes(get(page, 32)) == stamp).then_some(page)
+    }
+    /// The newest superblock's page.
+    pub(crate) fn superblock_mut(&mut self) -> Option<&mut Page> {
+        self.page_mut(self.slot.0)
+    }
+    pub(crate) fn superblock_page(&self) -> Option<&Page> {
+        self.page(self.slot.0)
+    }
+    pub(crate) fn log_pages(&self) -> &[u64] {
+        &self.log
+    }
+    /// Writes a page of the log. The others of the ring are there no more once the first one is written.
+    pub(crate) fn push_log(&mut self, payload: &[u8], header: &LogHeader) -> u64 {
+        let (uuid, key) = (self.uuid, self.hash_key);
+        let block = LOG_START.0 + (self.superblock.log_position + self.log.len() as u64) % self.superblock.log_pages;
+        self.log.push(block);
+        let Some(page) = self.page_mut(block) else { return 0 };
+        page.fill(0);
+        page[HEADER..HEADER + payload.len()].copy_from_slice(payload);
+        format::seal_log(page, &uuid, key, header)
+    }
+    /// Empties the ring.
+    pub(crate) fn clear_log(&mut self) {
+        self.log.clear();
+        for block in LOG_START.0..LOG_START.0 + self.superblock.log_pages {
+            if let Some(page) = self.page_mut(block) {
+                page.fill(0);
+            }
+        }
+    }
+
+    /// Makes the checksums of a node, count page or index page right, for its place and with the stamp in its header.
+    pub(crate) fn seal(&mut self, block: u64) {
+        let uuid = self.uuid;
+        let Some(page) = self.page_mut(block) else { return };
+        let header = PageHeader { kind: page[4], level: page[5], items: u16::from_le_bytes(get(page, 6)) };
+        let stamp = Stamp(u64::from_le_bytes(get(page, 32)));
+        format::seal(page, &uuid, Block(block), stamp, header);
     }
 
     /// Makes every checksum right.
     pub fn reseal(&mut self) {
-        let (uuid, key) = (self.uuid, self.hash_key);
         for block in self.sealed.clone() {
             let Some(page) = self.page_mut(block) else { continue };
-            let header = PageHeader { kind: page[4], level: page[5], items: u16::from_le_bytes(get(page, 6)) };
-            if header.kind == PageKind::RecordLeaf as u8 {
-                reseal_leaf(page, header.items);
+            if page[4] == PageKind::RecordLeaf as u8 {
+                reseal_leaf(page, u16::from_le_bytes(get(page, 6)));
             }
-            let stamp = Stamp(u64::from_le_bytes(get(page, 32)));
-            format::seal(page, &uuid, Block(block), stamp, header);
+            self.seal(block);
         }
+        self.reseal_log();
+        self.reseal_superblock(true);
+    }
+    fn reseal_log(&mut self) {
+        let (uuid, key) = (self.uuid, self.hash_key);
         self.reseal_records_of_log();
         let mut previous = self.log_hash;
         for block in self.log.clone() {
@@ -170,14 +219,16 @@ impl Image {
             };
             previous = format::seal_log(page, &uuid, key, &header);
         }
-        // Both slots say the same, or the other one would be taken where this one is out of bounds.
+    }
+    /// `both`: the other slot says the same, or it would be taken where this one is out of bounds.
+    pub(crate) fn reseal_superblock(&mut self, both: bool) {
         let Some(page) = self.page_mut(self.slot.0) else { return };
         let mut crc = crc32fast::Hasher::new();
         crc.update(&page[..12]);
         crc.update(&page[16..format::SUPERBLOCK]);
         page[12..16].copy_from_slice(&crc.finalize().to_le_bytes());
         let page = *page;
-        for slot in SLOTS {
+        for slot in SLOTS.into_iter().filter(|_| both) {
             if let Some(p) = self.page_mut(slot.0) {
                 *p = page;
             }
@@ -205,6 +256,13 @@ impl Image {
             }
         }
     }
+}
+
+/// Makes length and checksum right of a record that fills `bytes`.
+pub(crate) fn seal_record(bytes: &mut [u8]) {
+    let len = bytes.len() - ENVELOPE.0;
+    bytes[2..ENVELOPE.1].copy_from_slice(&(len as u32).to_le_bytes());
+    reseal_record(bytes);
 }
 
 /// Makes the checksum of the record at the start right; gives its length, `None` if it reaches past the end.

@@ -64,6 +64,11 @@ pub(crate) fn seed(n: u8) -> Image {
     seeds[usize::from(n) % seeds.len()].clone()
 }
 
+/// A seed image whose log says something.
+pub(crate) fn with_log(n: u8) -> Image {
+    seed([3, 4, 7][usize::from(n) % 3])
+}
+
 fn make(options: &Options, f: impl FnOnce(Store) -> bool) -> Image {
     let backend = Arc::new(MemoryBackend::new());
     let store = options.create_on(backend.clone(), Counter::new()).expect("a store");
