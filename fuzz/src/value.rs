@@ -63,8 +63,10 @@ pub(crate) struct Pool {
 }
 
 const NAMES: [&str; 8] = ["a", "b", "one", "fuzzed", "new", "", "-", "a/b"];
-/// Items that a list is given at a time.
+/// Items that a list is read with.
 const MOST: usize = 4096;
+/// Bytes, about, from which on a value grows no more.
+const LARGE: usize = 1 << 18;
 
 pub(crate) fn num(width: u8, n: u64) -> Value {
     Value::Num { width, n: n.into() }
@@ -181,6 +183,14 @@ impl Value {
     fn parts(&mut self) -> usize {
         1 + self.children().iter_mut().map(Value::parts).sum::<usize>()
     }
+    /// About what it takes.
+    fn weight(&mut self) -> usize {
+        let own = match self {
+            Value::Bytes(bytes) | Value::Raw(bytes) => bytes.len(),
+            _ => 8,
+        };
+        own + self.children().iter_mut().map(Value::weight).sum::<usize>()
+    }
     fn nth(&mut self, n: &mut usize) -> Option<&mut Value> {
         if *n == 0 {
             return Some(self);
@@ -199,6 +209,7 @@ impl Value {
     pub(crate) fn mutate(&mut self, input: &mut Input<'_>, pool: &Pool) {
         let mut at = input.u16() % self.parts();
         let how = input.u8();
+        let grows = self.weight() < LARGE;
         // Something that stands elsewhere in the same value.
         let donor = if how & 0x80 == 0 {
             None
@@ -224,7 +235,7 @@ impl Value {
                 1 => bytes.truncate(input.u8().into()),
                 2 => bytes.resize(input.u16() % 5000, b'x'),
                 3 => bytes.extend_from_slice(&input.bytes::<4>()),
-                4 => bytes.extend_from_within(..),
+                4 if grows => bytes.extend_from_within(..),
                 _ => {
                     let (i, value) = (input.u16(), input.u8());
                     if let Some(n) = bytes.len().checked_sub(1) {
@@ -239,10 +250,10 @@ impl Value {
                 match how & 7 {
                     _ if items.is_empty() => items.extend(donor),
                     0 => drop(items.remove(i % len)),
-                    1 if len < MOST => items.insert(j % (len + 1), items[i % len].clone()),
+                    1 if grows => items.insert(j % (len + 1), items[i % len].clone()),
                     2 => items.swap(i % len, j % len),
                     3 => items.truncate(i % (len + 1)),
-                    4 if len < MOST / 2 => items.extend_from_within(..),
+                    4 if grows => items.extend_from_within(..),
                     5 => items.reverse(),
                     _ => items[i % len] = donor.unwrap_or_else(|| items[j % len].clone()),
                 }

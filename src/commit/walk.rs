@@ -81,7 +81,7 @@ impl State {
             Vec::new()
         });
         check_names(&view, &volumes, &snapshots, &self.sweeping, &mut broken);
-        self.check_ids(&volumes, &snapshots, &mut broken);
+        self.check_ids(&volumes, &snapshots, &doomed, &mut broken);
         let spans = self.forest.space.spans();
         let forest = &mut self.forest;
         let counts = (0..spans).map(|r| forest.space.counts(&forest.disk, r)).collect();
@@ -114,12 +114,18 @@ impl State {
         &self,
         volumes: &[(u64, VolumeRecord)],
         snapshots: &[(u64, SnapshotRecord)],
+        doomed: &[(Key, RootPointer)],
         broken: &mut Vec<String>,
     ) {
         let of = snapshots.iter().map(|s| s.1.volume);
         let volume = volumes.iter().map(|v| v.0).chain(self.sweeping.iter().copied()).chain(of).max();
         let snapshot = snapshots.iter().map(|s| s.0).max();
-        for (what, used, next) in [("volume", volume, self.next_volume), ("snapshot", snapshot, self.next_snapshot)] {
+        let entry = doomed.iter().map(|d| !(d.0 as u64)).max();
+        for (what, used, next) in [
+            ("volume", volume, self.next_volume),
+            ("snapshot", snapshot, self.next_snapshot),
+            ("doomed entry", entry, self.doom_sequence),
+        ] {
             if let Some(used) = used.filter(|&n| n >= next) {
                 broken.push(format!("{what} {used} exists, and the next one is to be {next}"));
             }

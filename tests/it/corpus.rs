@@ -62,6 +62,12 @@ fn an_index_that_goes_on_beyond_the_last_region() {
     regression("counts", "index-beyond-the-end");
 }
 
+/// An entry of the doomed list took the place of another.
+#[test]
+fn a_counter_of_doomed_entries_that_fell_behind() {
+    regression("superblock", "doom-sequence-used");
+}
+
 /// A volume got the number of one whose snapshots were still being removed.
 #[test]
 fn a_counter_of_ids_that_fell_behind_a_sweep() {
