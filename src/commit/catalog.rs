@@ -67,6 +67,11 @@ fn tags_key(snapshot: bool, id: u64, chunk: usize) -> Key {
 pub(crate) fn doomed_key(sequence: u64) -> Key {
     key(7, 0, !sequence)
 }
+/// The id in a key of this kind; a record under any other key with that id is never found by it.
+fn id_of(key: Key, of: impl Fn(u64) -> Key) -> Result<u64> {
+    let id = key as u64;
+    if of(id) == key { Ok(id) } else { Err(Error::corrupt(format!("a record stands under the key {key:#x}"))) }
+}
 /// All doomed subtrees, newest first.
 pub(crate) const DOOMED: (Key, Key) = (7 << 120, 8 << 120);
 
@@ -155,7 +160,8 @@ impl CatalogView<'_> {
     pub(crate) fn volumes(&self) -> Result<Vec<(u64, VolumeRecord)>> {
         let mut out = Vec::new();
         self.each(volume_key(0), snapshot_key(0), |r| {
-            out.push((r.key as u64, volume_record(r.key as u64, &r.value)?));
+            let id = id_of(r.key, volume_key)?;
+            out.push((id, volume_record(id, &r.value)?));
             Ok(())
         })?;
         Ok(out)
@@ -163,7 +169,8 @@ impl CatalogView<'_> {
     pub(crate) fn snapshots(&self) -> Result<Vec<(u64, SnapshotRecord)>> {
         let mut out = Vec::new();
         self.each(snapshot_key(0), key(3, 0, 0), |r| {
-            out.push((r.key as u64, snapshot_record(r.key as u64, &r.value)?));
+            let id = id_of(r.key, snapshot_key)?;
+            out.push((id, snapshot_record(id, &r.value)?));
             Ok(())
         })?;
         Ok(out)
@@ -207,10 +214,19 @@ impl CatalogView<'_> {
         let batch = self.range(from.max(DOOMED.0), DOOMED.1, most)?;
         batch.iter().map(|r| Ok((r.key, codec::decode(Kind::Doomed, &r.value)?))).collect()
     }
+    /// How many names there are, of volumes and of snapshots.
+    pub(crate) fn names(&self) -> Result<usize> {
+        let mut names = 0;
+        self.each(key(4, 0, 0), key(6, 0, 0), |r| {
+            names += codec::decode::<Names>(Kind::Names, &r.value)?.len();
+            Ok(())
+        })?;
+        Ok(names)
+    }
     pub(crate) fn sweeps(&self) -> Result<Vec<u64>> {
         let mut out = Vec::new();
         self.each(key(8, 0, 0), key(9, 0, 0), |r| {
-            out.push(r.key as u64);
+            out.push(id_of(r.key, |id| key(8, 0, id))?);
             Ok(())
         })?;
         Ok(out)
@@ -337,7 +353,8 @@ mod tests {
 
     #[test]
     fn tag_chunks_is_what_tags_take() {
-        for n in [0, 1, 7, 100, 400] {
+        let sizes: &[usize] = if cfg!(miri) { &[0, 1, 7] } else { &[0, 1, 7, 100, 400] };
+        for &n in sizes {
             let tags: BTreeMap<String, String> = (0..n).map(|i| (format!("key{i}"), "x".repeat(i % 70))).collect();
             let bytes = codec::encode(Kind::Tags, &tags).unwrap().len();
             assert_eq!(tag_chunks(&tags).unwrap(), if n == 0 { 0 } else { bytes.div_ceil(CHUNK) });

@@ -141,6 +141,14 @@ fn check_names(
     sweeping: &rustc_hash::FxHashSet<u64>,
     broken: &mut Vec<String>,
 ) {
+    match view.names() {
+        // All records have one, as is seen below: where there are no more names than records, all names have a record.
+        Ok(names) if names > volumes.len() + snapshots.len() => {
+            broken.push(format!("{names} names for {} volumes and {} snapshots", volumes.len(), snapshots.len()));
+        }
+        Ok(_) => {}
+        Err(e) => broken.push(format!("names: {e}")),
+    }
     let mut of: rustc_hash::FxHashMap<u64, u64> = Default::default();
     for (id, s) in snapshots {
         *of.entry(s.volume).or_default() += 1;

@@ -56,6 +56,12 @@ fn a_node_that_is_data() {
     regression("nodes", "node-that-is-data");
 }
 
+/// A volume's record stood under a key that is not the volume's: it was listed and never found.
+#[test]
+fn a_volume_under_another_key() {
+    regression("catalog", "volume-under-another-key");
+}
+
 /// The index named count pages beyond the last region: growing into them failed half-way.
 #[test]
 fn an_index_that_goes_on_beyond_the_last_region() {
