@@ -77,7 +77,13 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Replay
     let Some(highest) = ring.pages.iter().flatten().map(|p| p.0.group).max() else { return Ok(replay) };
     for group in sb.log_group + 1..=highest {
         let at = replay.position;
-        match read_group(&ring, sb, group, replay.hash, at)? {
+        match read_group(&ring, sb, group, replay.hash, at) {
+            // The next real group takes an empty one's number: where another number follows, the real one was written and is gone.
+            Ok(found) if found.bytes.is_empty() && group < highest => {
+                let why = format!("{}: its placeholder stands there", page_block(at, sb.log_pages));
+                lost(&mut replay, group, highest, &why, salvage)?;
+                return Ok(replay);
+            }
             Ok(found) => {
                 let ops = decode(&found.bytes)?;
                 let inline = is_inline(&ops)?;
@@ -92,19 +98,32 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Replay
                     (replay.group, replay.hash, replay.position) = (group, found.hash, at + found.pages);
                 }
             }
-            Err(why) if group < highest => {
-                let damage =
-                    Error::corrupt(format!("intent log, group {group} (acknowledged: group {highest} follows), {why}"));
-                if !salvage {
-                    return Err(damage);
-                }
-                replay.lost = Some(damage);
+            Err(Wrong { why, torn }) if group < highest || !torn => {
+                lost(&mut replay, group, highest, &why, salvage)?;
                 return Ok(replay);
             }
             Err(_) => {}
         }
     }
     Ok(replay)
+}
+
+/// The log can't be followed past what was acknowledged: an error, unless `salvage` takes what there is.
+fn lost(replay: &mut Replay, group: u64, highest: u64, why: &str, salvage: bool) -> Result<()> {
+    let proof = if group < highest { format!(" (acknowledged: group {highest} follows)") } else { String::new() };
+    let damage = Error::corrupt(format!("intent log, group {group}{proof}, {why}"));
+    if !salvage {
+        return Err(damage);
+    }
+    replay.lost = Some(damage);
+    Ok(())
+}
+
+/// Why a group can't be read.
+struct Wrong {
+    why: String,
+    /// A crash may leave a group so that was not acknowledged.
+    torn: bool,
 }
 
 struct Found {
@@ -114,32 +133,31 @@ struct Found {
     pages: u64,
 }
 
-/// One group's payload, or in words what is wrong with it.
-fn read_group(
-    ring: &Ring,
-    sb: &Superblock,
-    group: u64,
-    mut previous: u64,
-    start: u64,
-) -> Result<Result<Found, String>> {
+/// One group's payload, or what is wrong with it.
+fn read_group(ring: &Ring, sb: &Superblock, group: u64, mut previous: u64, start: u64) -> Result<Found, Wrong> {
+    let wrong = |why, torn| Err(Wrong { why, torn });
     let mut bytes = Vec::new();
     for index in 0..sb.log_pages {
         let at = page_block(start + index, sb.log_pages);
         let slot = ((start + index) % sb.log_pages) as usize;
         let Some((h, hash)) = ring.pages[slot] else {
-            return Ok(Err(format!("{at}: damaged")));
+            return wrong(format!("{at}: damaged"), true);
         };
-        if h.group != group || u64::from(h.index) != index || h.previous != previous {
-            return Ok(Err(format!("{at}: page {} of group {} stands there", h.index, h.group)));
+        if h.group != group || u64::from(h.index) != index {
+            return wrong(format!("{at}: page {} of group {} stands there", h.index, h.group), true);
+        }
+        // The page is what was written there last in this opening. So the page before it is not the one that it followed.
+        if h.previous != previous {
+            return wrong(format!("{at}: it continues another page than the one before it"), false);
         }
         let o = slot * BLOCK + HEADER;
         bytes.extend_from_slice(&ring.bytes[o..o + h.len as usize]);
         if h.last {
-            return Ok(Ok(Found { bytes, data: h.data, hash, pages: index + 1 }));
+            return Ok(Found { bytes, data: h.data, hash, pages: index + 1 });
         }
         previous = hash;
     }
-    Ok(Err("it has no last page".to_owned()))
+    wrong("it has no last page".to_owned(), true)
 }
 
 fn decode(mut bytes: &[u8]) -> Result<Vec<Op>> {

@@ -31,6 +31,7 @@ HARNESSES = {
     "exhaustive": ["explorer::exhaustive", "--exact"],
     "flips": ["flips::every_byte_flipped", "--exact"],
     "lives": ["flips::pages_of_a_life_that_was_lost", "--exact"],
+    "aged": ["flips::every_page_as_it_was", "--exact"],
     "faults": ["faults::"],
     "crash": ["concurrency::crash::"],
     "between": ["concurrency::between::"],
