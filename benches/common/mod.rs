@@ -42,9 +42,13 @@ pub(crate) fn is_bench() -> bool {
     std::env::args().any(|a| a == "--bench")
 }
 
-/// A number from the environment.
+/// A number from the environment. What is none ends the run with status 2.
 pub(crate) fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    let Some(value) = std::env::var_os(name) else { return default };
+    value.to_str().and_then(|v| v.parse().ok()).unwrap_or_else(|| {
+        eprintln!("error: {name}={value:?} is not a number");
+        std::process::exit(2);
+    })
 }
 
 /// A fresh directory on the filesystem under test: `SNAPDISK_BENCH_DIR`, or the build directory's.

@@ -50,7 +50,7 @@ impl Watchdog {
 
 /// How long the tests with many threads run; the variable is for soaking.
 fn rounds(n: u64) -> u64 {
-    std::env::var("SNAPDISK_STRESS").ok().and_then(|s| s.parse().ok()).unwrap_or(1) * n
+    crate::settings::count("SNAPDISK_STRESS", 1) * n
 }
 
 // ---- gates

@@ -259,14 +259,14 @@ fn a_read_only_opening_changes_nothing() {
 #[test]
 fn every_call_fails_once() {
     use proptest::strategy::{Strategy, ValueTree};
-    let workloads = crate::explorer::number("SNAPDISK_SWEEP", 16);
+    let workloads = crate::settings::count("SNAPDISK_SWEEP", 16);
     let mut runner = crate::explorer::runner(77, 1, false);
     let mut search = Search::new();
     search.sweep();
     let mut runs = 0;
     for w in 0..workloads {
         let ops = workload(24).new_tree(&mut runner).expect("a workload").current();
-        let plain = Case { seed: w, size: w as u8 % SIZES, fault: None, later: None, ops, more: vec![Op::Flush {}] };
+        let plain = Case { more: vec![Op::Flush {}], ..Case::of(w, w as u8 % SIZES, ops) };
         let counts = search.counts(&plain).unwrap_or_else(|e| panic!("{e}\n  {plain}"));
         for (call, how, sticky) in KINDS {
             for nth in 0..counts.of(call).min(80) {

@@ -19,5 +19,6 @@ mod hostile;
 mod model;
 mod salvage;
 mod schedule;
+mod settings;
 mod tidy;
 mod unreadable;

@@ -3,13 +3,16 @@
 mod agree;
 mod beside;
 pub(crate) mod history;
+mod names;
 pub(crate) mod op;
 pub(crate) mod run;
+pub(crate) mod steer;
+mod tags;
 
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use snapdisk::{BLOCK, Store, io::sim::Rng};
@@ -30,9 +33,10 @@ fn content(data: [u8; BLOCK]) -> Content {
 
 /// The hash of a block: 0 for zeros.
 fn block_hash(data: &[u8]) -> u64 {
-    static ZEROS: OnceLock<u64> = OnceLock::new();
-    let h = XxHash3_64::oneshot(data);
-    if h == *ZEROS.get_or_init(|| XxHash3_64::oneshot(&[0; BLOCK])) { 0 } else { h }
+    if *data == [0; BLOCK] {
+        return 0;
+    }
+    XxHash3_64::oneshot(data).max(1)
 }
 
 /// Fills a buffer with the pattern of a tag: each word tells the tag and its place, so a sector out of place shows.
@@ -55,12 +59,14 @@ pub(crate) struct Object {
     pub(crate) of: Option<u64>,
     /// By block.
     pub(crate) blocks: Vec<Content>,
+    /// The hash of its tags, 0 for none.
+    pub(crate) tags: u64,
 }
 
 impl Object {
     /// All zeros.
     pub(crate) fn new(size: u64) -> Object {
-        Object { id: None, size, of: None, blocks: vec![None; size.div_ceil(BLOCK as u64) as usize] }
+        Object { id: None, size, of: None, blocks: vec![None; size.div_ceil(BLOCK as u64) as usize], tags: 0 }
     }
 
     /// Changes a range of bytes.
@@ -97,13 +103,13 @@ impl Object {
 
     fn hash(&self, name: &str, kind: u64) -> u64 {
         let blocks = self.blocks.iter().map(|c| c.as_ref().map_or(0, |c| c.0));
-        object_hash(name, kind, self.size, blocks)
+        object_hash(name, kind, (self.size, self.tags), blocks)
     }
 }
 
-fn object_hash(name: &str, kind: u64, size: u64, blocks: impl Iterator<Item = u64>) -> u64 {
+fn object_hash(name: &str, kind: u64, (size, tags): (u64, u64), blocks: impl Iterator<Item = u64>) -> u64 {
     let key = XxHash3_64::oneshot_with_seed(kind, name.as_bytes());
-    let mut sum = mix(key, size, u64::MAX);
+    let mut sum = mix(key, size, u64::MAX ^ tags);
     for (i, h) in blocks.enumerate().filter(|b| b.1 != 0) {
         sum = sum.wrapping_add(mix(key, i as u64, h));
     }
@@ -179,12 +185,15 @@ impl Model {
         let mut out = String::new();
         for (kind, what, objects) in [(VOLUME, "volume", &self.volumes), (SNAPSHOT, "snapshot", &self.snapshots)] {
             for (name, o) in objects {
-                let Some((size, blocks)) = seen.contents.get(&(kind, name.clone())) else {
+                let Some((size, blocks, tags)) = seen.contents.get(&(kind, name.clone())) else {
                     let _ = write!(out, " {what} {name} missing;");
                     continue;
                 };
                 if *size != o.size {
                     let _ = write!(out, " {what} {name}: {size} bytes, not {};", o.size);
+                }
+                if *tags != o.tags {
+                    let _ = write!(out, " {what} {name}: other tags;");
                 }
                 let bad: Vec<usize> = (0..blocks.len().max(o.blocks.len()))
                     .filter(|&i| {
@@ -210,32 +219,43 @@ pub(crate) struct Seen {
     /// As [`Model::hash`].
     pub(crate) hash: u64,
     ids: HashMap<(u64, String), (u64, u64)>,
-    contents: HashMap<(u64, String), (u64, Vec<u64>)>,
+    /// Size, hash of each block, hash of the tags.
+    contents: HashMap<(u64, String), (u64, Vec<u64>, u64)>,
 }
 
 /// Reads everything. An error names what could not be read.
 pub(crate) fn observe(store: &Store) -> Result<Seen, (String, snapdisk::Error)> {
     let mut seen = Seen::default();
     let mut buf = Vec::new();
-    let mut add =
-        |seen: &mut Seen, kind, name: String, ids, size: u64, read: &dyn Fn(&mut [u8]) -> snapdisk::Result<()>| {
-            buf.resize(size as usize, 0);
-            read(&mut buf).map_err(|e| (format!("reading {name}"), e))?;
-            buf.resize((size as usize).next_multiple_of(BLOCK), 0);
-            let blocks: Vec<u64> = buf.chunks(BLOCK).map(block_hash).collect();
-            seen.hash = seen.hash.wrapping_add(object_hash(&name, kind, size, blocks.iter().copied()));
-            seen.ids.insert((kind, name.clone()), ids);
-            seen.contents.insert((kind, name), (size, blocks));
-            Ok(())
-        };
+    let mut add = |seen: &mut Seen, kind, name: String, ids, what: Look<'_>| {
+        let size = what.size as usize;
+        buf.resize(size, 0);
+        (what.read)(&mut buf).map_err(|e| (format!("reading {name}"), e))?;
+        buf.resize(size.next_multiple_of(BLOCK), 0);
+        let blocks: Vec<u64> = buf.chunks(BLOCK).map(block_hash).collect();
+        let tags = tags::hash(&what.tags.map_err(|e| (format!("tags of {name}"), e))?);
+        seen.hash = seen.hash.wrapping_add(object_hash(&name, kind, (what.size, tags), blocks.iter().copied()));
+        seen.ids.insert((kind, name.clone()), ids);
+        seen.contents.insert((kind, name), (what.size, blocks, tags));
+        Ok(())
+    };
     let place = |what: &'static str| move |e| (what.to_owned(), e);
     for v in store.volumes().map_err(place("listing volumes"))? {
         let (name, size) = (v.name().map_err(place("name"))?, v.size().map_err(place("size"))?);
-        add(&mut seen, VOLUME, name, (v.id().0, 0), size, &|buf| v.read_at(buf, 0))?;
+        let what = Look { size, tags: v.tags(), read: &|buf| v.read_at(buf, 0) };
+        add(&mut seen, VOLUME, name, (v.id().0, 0), what)?;
     }
     for s in store.snapshots().map_err(place("listing snapshots"))? {
         let name = s.name().map_err(place("name"))?;
-        add(&mut seen, SNAPSHOT, name, (s.id().0, s.volume().0), s.size(), &|buf| s.read_at(buf, 0))?;
+        let what = Look { size: s.size(), tags: s.tags(), read: &|buf| s.read_at(buf, 0) };
+        add(&mut seen, SNAPSHOT, name, (s.id().0, s.volume().0), what)?;
     }
     Ok(seen)
+}
+
+/// What is looked at of a volume or snapshot.
+struct Look<'a> {
+    size: u64,
+    tags: snapdisk::Result<BTreeMap<String, String>>,
+    read: &'a dyn Fn(&mut [u8]) -> snapdisk::Result<()>,
 }

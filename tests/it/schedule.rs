@@ -18,7 +18,10 @@ mod run;
 
 use std::time::Instant;
 
-use crate::explorer::{number, search::quietly};
+use crate::{
+    explorer::search::quietly,
+    settings::{count, number, parsed},
+};
 use case::Case;
 
 /// One in so many cases is run twice, and must do the same.
@@ -64,7 +67,7 @@ fn told(case: &Case, why: &str) -> String {
 /// Random cases; the first that fails comes shrunk.
 #[test]
 fn random() {
-    let (began, cases, seed) = (Instant::now(), number("SNAPDISK_SCHEDULES", 300), number("SNAPDISK_SEED", 1));
+    let (began, cases, seed) = (Instant::now(), count("SNAPDISK_SCHEDULES", 300), number("SNAPDISK_SEED", 1));
     let (mut steps, mut states) = (0, 0);
     for n in 0..cases {
         let case = Case::random((seed << 32) + n);
@@ -84,11 +87,8 @@ fn random() {
 /// Repeats the case in `SNAPDISK_SCHEDULE`.
 #[test]
 fn replay() {
-    let Ok(text) = std::env::var("SNAPDISK_SCHEDULE") else { return };
-    let Some(case) = Case::parse(&text) else {
-        eprintln!("SNAPDISK_SCHEDULE={text:?} is no case: seed=N size=N by=u|sN|pN [fault=…] threads=W0.8,F|R0.8");
-        std::process::exit(2);
-    };
+    let form = "a case: seed=N size=N by=u|sN|pN [fault=…] threads=W0.8,F|R0.8";
+    let Some(case) = parsed("SNAPDISK_SCHEDULE", form, Case::parse) else { return };
     match try_case(&case) {
         Ok((steps, states)) => println!("{case}: {steps} steps, {states} crash states, nothing found"),
         Err(why) => panic!("{}", told(&case, &why)),

@@ -72,6 +72,8 @@ pub struct Counts {
     pub syncs_after_failure: u64,
     /// Faults that struck.
     pub faults_hit: u64,
+    /// Writes where the host had given no space.
+    pub writes_not_given: u64,
 }
 
 impl Counts {

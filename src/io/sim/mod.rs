@@ -275,6 +275,7 @@ impl Sim {
             Some(How::Errno(EIO)) => self.rng.below(bytes.len() as u64 + 1) as usize / SECT * SECT,
             Some(_) => 0,
         };
+        self.plan.counts.writes_not_given += u64::from(!given && done > 0);
         self.tell(Mutation::Write { off, data: &bytes[..done], given: given || done == 0 }, failed);
         self.store(off, &bytes[..done]);
         match how {

@@ -8,14 +8,20 @@ use std::{
 
 use proptest::prelude::*;
 use snapdisk::{
-    Knobs, Options,
+    Options,
     io::sim::{Call, EINTR, EIO, ENOSPC, Fault, How, Image, SimBackend, SimHost},
 };
 
+pub(crate) use super::sizes::SIZES;
+use super::{
+    lives::LIVES,
+    sizes::{SMALL, Size, size_of},
+};
 use crate::model::{
     Model, Object, Op, observe,
     op::{parse_all, texts, workload},
     run::Setup,
+    steer::steered,
 };
 
 /// A case; see the [module](self).
@@ -33,77 +39,14 @@ pub(crate) struct Case {
     pub(crate) ops: Vec<Op>,
     /// What goes on after the crash, until the second one.
     pub(crate) more: Vec<Op>,
+    /// So many lives share the workload, one after the other; 0: one has it all, and every crash of it is tried.
+    pub(crate) lives: u8,
 }
-
-/// How many different sizes there are.
-pub(crate) const SIZES: u8 = 9;
 
 /// Sizes as [`Case::size`] numbers them: options, whether space is short, blocks of the first volumes.
 pub(crate) fn size(n: u8) -> (Options, bool, &'static [u64]) {
-    let (direct, ahead) = ([2, 16, 1][usize::from(n % 3)], [0, 2][usize::from(n % 2)]);
-    let knobs = Knobs { fanout: 4, index_fanout: 4, direct, ahead, ..Knobs::default() };
-    // Mostly without slack: blocks are used again as soon as they may be.
-    let slack = if n % SIZES % 4 == 2 { 100 } else { 0 };
-    let options = Options::new().manual_maintenance(true).slack(slack);
-    let (knobs, options, tight, volumes): (Knobs, Options, bool, &[u64]) = match n % SIZES {
-        0 => (
-            Knobs { span: 48, log_pages: 8, reserve: 12, growth: 1, inline: 0, ..knobs },
-            options.punch_from(None),
-            false,
-            &[6],
-        ),
-        1 => (
-            Knobs { span: 16, log_pages: 8, reserve: 12, growth: 1, inline: 1, ..knobs },
-            options.punch_from(Some(4096)),
-            false,
-            &[8, 5],
-        ),
-        2 => (
-            Knobs { span: 32, log_pages: 12, reserve: 16, growth: 1, inline: 2, ..knobs },
-            options.punch_from(None),
-            false,
-            &[16],
-        ),
-        3 => (
-            Knobs { span: 24, log_pages: 8, reserve: 12, growth: 2, inline: 0, ..knobs },
-            options.punch_from(Some(8192)),
-            false,
-            &[4, 4, 4],
-        ),
-        4 => (
-            Knobs { span: 32, log_pages: 8, reserve: 16, growth: 1, inline: 1, ..knobs },
-            options.punch_from(Some(4096)).max_image_bytes((40 + 3 * 32) << 12),
-            true,
-            &[12],
-        ),
-        // Less: recovery must do with what the live run had.
-        7 => (
-            Knobs { span: 20, log_pages: 8, reserve: 8, growth: 1, inline: 2, ..knobs },
-            options.punch_from(None).max_image_bytes((40 + 4 * 20) << 12),
-            true,
-            &[10],
-        ),
-        // The reserve is large enough for what must always get through.
-        8 => (
-            Knobs { fanout: usize::MAX, span: 128, log_pages: 8, reserve: 150, growth: 1, inline: 3, ..knobs },
-            options.punch_from(None).max_image_bytes((40 + 2 * 128) << 12),
-            true,
-            &[10],
-        ),
-        5 => (
-            Knobs { span: 160, log_pages: 64, reserve: 16, growth: 1, inline: 3, ..knobs },
-            options.punch_from(Some(8192)),
-            false,
-            &[12, 3],
-        ),
-        _ => (
-            Knobs { fanout: 8, span: 64, log_pages: 32, reserve: 16, growth: 1, inline: 0, ..knobs },
-            options.punch_from(None),
-            false,
-            &[24],
-        ),
-    };
-    (options.knobs(knobs), tight, volumes)
+    let size = size_of(n);
+    (size.options, size.tight, size.volumes)
 }
 
 /// The closed image that cases of a size start from, and its contents.
@@ -132,16 +75,20 @@ pub(crate) fn start(n: u8) -> (Image, Model) {
 }
 
 impl Case {
+    /// A case in which nothing fails.
+    pub(crate) fn of(seed: u64, size: u8, ops: Vec<Op>) -> Case {
+        Case { seed, size, fault: None, later: None, ops, more: Vec::new(), lives: 0 }
+    }
+
     /// How its images are opened.
     pub(crate) fn setup(&self, faults: bool) -> Setup {
-        let (options, tight, _) = size(self.size);
-        let guaranteed = self.size % SIZES == 8;
-        Setup { options, seed: self.seed, tight, faults, guaranteed, weak: self.size % 3 == 1 }
+        let Size { options, tight, guaranteed, weak, .. } = size_of(self.size);
+        Setup { options, seed: self.seed, tight, faults, guaranteed, weak }
     }
 
     /// The case of its text.
     pub(crate) fn parse(text: &str) -> Option<Case> {
-        let mut case = Case { seed: 0, size: 0, fault: None, later: None, ops: Vec::new(), more: Vec::new() };
+        let mut case = Case::of(0, 0, Vec::new());
         for part in text.split_whitespace() {
             let (key, value) = part.split_once('=')?;
             match key {
@@ -151,10 +98,11 @@ impl Case {
                 "later" => case.later = Some(parse_fault(value)?),
                 "ops" => case.ops = parse_all(value)?,
                 "more" => case.more = parse_all(value)?,
+                "lives" => case.lives = value.parse().ok()?,
                 _ => return None,
             }
         }
-        Some(case)
+        (!case.ops.is_empty()).then_some(case)
     }
 }
 
@@ -165,6 +113,9 @@ impl fmt::Display for Case {
             if let Some(x) = fault {
                 write!(f, " {name}={}", fault_text(x))?;
             }
+        }
+        if self.lives > 0 {
+            write!(f, " lives={}", self.lives)?;
         }
         write!(f, " ops={} more={}", texts(&self.ops), texts(&self.more))
     }
@@ -187,7 +138,11 @@ pub(crate) fn parse_fault(text: &str) -> Option<Fault> {
         call: CALLS.into_iter().find(|c| format!("{c:?}") == call)?,
         nth: nth.parse().ok()?,
         how: HOWS.into_iter().find(|h| format!("{h:?}") == how)?,
-        sticky: sticky == "on",
+        sticky: match sticky {
+            "on" => true,
+            "once" => false,
+            _ => return None,
+        },
     })
 }
 
@@ -219,16 +174,28 @@ fn fault() -> impl Strategy<Value = Fault> {
     })
 }
 
-/// Random cases.
+/// Random cases: mostly any operations on a small image, now and then on a large one, and steered ones.
 pub(crate) fn cases() -> impl Strategy<Value = Case> {
+    let small = (workload(41), 0..SMALL);
+    let large = (workload(20), SMALL..SIZES);
+    let what = prop_oneof![24 => small, 1 => large, 5 => steered()];
     let faults = (prop::option::weighted(0.45, fault()), prop::option::weighted(0.25, fault()));
-    (workload(41), workload(9), faults, 0..SIZES, any::<u64>().no_shrink()).prop_map(
-        |(ops, more, faults, size, seed)| Case { seed: seed >> 20, size, fault: faults.0, later: faults.1, ops, more },
-    )
+    let lives = prop_oneof![9 => Just(0), 1 => 2..=LIVES];
+    (what, workload(9), faults, lives, any::<u64>().no_shrink()).prop_map(|((ops, size), more, faults, lives, seed)| {
+        Case { fault: faults.0, later: faults.1, more, lives, ..Case::of(seed >> 20, size, ops) }
+    })
+}
+
+/// Steered cases in which nothing fails.
+pub(crate) fn steered_cases() -> impl Strategy<Value = Case> {
+    (steered(), any::<u64>().no_shrink()).prop_map(|((ops, size), seed)| Case::of(seed >> 20, size, ops))
 }
 
 #[test]
 fn cases_are_read_back() {
-    let text = "seed=5 size=2 fault=Sync.3.Errno(5).once later=Write.0.Short.on ops=W0.1.2.3,F more=C";
+    let text = "seed=5 size=2 fault=Sync.3.Errno(5).once later=Write.0.Short.on lives=7 ops=W0.1.2.3,F more=C";
     assert_eq!(Case::parse(text).unwrap().to_string(), text);
+    for text in ["", "seed=5", "seed=5 ops=W0", "ops=F fault=Sync.3.Errno(5).twice", "ops=F size=x", "ops=F=F", "ops"] {
+        assert_eq!(Case::parse(text), None, "{text}");
+    }
 }

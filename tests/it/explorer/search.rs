@@ -9,7 +9,7 @@ use std::{
 };
 
 use snapdisk::{
-    Options,
+    ErrorKind, Options,
     io::sim::{
         Caps, Counts, Ev, Fault, Format, Protected, Rng, SimBackend, SimHost, StoreGuard, Trace, Violations, Walker,
     },
@@ -19,6 +19,7 @@ use super::case::{Case, start};
 use crate::model::{
     Op,
     history::{History, Phase},
+    observe,
     run::{Run, Setup},
 };
 
@@ -49,11 +50,15 @@ pub(crate) struct Tally {
     pub(crate) reclaim: u64,
     /// Crash inside a flush or checkpoint beside which other operations run.
     pub(crate) beside: u64,
+    /// Opened first while the host had no space to give.
+    pub(crate) full: u64,
+    /// Lives of images that had many.
+    pub(crate) lives: u64,
 }
 
 impl Tally {
     /// The kinds of which there must be some.
-    pub(crate) fn kinds(&self) -> [(&'static str, u64); 9] {
+    pub(crate) fn kinds(&self) -> [(&'static str, u64); 11] {
         [
             ("double crash", self.double),
             ("process death, window carried over", self.carried),
@@ -64,6 +69,8 @@ impl Tally {
             ("inside recovery", self.recovery),
             ("inside reclaim", self.reclaim),
             ("beside a sync", self.beside),
+            ("full host", self.full),
+            ("lives", self.lives),
         ]
     }
 }
@@ -81,6 +88,8 @@ pub(crate) struct Search {
     pub(crate) tally: Tally,
     /// States tried at a crash point of the first run, and of the run after a crash.
     pub(crate) caps: [Caps; 2],
+    /// About how many crash points of a first run are tried, of long ones not all.
+    pub(crate) points: u64,
     /// One in so many first-level states is carried on to a second crash.
     pub(crate) deep: u64,
     /// Watch every call of the runs that are traced.
@@ -112,6 +121,7 @@ impl Search {
         Search {
             tally: Tally::default(),
             caps,
+            points: 16,
             deep: 8,
             guard: false,
             verbose: false,
@@ -137,15 +147,33 @@ impl Search {
 
     /// One like this that has seen nothing.
     pub(crate) fn afresh(&self) -> Search {
-        Search { caps: self.caps.clone(), deep: self.deep, guard: self.guard, ..Search::new() }
+        Search { caps: self.caps.clone(), points: self.points, deep: self.deep, guard: self.guard, ..Search::new() }
+    }
+
+    /// Runs a case without any crash, to its end and until nothing is left to do in the background.
+    pub(crate) fn agree(&mut self, case: &Case) -> Result<(), String> {
+        let (image, model) = start(case.size);
+        let result = quietly(|| {
+            let disk = Arc::new(SimBackend::of(image));
+            let setup = case.setup(false);
+            let watched = self.watch(&disk, &setup);
+            let mut run = Run::open(disk, History::of(model), &setup, 0)?;
+            run.steps(&case.ops)?;
+            run.check()?;
+            run.settle_down()?;
+            watched.verdict()
+        });
+        result.map_err(|e| told(&e, case))
     }
 
     /// Runs a case; says whether a sync failed in it. An error is a violation, told with the line that repeats it.
     pub(crate) fn run(&mut self, case: &Case) -> Result<bool, String> {
         self.tally.cases += 1;
-        let result = quietly(|| self.explore(case));
-        result
-            .map_err(|e| format!("{e}\n  SNAPDISK_CASE='{case}' cargo test --test it explorer::replay -- --nocapture"))
+        let result = quietly(|| match case.lives {
+            0 => self.explore(case),
+            _ => self.one_after_the_other(case).map(|()| false),
+        });
+        result.map_err(|e| told(&e, case))
     }
 
     fn explore(&mut self, case: &Case) -> Result<bool, String> {
@@ -191,8 +219,14 @@ impl Search {
         let mut at = Position { issued: history.base, ..Position::default() };
         let mut walker = Walker::new(trace);
         let caps = self.caps[usize::from(from != From::First)].clone();
+        let points = trace.events.iter().filter(|e| matches!(e, Ev::SyncEnd { .. })).count() as u64 + 1;
         while walker.advance(|ev| at.pass(ev)) {
-            if !matches!(from, From::First | From::Failure) && !rng.one_in(3) {
+            let tried = match from {
+                From::First => rng.below(points) < self.points,
+                From::Failure => true,
+                From::Crash | From::Death => rng.one_in(3),
+            };
+            if !tried {
                 continue;
             }
             let window = walker.window();
@@ -272,12 +306,21 @@ impl Search {
     }
 
     /// Opens a crash state and holds it against the oracle.
-    fn verify(&mut self, disk: Arc<SimBackend>, legal: History, setup: &Setup, serial: u32) -> Result<Run, String> {
+    pub(super) fn verify(
+        &mut self,
+        disk: Arc<SimBackend>,
+        legal: History,
+        setup: &Setup,
+        serial: u32,
+    ) -> Result<Run, String> {
         self.tally.opened += 1;
         let run = Run::open(disk, legal, setup, serial)?;
         run.disk.set_faults(Vec::new());
         run.check()?;
-        Ok(run)
+        match run.disk.counts().writes_not_given {
+            0 => Ok(run),
+            n => Err(format!("recovery made {n} writes where the host had given no space")),
+        }
     }
 
     /// As [`Search::verify`]; then more operations, and a second crash anywhere, recovery included.
@@ -299,6 +342,9 @@ impl Search {
             disk.set_faults(later.clone());
         }
         let watched = self.watch(&disk, &setup);
+        if later.is_empty() && seed % 8 == 5 {
+            self.full_host(&disk, &legal, &setup)?;
+        }
         // Names must differ from all that there may be.
         let serial = legal.serial() + 1000;
         let mut run = self.verify(disk, legal, &setup, serial)?;
@@ -320,7 +366,30 @@ impl Search {
         }
     }
 
-    fn watch(&self, disk: &SimBackend, setup: &Setup) -> Watched {
+    /// Opens while the host has no space to give: that works, or changes nothing and says why. The process then dies.
+    fn full_host(&mut self, disk: &Arc<SimBackend>, legal: &History, setup: &Setup) -> Result<(), String> {
+        self.tally.full += 1;
+        disk.set_fresh_weak(setup.weak);
+        let before = disk.live();
+        disk.set_full(true);
+        let opened = setup.options.open_on(disk.clone(), Arc::new(SimHost::new(setup.seed ^ 5 << 40)));
+        let outcome = match opened {
+            Ok(store) => match observe(&store) {
+                Ok(seen) if legal.find(0, usize::MAX, seen.hash).is_some() => Ok(()),
+                Ok(_) => Err("another state than it shows later".to_owned()),
+                Err((what, e)) => Err(format!("{what}: {e:?}")),
+            },
+            Err(e) if e.kind() != ErrorKind::NoSpace => Err(format!("{e:?}")),
+            Err(_) if disk.live().len() != before.len() || !disk.live().pages_unlike(&before).is_empty() => {
+                Err("an opening that failed has changed the image".to_owned())
+            }
+            Err(_) => Ok(()),
+        };
+        disk.set_full(false);
+        outcome.map_err(|e| format!("opening on a full host: {e}"))
+    }
+
+    pub(super) fn watch(&self, disk: &SimBackend, setup: &Setup) -> Watched {
         let seen = Violations::default();
         if self.guard {
             disk.set_guard(Some(Box::new(StoreGuard::new(guarded_format(setup.options.clone()), seen.clone()))));
@@ -367,6 +436,11 @@ impl Search {
     }
 }
 
+/// What a violation is, with the line that repeats it.
+pub(super) fn told(what: &str, case: &Case) -> String {
+    format!("{what}\n  SNAPDISK_CASE='{case}' cargo test --all-features --test it explorer::replay -- --nocapture")
+}
+
 /// A trace in short, blocks instead of bytes.
 fn brief(trace: &Trace) -> String {
     let mut out = format!(" durable {} blocks", trace.start.durable.len() >> 12);
@@ -390,10 +464,10 @@ fn brief(trace: &Trace) -> String {
     out
 }
 
-struct Watched(Violations);
+pub(super) struct Watched(Violations);
 
 impl Watched {
-    fn verdict(&self) -> Result<(), String> {
+    pub(super) fn verdict(&self) -> Result<(), String> {
         let all = self.0.take();
         if all.is_empty() { Ok(()) } else { Err(format!("guard: {}", all.join("; "))) }
     }
@@ -420,12 +494,12 @@ fn rng_one_in(seed: u64, n: u64) -> bool {
 }
 
 /// What is known at a point of a trace.
-struct Position {
-    acked: usize,
-    issued: usize,
-    phase: Phase,
-    syncs: u64,
-    failed: bool,
+pub(super) struct Position {
+    pub(super) acked: usize,
+    pub(super) issued: usize,
+    pub(super) phase: Phase,
+    pub(super) syncs: u64,
+    pub(super) failed: bool,
 }
 
 impl Default for Position {
@@ -435,7 +509,7 @@ impl Default for Position {
 }
 
 impl Position {
-    fn pass(&mut self, ev: &Ev) {
+    pub(super) fn pass(&mut self, ev: &Ev) {
         match *ev {
             Ev::Issued(i) => self.issued = self.issued.max(i as usize),
             Ev::Acked(i) => {

@@ -195,7 +195,7 @@ pub(super) fn work(path: &Path, done: u64) {
 
 #[test]
 fn kill_9_loses_no_acknowledged_flush() {
-    let cycles: u64 = std::env::var("SNAPDISK_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(30);
+    let cycles = crate::settings::count("SNAPDISK_KILLS", 30);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     options().create(&path).unwrap().close().unwrap();

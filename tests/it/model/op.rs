@@ -25,11 +25,12 @@ macro_rules! ops {
             /// The operation of a text.
             pub(crate) fn parse(text: &str) -> Option<Op> {
                 let split = text.find(|c: char| c.is_ascii_digit()).unwrap_or(text.len());
-                let mut args = text[split..].split('.').filter(|s| !s.is_empty()).map(|s| s.parse::<u8>());
-                match &text[..split] {
-                    $($text => Some(Op::$name { $($arg: args.next()?.ok()?),* }),)*
-                    _ => None,
-                }
+                let mut args = text[split..].split_terminator('.').map(|s| s.parse::<u8>());
+                let op = match &text[..split] {
+                    $($text => Op::$name { $($arg: args.next()?.ok()?),* },)*
+                    _ => return None,
+                };
+                args.next().is_none().then_some(op)
             }
 
             /// Its kind, as a number.
@@ -87,6 +88,10 @@ ops! {
     Rename "I" (v);
     /// Rename a snapshot.
     RenameSnap "J" (k);
+    /// Other tags for a volume. `n` 0: none; from 250 on so many that their record takes several pages of the log.
+    TagVol "TV" (v, n);
+    /// Other tags for a snapshot.
+    TagSnap "TS" (k, n);
     /// Several metadata operations as one.
     Update "Y" (v, n);
     /// A checkpoint, and in the middle of one of its writes, pushes or syncs the next few operations.
@@ -116,22 +121,27 @@ fn tag() -> impl Strategy<Value = u8> {
     prop_oneof![3 => Just(3u8), 1 => 0u8..3]
 }
 
+/// A block of a volume, wrapped around where that is smaller.
+fn block() -> impl Strategy<Value = u8> {
+    prop_oneof![4 => 0u8..24, 1 => 0u8..200]
+}
+
 /// One operation, simple kinds first, since that is the way in which cases shrink.
 pub(crate) fn op() -> impl Strategy<Value = Op> {
     let small = 0u8..4;
     prop_oneof![
-        10 => (small.clone(), 0u8..24, 0u8..6, tag()).prop_map(|(v, b, n, t)| Op::Write { v, b, n, t }),
+        10 => (small.clone(), block(), 0u8..6, tag()).prop_map(|(v, b, n, t)| Op::Write { v, b, n, t }),
         6 => Just(Op::Flush {}),
-        3 => (small.clone(), 0u8..24, 0u8..8).prop_map(|(v, b, n)| Op::Trim { v, b, n }),
+        3 => (small.clone(), block(), 0u8..8).prop_map(|(v, b, n)| Op::Trim { v, b, n }),
         4 => small.clone().prop_map(|v| Op::Snap { v }),
         3 => (0u8..8).prop_map(|k| Op::DelSnap { k }),
         4 => Just(Op::Checkpoint {}),
         4 => (0u8..8).prop_map(|n| Op::Maintain { n }),
         2 => Just(Op::Mark {}),
         4 => (small.clone(), any::<u8>(), any::<u8>(), tag()).prop_map(|(v, at, n, t)| Op::Bytes { v, at, n, t }),
-        2 => (small.clone(), 0u8..24, 0u8..8).prop_map(|(v, b, n)| Op::Zero { v, b, n }),
+        2 => (small.clone(), block(), 0u8..8).prop_map(|(v, b, n)| Op::Zero { v, b, n }),
         1 => (small.clone(), any::<u8>(), any::<u8>()).prop_map(|(v, at, n)| Op::Cut { v, at, n }),
-        1 => (small.clone(), 0u8..24, tag()).prop_map(|(v, b, t)| Op::Fua { v, b, t }),
+        1 => (small.clone(), block(), tag()).prop_map(|(v, b, t)| Op::Fua { v, b, t }),
         2 => (0u8..8).prop_map(|k| Op::Clone { k }),
         2 => (small.clone(), 0u8..8).prop_map(|(v, k)| Op::Rollback { v, k }),
         1 => (small.clone(), 0u8..8).prop_map(|(v, k)| Op::RollbackKeep { v, k }),
@@ -142,6 +152,8 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => small.clone().prop_map(|v| Op::SnapDeferred { v }),
         1 => small.clone().prop_map(|v| Op::Rename { v }),
         1 => (0u8..8).prop_map(|k| Op::RenameSnap { k }),
+        1 => (small.clone(), any::<u8>()).prop_map(|(v, n)| Op::TagVol { v, n }),
+        1 => (0u8..8, any::<u8>()).prop_map(|(k, n)| Op::TagSnap { k, n }),
         1 => (small, any::<u8>()).prop_map(|(v, n)| Op::Update { v, n }),
         5 => (0u8..10, 1u8..5).prop_map(|(at, n)| Op::BesideCheckpoint { at, n }),
         3 => (0u8..4, 1u8..4).prop_map(|(at, n)| Op::BesideFlush { at, n }),
@@ -164,4 +176,7 @@ fn texts_are_read_back() {
     let ops =
         [Op::Write { v: 1, b: 2, n: 3, t: 4 }, Op::Flush {}, Op::Bytes { v: 0, at: 255, n: 9, t: 3 }, Op::Check {}];
     assert_eq!(parse_all(&texts(&ops)).unwrap(), ops);
+    for text in ["W1.2.3", "W1.2.3.4.5", "F1", "W1.2.3.256", "w1.2.3.4", "W1..3.4", "1"] {
+        assert_eq!(parse_all(text), None, "{text}");
+    }
 }

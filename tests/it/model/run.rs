@@ -10,7 +10,7 @@ use snapdisk::{
 use super::{
     BLOCKS_MAX, Model, Object, Op, Seen, fill,
     history::{History, Phase, explain},
-    observe,
+    observe, tags,
 };
 
 /// Volumes at most.
@@ -106,6 +106,7 @@ impl Run {
         let (seen, model) = self.settle(&store, from, last)?;
         let mut model = model;
         model.learn(&seen)?;
+        self.names_hold(&store, &model)?;
         self.history.states.push((model.hash(), model));
         self.store = Some(store);
         self.ack();
@@ -210,6 +211,9 @@ impl Run {
         let last = self.history.states.len() - 1;
         let (seen, mut model) = self.settle(&store, last, last).map_err(|e| format!("after {}: {e}", op.text()))?;
         model.learn(&seen)?;
+        if changes_names(op) {
+            self.names_hold(&store, &model).map_err(|e| format!("after {}: {e}", op.text()))?;
+        }
         self.history.states[last].1 = model;
         Ok(())
     }
@@ -357,7 +361,7 @@ impl Run {
                     return (ok(next), Ok(()));
                 }
                 let to = format!("v{}", self.fresh());
-                let object = Object { id: None, of: None, ..(*next.snapshots[&name]).clone() };
+                let object = Object { id: None, of: None, tags: 0, ..(*next.snapshots[&name]).clone() };
                 next.volumes.insert(to.clone(), Arc::new(object));
                 (durable(next), snap.and_then(|s| store.clone_volume(&s, &to)).map(drop))
             }
@@ -399,9 +403,14 @@ impl Run {
                 if next.volumes.len() >= VOLUMES {
                     return (ok(next), Ok(()));
                 }
-                let (name, size) = (format!("v{}", self.fresh()), volume_size(n));
-                next.volumes.insert(name.clone(), Arc::new(Object::new(size)));
-                (durable(next), store.create_volume(&name, size).map(drop))
+                // Now and then a name that something had before.
+                let used = if n % 4 == 2 { self.retired(&next).pop_first() } else { None };
+                let (name, size) = (used.unwrap_or_else(|| format!("v{}", self.fresh())), volume_size(n));
+                let tags = if n % 3 == 1 { self.tags(n) } else { BTreeMap::new() };
+                let object = Object { tags: tags::hash(&tags), ..Object::new(size) };
+                next.volumes.insert(name.clone(), Arc::new(object));
+                let new = NewOptions { tags, ..NewOptions::default() };
+                (durable(next), store.create_volume_with(&name, size, new).map(drop))
             }
             Op::DelVol { v, how } => {
                 let Some((name, volume)) = find_volume(store, &next, v) else { return (ok(next), Ok(())) };
@@ -428,6 +437,25 @@ impl Run {
                 next.volumes.insert(to.clone(), object);
                 (durable(next), volume.and_then(|v| store.rename(&v, &to)))
             }
+            Op::TagVol { v, n } => {
+                let Some((name, volume)) = find_volume(store, &next, v) else { return (ok(next), Ok(())) };
+                let tags = self.tags(n);
+                next.volume_mut(&name).tags = tags::hash(&tags);
+                (durable(next), volume.and_then(|v| v.set_tags(tags)))
+            }
+            Op::TagSnap { k, n } => {
+                let Some((name, snap)) = find_snapshot(store, &next, k) else { return (ok(next), Ok(())) };
+                let tags = self.tags(n);
+                let object = next.snapshots.get_mut(&name).expect("picked");
+                Arc::make_mut(object).tags = tags::hash(&tags);
+                let set = |id| {
+                    store.update(|u| {
+                        u.set_snapshot_tags(id, tags);
+                        Ok(())
+                    })
+                };
+                (durable(next), snap.and_then(|s| set(s.id())))
+            }
             Op::Update { v, n } => self.update(store, next, v, n),
             Op::Reopen {} | Op::Die {} | Op::BesideCheckpoint { .. } | Op::BesideFlush { .. } => {
                 unreachable!("handled by the caller")
@@ -442,10 +470,13 @@ impl Run {
         let size = volume_size(n);
         let more = next.volumes.len() < VOLUMES && n & 1 == 1;
         let fail = n & 6 == 6;
+        let (of_volume, of_snapshot) = (self.tags(n), self.tags(n / 2));
+        let hashes = (tags::hash(&of_volume), tags::hash(&of_snapshot));
         let result = store.volume(&name).and_then(|volume| {
             store.update(|u| {
-                u.snapshot(&volume, &snap, BTreeMap::new())?;
+                u.snapshot(&volume, &snap, of_snapshot)?;
                 u.resize(&volume, size);
+                u.set_volume_tags(&volume, of_volume);
                 if more {
                     u.create_volume(&other, size, BTreeMap::new())?;
                 }
@@ -456,7 +487,9 @@ impl Run {
             return (refused(ErrorKind::Cancelled), result);
         }
         freeze(&mut next, &name, &snap);
+        Arc::make_mut(next.snapshots.get_mut(&snap).expect("just frozen")).tags = hashes.1;
         next.volume_mut(&name).resize(size);
+        next.volume_mut(&name).tags = hashes.0;
         if more {
             next.volumes.insert(other, Arc::new(Object::new(size)));
         }
@@ -507,9 +540,28 @@ impl Run {
         (durability(next), result)
     }
 
+    fn tags(&mut self, n: u8) -> BTreeMap<String, String> {
+        let serial = self.fresh();
+        tags::of(n, serial)
+    }
+
     fn room(&self, model: &Model, v: u8) -> Option<String> {
         (model.snapshots.len() < SNAPSHOTS).then(|| model.pick_volume(v).map(|p| p.0.clone())).flatten()
     }
+}
+
+fn changes_names(op: &Op) -> bool {
+    use Op::{Clone, CreateVol, DelSnap, DelVol, Rename, RenameSnap, Update};
+    matches!(
+        op,
+        Clone { .. }
+            | CreateVol { .. }
+            | DelSnap { .. }
+            | DelVol { .. }
+            | Rename { .. }
+            | RenameSnap { .. }
+            | Update { .. }
+    )
 }
 
 /// Whether an operation has the reserve to fall back on (P9).
@@ -527,7 +579,7 @@ fn gets_through(op: &Op) -> bool {
 
 fn freeze(model: &mut Model, volume: &str, snapshot: &str) {
     let o = &model.volumes[volume];
-    let frozen = Object { id: None, of: o.id, ..(**o).clone() };
+    let frozen = Object { id: None, of: o.id, tags: 0, ..(**o).clone() };
     model.snapshots.insert(snapshot.to_owned(), Arc::new(frozen));
 }
 

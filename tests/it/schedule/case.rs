@@ -13,6 +13,8 @@ use crate::explorer::case::{SIZES, fault_text, parse_fault};
 pub(super) const BLOCK: u64 = 8;
 /// Blocks that the threads share: few, so that they meet.
 pub(super) const BLOCKS: u64 = 4;
+/// The volume's tags count as one more sector, behind those of the blocks.
+pub(super) const TAGS: u64 = BLOCKS * BLOCK;
 
 /// What one thread does at a time. Places and lengths are sectors of the first volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,10 @@ pub(super) enum Act {
     Checkpoint,
     WaitReclaimed,
     Close,
+    /// Gives the volume other tags.
+    Tag,
+    /// Reads its tags.
+    ReadTags,
 }
 
 impl Act {
@@ -58,7 +64,7 @@ impl Act {
                 (at, 1 + rng.below((all - at).min(10)))
             }
         };
-        match rng.below(40) {
+        match rng.below(44) {
             0..14 => {
                 let (at, len) = range(rng);
                 Act::Write { at, len }
@@ -78,6 +84,8 @@ impl Act {
             31..36 => Act::Flush,
             36..38 => Act::Checkpoint,
             38 => Act::WaitReclaimed,
+            40 | 41 => Act::Tag,
+            42 | 43 => Act::ReadTags,
             _ => Act::Flush,
         }
     }
@@ -101,9 +109,22 @@ impl Act {
             "K" => Act::Checkpoint,
             "V" => Act::WaitReclaimed,
             "Q" => Act::Close,
+            "T" => Act::Tag,
+            "G" => Act::ReadTags,
             _ => return None,
         };
         rest.is_empty().then_some(act)
+    }
+}
+
+impl Act {
+    /// The sectors that it reads, the tags among them.
+    pub(super) fn looks_at(self) -> Option<(u64, u64)> {
+        match self {
+            Act::Read { at, len } => Some((at, len)),
+            Act::ReadTags => Some((TAGS, 1)),
+            _ => None,
+        }
     }
 }
 
@@ -121,6 +142,8 @@ impl fmt::Display for Act {
             Act::Checkpoint => f.write_str("K"),
             Act::WaitReclaimed => f.write_str("V"),
             Act::Close => f.write_str("Q"),
+            Act::Tag => f.write_str("T"),
+            Act::ReadTags => f.write_str("G"),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Each sector is a register, each write has a tag of its own, and times are a count of beginnings and ends. A write whose answer says "not
 //! applied" is none; one whose outcome is unknown has no end.
 
-use super::case::{Act, BLOCK, BLOCKS};
+use super::case::{Act, TAGS};
 
 /// How an operation ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +66,7 @@ impl History {
             let (at, len, tag) = match d.act {
                 Act::Write { at, len } => (at, len, d.tag),
                 Act::Discard { at, len } => (at, len, 0),
+                Act::Tag => (TAGS, 1, d.tag),
                 _ => continue,
             };
             if (at..at + len).contains(&sector) {
@@ -98,7 +99,7 @@ impl History {
     /// Every read by itself, and all reads of a sector together.
     pub(super) fn reads_are_linear(&self) -> Result<(), String> {
         for d in self.all.iter().filter(|d| d.end == End::Done) {
-            let Act::Read { at, .. } = d.act else { continue };
+            let Some((at, _)) = d.act.looks_at() else { continue };
             for (sector, tag) in (at..).zip(&d.saw) {
                 self.interval(sector, *tag, d.begun, d.ended, usize::MAX).map_err(|e| format!("a read: {e}"))?;
             }
@@ -106,7 +107,7 @@ impl History {
         if self.rolls_back() {
             return Ok(());
         }
-        (0..BLOCKS * BLOCK).try_for_each(|sector| self.zones(sector))
+        (0..=TAGS).try_for_each(|sector| self.zones(sector))
     }
 
     /// Gibbons and Korach: the zone of a value lies between the first end and the last beginning of the operations on it. Two that
@@ -119,7 +120,7 @@ impl History {
         for c in changes.iter().filter(|c| unique(c.tag)) {
             let (mut first_end, mut last_begin) = (c.ended, c.begun);
             for d in self.all.iter().filter(|d| d.end == End::Done) {
-                let Act::Read { at, len } = d.act else { continue };
+                let Some((at, len)) = d.act.looks_at() else { continue };
                 if (at..at + len).contains(&sector) && d.saw[(sector - at) as usize] == c.tag {
                     (first_end, last_begin) = (first_end.min(d.ended), last_begin.max(d.begun));
                 }
@@ -177,10 +178,13 @@ impl History {
     /// When the last operation began that had returned before an event of the trace and makes what returned before it durable.
     pub(super) fn durable(&self, event: usize) -> u64 {
         let syncs = |d: &&Did| {
-            use Act::{Checkpoint, Clone, Close, Delete, Flush, Rollback, Snapshot, WaitReclaimed};
+            use Act::{Checkpoint, Clone, Close, Delete, Flush, Rollback, Snapshot, Tag, WaitReclaimed};
             d.end == End::Done
                 && d.to_event <= event
-                && matches!(d.act, Flush | Checkpoint | Snapshot | Delete | Rollback | Clone | Close | WaitReclaimed)
+                && matches!(
+                    d.act,
+                    Flush | Checkpoint | Snapshot | Delete | Rollback | Clone | Close | WaitReclaimed | Tag
+                )
         };
         self.all.iter().filter(syncs).map(|d| d.begun).max().unwrap_or(0)
     }
@@ -224,7 +228,11 @@ fn checks_of_histories_can_fail() {
     let mut refused = write(1, 1, 2);
     refused.end = End::Refused;
     assert!(!linear(&[refused, read(1, 3, 4)]), "refused, and there");
-    let mut saw = vec![0; (BLOCKS * BLOCK) as usize];
+    let tagged = |tag, begun, ended| did(Act::Tag, tag, begun, ended, &[]);
+    let tags = |tag, begun, ended| did(Act::ReadTags, 0, begun, ended, &[tag]);
+    assert!(linear(&[tagged(1, 1, 2), tags(1, 3, 4)]) && !linear(&[tagged(1, 1, 2), tags(0, 3, 4)]), "stale tags");
+    assert!(!linear(&[tagged(1, 1, 9), tags(1, 2, 3), tags(0, 4, 5)]), "tags back in time");
+    let mut saw = vec![0; TAGS as usize];
     let all = vec![write(1, 1, 2), did(Act::Write { at: 4, len: 1 }, 2, 3, 4, &[])];
     let history = History { all };
     let cut = |saw: &[u64], from| history.is_a_cut(saw, from, 9, usize::MAX).is_ok();

@@ -111,6 +111,8 @@ impl World {
             Act::Checkpoint => store.checkpoint(),
             Act::WaitReclaimed => store.wait_reclaimed(),
             Act::Close => store.clone().close(),
+            Act::Tag => volume.set_tags([("tag".to_owned(), tag.to_string())].into()),
+            Act::ReadTags => tags(volume).map(|tag| saw = vec![tag]),
         };
         let end = self.judge(act, result);
         let mut history = of(&self.history);
@@ -132,9 +134,15 @@ impl World {
     }
 }
 
+/// The number in a volume's tags; 0 where it has none.
+fn tags(volume: &Volume) -> snapdisk::Result<u64> {
+    volume.tags().map(|tags| tags.get("tag").map_or(0, |t| t.parse().unwrap_or(u64::MAX)))
+}
+
 /// Everything that is to be read of a store.
 #[derive(PartialEq, Debug)]
 struct Contents {
+    /// By sector; the tags are the last one.
     volume: Vec<u64>,
     snapshots: Vec<(String, Vec<u64>)>,
     clones: Vec<(String, Vec<u64>)>,
@@ -153,7 +161,10 @@ fn contents(store: &Store) -> Result<Contents, String> {
         let name = volume.name().map_err(told)?;
         match name.as_bytes()[0] {
             b'c' => out.clones.push((name.clone(), read(&name, |b| volume.read_at(b, 0))?)),
-            _ if name == "v00" => out.volume = read(&name, |b| volume.read_at(b, 0))?,
+            _ if name == "v00" => {
+                out.volume = read(&name, |b| volume.read_at(b, 0))?;
+                out.volume.push(tags(&volume).map_err(told)?);
+            }
             _ => {}
         }
     }
