@@ -26,7 +26,7 @@ use crate::{
     model::Op,
     settings::{count, number, parsed, switch},
 };
-use case::{Case, cases, steered_cases};
+use case::{Case, cases, many_lives, steered_cases};
 use search::{Search, Tally, sequences};
 
 fn plain(seed: u64, ops: Vec<Op>) -> Case {
@@ -89,24 +89,6 @@ fn random() {
     for (kind, n) in search.tally.kinds() {
         assert!(n > 0, "no state of the kind {kind}");
     }
-}
-
-/// Trees with leaves that have one extent left beside leaves that a snapshot shares: a volume whose blocks are each an extent of
-/// their own, a snapshot, and a part of the volume discarded; then the snapshot or the volume goes, and all is reclaimed.
-fn shapes() -> impl Iterator<Item = Case> {
-    let tag = |b: u8| Op::Write { v: 0, b, n: 0, t: 3 };
-    (0..20u8).flat_map(move |b| {
-        (1..12u8).map(move |n| {
-            let mut ops: Vec<Op> = (0..24).step_by(2).chain((1..24).step_by(2)).map(tag).collect();
-            if n % 2 == 1 {
-                ops.push(Op::Checkpoint {});
-            }
-            let last = if b % 2 == 0 { Op::DelSnap { k: 0 } } else { tag(b) };
-            ops.extend([Op::Snap { v: 0 }, Op::Trim { v: 0, b, n }, Op::Check {}, last, Op::Checkpoint {}]);
-            ops.extend([Op::Maintain { n: 7 }, Op::Checkpoint {}, Op::Check {}]);
-            Case { size: 6, ..plain(u64::from(b) << 8 | u64::from(n), ops) }
-        })
-    })
 }
 
 /// What a core did of it in a second. The explorer is one thread; where the host does not tell what time that has had, the clock says.
@@ -196,38 +178,47 @@ fn replay() {
     let _ = result.unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// Steered cases that a hunt runs without a crash.
-const HUNT_WITHOUT: usize = 2000;
+/// Cases beside each of a hunt's that run without a crash: what that has no part in shows so too, and costs little.
+const WITHOUT: usize = 4;
 
-/// Short sequences, then random cases and steered ones in turn, without the guard unless `SNAPDISK_GUARD` is 1: what `tests/mutants/run.sh` runs on an engine with a planted
-/// bug. Fails at the first violation and says after how many states; passes after `SNAPDISK_STATES` of them.
+/// Short sequences, then random cases, steered ones, many lives and operations beside others in turn, without the guard unless `SNAPDISK_GUARD` is 1:
+/// what `tests/mutants/run.sh` runs on an engine with a planted bug. Fails at the first violation and says after how many states; passes
+/// after `SNAPDISK_STATES` of them.
 #[test]
 #[ignore = "tests/mutants/run.sh runs it"]
 fn hunt() {
+    fn draw(cases: &impl Strategy<Value = Case>, runner: &mut TestRunner) -> Case {
+        cases.new_tree(runner).expect("a case").current()
+    }
     let limit = count("SNAPDISK_STATES", 100_000);
     let began = Clock::start();
     let mut search = Search::new();
     (search.limit, search.guard) = (limit, switch("SNAPDISK_GUARD", false));
-    let short = (1..=2).flat_map(sequences).map(|mut ops| {
+    let mut short = (1..=2).flat_map(sequences).map(|mut ops| {
         ops.push(Op::Flush {});
         plain(0, ops)
     });
     let mut runner = runner(number("SNAPDISK_SEED", 1), 1, false);
-    // What a crash has no part in shows without one, and such cases cost little.
-    let without: Vec<Case> =
-        (0..HUNT_WITHOUT).map(|_| steered_cases().new_tree(&mut runner).expect("a case").current()).collect();
-    let mut without = without.iter();
-    let random = std::iter::repeat_with(|| cases().new_tree(&mut runner).expect("a case").current());
+    let (random, steered, lives) = (cases(), steered_cases(), many_lives());
     // Spread, so that each part of them holds a bit of everything.
-    let steered: Vec<Case> = besides().chain(shapes()).collect();
-    let spread = (0..steered.len()).map(|i| steered[i * 613 % steered.len()].clone());
-    let mixed = spread.map(Some).chain(std::iter::repeat(None)).zip(random).flat_map(|(b, r)| b.into_iter().chain([r]));
-    for case in short.chain(mixed) {
-        if search.tally.unique >= limit {
-            break;
-        }
-        let outcome = without.by_ref().take(4).try_for_each(|case| search.agree(case));
-        if let Err(e) = outcome.and_then(|()| search.run(&case).map(drop)) {
+    let besides: Vec<Case> = besides().collect();
+    let mut besides = (0..besides.len()).map(|i| besides[i * 613 % besides.len()].clone());
+    let mut turn = 0;
+    while search.tally.unique < limit {
+        let case = short.next().unwrap_or_else(|| {
+            turn += 1;
+            // Of each crash point of a long history little: there are many.
+            search.caps[0] = if turn % 5 < 2 { Caps::FEW } else { Caps::SOME };
+            match turn % 5 {
+                0 | 1 => draw(&steered, &mut runner),
+                2 => besides.next().unwrap_or_else(|| draw(&random, &mut runner)),
+                3 => draw(&lives, &mut runner),
+                _ => draw(&random, &mut runner),
+            }
+        });
+        let mut outcome = (0..WITHOUT).try_for_each(|_| search.agree(&draw(&steered, &mut runner)));
+        outcome = outcome.and_then(|()| search.run(&case).map(drop));
+        if let Err(e) = outcome {
             panic!("violation after {} states: {e}", search.tally.unique);
         }
     }

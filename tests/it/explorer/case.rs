@@ -21,7 +21,7 @@ use crate::model::{
     Model, Object, Op, observe,
     op::{parse_all, texts, workload},
     run::Setup,
-    steer::steered,
+    steer::{failing, long, steered},
 };
 
 /// A case; see the [module](self).
@@ -177,7 +177,12 @@ fn fault() -> impl Strategy<Value = Fault> {
 /// Random cases: mostly any operations on a small image, now and then on a large one, and steered ones.
 pub(crate) fn cases() -> impl Strategy<Value = Case> {
     let small = (workload(41), 0..SMALL);
-    let large = (workload(20), SMALL..SIZES);
+    // Some of what is written there is longer than an extent.
+    let long = |op| match op {
+        Op::Write { v, b, n, t } if n > 3 => Op::Write { v, b, n: n * 30, t },
+        other => other,
+    };
+    let large = (workload(20).prop_map(move |ops| ops.into_iter().map(long).collect()), SMALL..SIZES);
     let what = prop_oneof![24 => small, 1 => large, 5 => steered()];
     let faults = (prop::option::weighted(0.45, fault()), prop::option::weighted(0.25, fault()));
     let lives = prop_oneof![9 => Just(0), 1 => 2..=LIVES];
@@ -186,9 +191,23 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
     })
 }
 
-/// Steered cases in which nothing fails.
+/// Steered cases. In one of five a write, push or sync fails.
 pub(crate) fn steered_cases() -> impl Strategy<Value = Case> {
-    (steered(), any::<u64>().no_shrink()).prop_map(|((ops, size), seed)| Case::of(seed >> 20, size, ops))
+    let call = prop_oneof![4 => Just(Call::Write), 1 => Just(Call::Push), 1 => Just(Call::Sync)];
+    let fault = (call, 0u64..12).prop_map(|(call, nth)| Fault { call, nth, how: How::Errno(EIO), sticky: false });
+    let what = prop_oneof![
+        4 => (steered(), Just(None)),
+        1 => (failing(), fault.prop_map(Some)),
+    ];
+    (what, any::<u64>().no_shrink())
+        .prop_map(|(((ops, size), fault), seed)| Case { fault, ..Case::of(seed >> 20, size, ops) })
+}
+
+/// Cases of many lives, which write much of the log or do anything.
+pub(crate) fn many_lives() -> impl Strategy<Value = Case> {
+    let what = prop_oneof![1 => long(), 1 => (workload(41), 0..SMALL)];
+    (what, LIVES / 2..=LIVES, any::<u64>().no_shrink())
+        .prop_map(|((ops, size), lives, seed)| Case { lives, ..Case::of(seed >> 20, size, ops) })
 }
 
 #[test]

@@ -119,7 +119,7 @@ pub(crate) fn size_of(n: u8) -> Size {
         12 => Size {
             weak: true,
             ..plain(
-                Knobs { fanout: 6, span: 300, log_pages: 28, reserve: 32, direct: 6, inline: 1, ..small },
+                Knobs { fanout: 6, span: 300, log_pages: 28, reserve: 32, direct: 6, ahead: 3, inline: 1, ..small },
                 options,
                 &[200],
             )

@@ -22,23 +22,33 @@ fn thin(v: u8, from: u8, step: u8, count: u8, n: u8, around: u8) -> Piece {
     (0..count).map(|i| Op::Trim { v, b: block(i), n }).collect()
 }
 
-/// A discard, one block of it written again, and then its surroundings on one side discarded: where a node began at the first discard, the
-/// node that begins there now has a key below that of its first child, and may be taken in by a neighbour.
-fn border(v: u8, b: u8, n: u8, back: u8, more: u8, left: bool) -> Piece {
-    let around = if left { b.saturating_sub(more) } else { b.saturating_add(n + 1) };
-    let wide = if left { b.min(more).saturating_sub(1) } else { more };
-    vec![
-        Op::Trim { v, b, n },
-        Op::Write { v, b: b.saturating_add(back), n: 0, t: 3 },
-        Op::Trim { v, b: around, n: wide },
-    ]
+/// A full volume of single blocks, in an order; a discard, one block of it written again, and then what lies on one side of it discarded.
+/// Where an inner node began at the first discard, it now has a key below that of its first child, and is taken in by a neighbour.
+fn border((step, b, n, back): (u8, u8, u8, u8), (more, left, shared): (u8, bool, bool)) -> Piece {
+    let mut ops = fill(0, 0, step, 24, 24);
+    if shared {
+        ops.push(Op::Snap { v: 0 });
+    }
+    let (around, wide) = if left { (b.saturating_sub(more), b.min(more).saturating_sub(1)) } else { (b + n + 1, more) };
+    let again = Op::Write { v: 0, b: b + back.min(n), n: 0, t: 3 };
+    ops.extend([Op::Trim { v: 0, b, n }, again, Op::Trim { v: 0, b: around, n: wide }]);
+    ops
+}
+
+fn borders() -> BoxedStrategy<Vec<Op>> {
+    let first = (prop::sample::select(vec![1u8, 5, 7, 11, 13, 17, 19, 23]), 3u8..22, 0u8..8, 0u8..8);
+    let then = (2u8..14, prop::bool::weighted(0.8), prop::bool::weighted(0.2));
+    pieces((first, then).prop_map(|(first, then)| border(first, then)), 8)
 }
 
 /// Trees with many small nodes: filled in some order, thinned, shared, cut and written across, dropped.
 fn trees(around: u8) -> BoxedStrategy<Vec<Op>> {
     let (v, at) = (0u8..2, 0..around);
     let fills = (v.clone(), at.clone(), 1u8..14, 4u8..if around > 24 { 90 } else { 28 });
+    // Longer than an extent, where there is room for it.
+    let long = if around > 24 { 60u8..200 } else { 6..12 };
     let piece = prop_oneof![
+        2 => (v.clone(), at.clone(), long).prop_map(|(v, b, n)| vec![Op::Write { v, b, n, t: 3 }]),
         4 => fills.prop_map(move |(v, from, step, count)| fill(v, from, step, count, around)),
         3 => (v.clone(), at.clone(), 2u8..9, 1u8..9, 0u8..3)
             .prop_map(move |(v, from, step, count, n)| thin(v, from, step, count, n, around)),
@@ -49,8 +59,6 @@ fn trees(around: u8) -> BoxedStrategy<Vec<Op>> {
         1 => (0u8..4).prop_map(|k| vec![Op::Clone { k }]),
         1 => (v.clone(), 0u8..4).prop_map(|(v, k)| vec![Op::Rollback { v, k }]),
         2 => (0u8..4).prop_map(|k| vec![Op::DelSnap { k }]),
-        3 => (v.clone(), at, 1u8..20, 0u8..20, 3u8..40, any::<bool>())
-            .prop_map(|(v, b, n, back, more, left)| border(v, b, n, back.min(n), more, left)),
         1 => (v, 150u8..255).prop_map(|(v, n)| vec![Op::Resize { v, n }]),
         1 => Just(vec![Op::Checkpoint {}]),
         2 => (0u8..8).prop_map(|n| vec![Op::Maintain { n }, Op::Check {}]),
@@ -94,7 +102,7 @@ fn returns() -> BoxedStrategy<Vec<Op>> {
             })
             .collect()
     };
-    let cycle = (0u8..2, 2u8..7, 1u8..4, 4u8..24).prop_map(move |(v, times, checkpoints, rounds)| {
+    let cycle = (0u8..2, 3u8..7, 1u8..4, 4u8..24).prop_map(move |(v, times, checkpoints, rounds)| {
         [grow(v, times), drop_all(checkpoints), again(v, rounds)].concat()
     });
     let piece = prop_oneof![
@@ -110,7 +118,8 @@ fn full() -> BoxedStrategy<Vec<Op>> {
         let mut ops = vec![if deferred { Op::SnapDeferred { v: 0 } } else { Op::Snap { v: 0 } }];
         // The fewer are written, the more nodes are shared with what is dropped next.
         ops.extend(fill(0, from, step, few, 24));
-        ops.extend([Op::DelSnap { k: 0 }, Op::Maintain { n: 7 }]);
+        // One step: another one, with nothing left to do, ends the generation.
+        ops.extend([Op::DelSnap { k: 0 }, Op::Maintain { n: 3 }]);
         ops.extend(fill(0, from.wrapping_add(1), step, 12, 24));
         ops
     });
@@ -123,17 +132,40 @@ fn full() -> BoxedStrategy<Vec<Op>> {
     pieces(piece, 12)
 }
 
+/// Data that is written out ahead of its group, and groups: something of that fails.
+fn spills() -> BoxedStrategy<Vec<Op>> {
+    let piece = prop_oneof![
+        6 => (0u8..2, 0u8..8, 0u8..4).prop_map(|(v, b, n)| vec![Op::Write { v, b, n, t: 3 }]),
+        2 => (0u8..2, any::<u8>(), any::<u8>()).prop_map(|(v, at, n)| vec![Op::Bytes { v, at, n, t: 3 }]),
+        2 => Just(vec![Op::Flush {}]),
+        1 => Just(vec![Op::Checkpoint {}]),
+        1 => (0u8..2).prop_map(|v| vec![Op::SnapDeferred { v }]),
+    ];
+    pieces(piece, 12)
+}
+
+/// Workloads, with sizes, in which failing writes find something to spoil.
+pub(crate) fn failing() -> impl Strategy<Value = (Vec<Op>, u8)> {
+    (spills(), prop::sample::select(vec![1u8, 3, 7, 12]))
+}
+
 fn pieces(piece: impl Strategy<Value = Piece> + 'static, most: usize) -> BoxedStrategy<Vec<Op>> {
     prop::collection::vec(piece, 1..most).prop_map(|pieces| pieces.concat()).boxed()
+}
+
+/// Workloads that write much of the log, with sizes.
+pub(crate) fn long() -> impl Strategy<Value = (Vec<Op>, u8)> {
+    (rings(), prop::sample::select(vec![0u8, 1, 2, 5, 7, 8, 10]))
 }
 
 /// Steered workloads with sizes, of those of the explorer, that they have something to say about.
 pub(crate) fn steered() -> impl Strategy<Value = (Vec<Op>, u8)> {
     prop_oneof![
-        5 => (trees(24), prop::sample::select(vec![2u8, 6, 9, 9])),
+        4 => (trees(24), prop::sample::select(vec![2u8, 6, 9, 9])),
+        2 => (borders(), Just(9u8)),
         1 => (trees(200), Just(12u8)),
-        2 => (rings(), prop::sample::select(vec![0u8, 1, 5, 7, 8, 10])),
-        2 => (returns(), prop::sample::select(vec![1u8, 4, 10, 10])),
+        2 => long(),
+        2 => (returns(), prop::sample::select(vec![1u8, 4, 10, 10, 10])),
         2 => (full(), prop::sample::select(vec![4u8, 7, 11, 11])),
     ]
 }
