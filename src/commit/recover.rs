@@ -263,15 +263,14 @@ impl State {
             self.heads_of(op).map_err(damaged)?;
             let nodes = self.nodes_for(op).map_err(damaged)?;
             // The live run had these; where the host gives no more, what is there has to do.
-            while !self.forest.fill_pool(nodes)? {
-                let spans = self.forest.space.spans();
-                let to = spans + (nodes as u64).div_ceil(6);
-                let (start, end) = (geometry.start(spans).offset(), geometry.start(to).offset());
-                if writable && self.forest.disk.reserve(start, end - start).is_err() || self.grow(to).is_err() {
-                    break;
-                }
+            let mut refused = None;
+            while refused.is_none() && !self.forest.fill_pool(nodes)? {
+                refused = self.grow_for_nodes(nodes, writable).err();
             }
-            self.apply(op).map_err(damaged)?;
+            match self.apply(op) {
+                Ok(()) => {}
+                Err(e) => return Err(refused.unwrap_or_else(|| damaged(e))),
+            }
         }
         Ok(())
     }
@@ -302,6 +301,21 @@ impl State {
         let nodes: u64 = replay.ops.iter().map(Op::weight).sum();
         let spans = self.forest.space.spans();
         spans + MORE_REGIONS + (2 * (named + nodes)).div_ceil(self.forest.space.geometry().usable())
+    }
+
+    /// Has the host give regions for nodes. Where it has no space for so many, fewer may do: the live run took no more than it needed.
+    fn grow_for_nodes(&mut self, nodes: usize, writable: bool) -> Result<()> {
+        let (geometry, spans) = (self.forest.space.geometry(), self.forest.space.spans());
+        let mut more = (nodes as u64).div_ceil(6);
+        while writable {
+            let (start, end) = (geometry.start(spans).offset(), geometry.start(spans + more).offset());
+            match self.forest.disk.reserve(start, end - start) {
+                Ok(()) => break,
+                Err(e) if e.kind() == ErrorKind::NoSpace && more > 1 => more /= 2,
+                Err(e) => return Err(e),
+            }
+        }
+        self.grow(spans + more)
     }
 
     fn grow(&mut self, to: u64) -> Result<()> {
