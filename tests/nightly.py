@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +23,8 @@ COLUMNS = ["date", "commit", "harness", "seeds", *NUMBERS]
 # What each harness gets of the time; the shares of those that are not there go to the explorer.
 SHARES = {"schedules": 0.15, "mutants": 0.2, "fuzz": 0.15, "hosts": 0.1}
 FLIPS_MINUTES = 5
+# A harness that is built first is not started for less.
+LEAST_MINUTES = 5
 STATES = 100_000
 SCHEDULES = 2_000
 
@@ -136,21 +137,20 @@ def mutants(line, seconds, first):
 
 
 def fuzz(line, seconds):
-    targets = sorted(p.stem for p in (ROOT / "fuzz" / "fuzz_targets").glob("*.rs"))
-    for target in targets:
-        each = int(seconds / len(targets))
-        command = ["cargo", "+nightly", "fuzz", "run", target, "--", f"-max_total_time={each}", "-rss_limit_mb=2048"]
-        began = time.monotonic()
-        said, status = run(command, each + 1800)
-        line.add("fuzz_minutes", int((time.monotonic() - began) / 60))
-        if status != 0:
-            line.fail(f"fuzz target {target}, status {status}", said)
-
-
-def hosts(line, seconds):
-    said, status = run(["bash", "tests/hosts/run.sh"], max(seconds, 3600))
+    targets = len(list((ROOT / "fuzz" / "fuzz_targets").glob("*.rs")))
+    each = max(1, int(seconds / 60 / targets))
+    said, status = run(["bash", "fuzz/run.sh", str(each)], each * 60 * targets + 3600)
+    line.add("fuzz_minutes", each * targets)
     if status != 0:
-        line.fail(f"tests/hosts/run.sh, status {status}", said)
+        line.fail(f"fuzz/run.sh {each}, status {status}", said)
+
+
+def hosts(line, seconds, seed):
+    cycles = max(2, int(seconds / 60))
+    line.seeds.append(seed)
+    said, status = run(["bash", "tests/hosts/run.sh", "--cycles", str(cycles), "--seed", str(seed)], seconds + 3600)
+    if status != 0:
+        line.fail(f"tests/hosts/run.sh --cycles {cycles} --seed {seed}, status {status}", said)
 
 
 def rows(path):
@@ -211,12 +211,19 @@ def main():
     binary, of = build(), commit()
     left = max(60, seconds - (time.monotonic() - began))
     have = dict(SHARES)
-    if shutil.which("cargo-fuzz") is None or not list((ROOT / "fuzz" / "fuzz_targets").glob("*.rs")):
-        have.pop("fuzz")
-        print("fuzz: not run, cargo-fuzz is missing")
-    if os.geteuid() != 0 or not (ROOT / "tests" / "hosts" / "run.sh").exists():
-        have.pop("hosts")
-        print("hosts: not run, tests/hosts/run.sh is missing or this is not root")
+    missing = {
+        "fuzz": (ROOT / "fuzz" / "run.sh").exists() or "fuzz/run.sh is missing",
+        "hosts": (ROOT / "tests" / "hosts" / "run.sh").exists() or "tests/hosts/run.sh is missing",
+        "mutants": True,
+    }
+    if os.geteuid() != 0:
+        missing["hosts"] = "only root can make filesystems"
+    for name, why in missing.items():
+        if why is True and left * have[name] < 60 * LEAST_MINUTES:
+            why = f"its share of the time is less than {LEAST_MINUTES} minutes"
+        if why is not True:
+            have.pop(name)
+            print(f"{name}: not run, {why}", flush=True)
     share = {name: part * left for name, part in have.items()}
     work = {}
     if left >= 6 * 60 * FLIPS_MINUTES:
@@ -226,11 +233,12 @@ def main():
     work["explorer"] = lambda line: seeded(line, binary, "explorer::random", left - sum(share.values()), options.jobs, seed, found, ["states", "lives"], SNAPDISK_STATES=STATES)
     found = r"schedules: seed \d+, (\d+) cases, \d+ steps, (\d+) crash states"
     work["schedules"] = lambda line: seeded(line, binary, "schedule::random", share["schedules"], options.jobs, seed, found, ["schedules", "states"], SNAPDISK_SCHEDULES=SCHEDULES)
-    work["mutants"] = lambda line: mutants(line, share["mutants"], seed % 1000)
+    if "mutants" in share:
+        work["mutants"] = lambda line: mutants(line, share["mutants"], seed % 1000)
     if "fuzz" in share:
         work["fuzz"] = lambda line: fuzz(line, share["fuzz"])
     if "hosts" in share:
-        work["hosts"] = lambda line: hosts(line, share["hosts"])
+        work["hosts"] = lambda line: hosts(line, share["hosts"], seed % 1000)
     failures = 0
     for harness, does in work.items():
         line = Line(harness)

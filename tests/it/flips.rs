@@ -372,6 +372,35 @@ fn lengths(inline: u32) {
     assert!(refused > sectors / 2 && harmless >= 100);
 }
 
+/// The last group's write is lost, and the mark that it went over, of the same number, is left; the next mark proves the group.
+#[test]
+fn a_lost_group_is_not_its_placeholder() {
+    for inline in [0, 1] {
+        let options = options(inline);
+        let disk = Arc::new(SimBackend::new());
+        let store = options.create_on(disk.clone(), Arc::new(SimHost::new(9))).unwrap();
+        let a = store.create_volume("a", 4096).unwrap();
+        a.write_at(&[1; 4096], 0).unwrap();
+        store.flush().unwrap();
+        store.mark().unwrap();
+        let before = disk.live();
+        disk.start_trace();
+        a.write_at(&[2; 4096], 0).unwrap();
+        store.flush().unwrap();
+        let events = disk.take_trace().events;
+        let Some(page) =
+            events.iter().rev().find_map(|e| if let Ev::Write { off, .. } = e { Some(off >> 12) } else { None })
+        else {
+            panic!("a group is written")
+        };
+        store.mark().unwrap();
+        let mut lost = disk.live();
+        lost.write(page << 12, &before.page(page)[..]);
+        let outcome = options.open_on(Arc::new(SimBackend::of(lost)), Arc::new(SimHost::new(10)));
+        assert_eq!(outcome.map(drop).unwrap_err().kind(), ErrorKind::Corrupt, "inline {inline}");
+    }
+}
+
 /// A page as a process that died wrote it, at the same place and in the same generation: a write that the medium lost later leaves it
 /// there, and it must not pass for the page that is meant.
 #[test]

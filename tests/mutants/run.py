@@ -21,7 +21,6 @@ import tomllib
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIST = pathlib.Path(__file__).resolve().with_name("list.toml")
 STATES = 100_000
-CONTROL_STATES = 5_000
 SECONDS = 300
 
 # The arguments of the test binary for each harness.
@@ -174,9 +173,9 @@ def run_harness(binary, copy, harness, name, states, seconds):
     return status, out.decode(errors="replace"), time.monotonic() - began
 
 
-def control(binary, copy, harness, seconds):
-    """With nothing planted the harness must run at least one test and be content."""
-    status, out, took = run_harness(binary, copy, harness, "", CONTROL_STATES, seconds)
+def control(binary, copy, harness, options):
+    """With nothing planted the harness must run at least one test and be content, for as many states as with a bug."""
+    status, out, took = run_harness(binary, copy, harness, "", options.states, options.timeout)
     if status != 0 or not re.search(r"^running [1-9]", out, re.M):
         raise Broken(f"{harness} fails with nothing planted (status {status}):\n{out[-3000:]}")
     print(f"control: {harness} is content, {took:.0f} s", flush=True)
@@ -262,7 +261,7 @@ def main():
         print(f"copy {number}: {len(group)} planted bugs, built at {time.monotonic() - began:.0f} s", flush=True)
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
             harnesses = dict.fromkeys(b["harness"] for b in group)
-            controls = [pool.submit(control, binary, copy, h, options.timeout) for h in harnesses]
+            controls = [pool.submit(control, binary, copy, h, options) for h in harnesses]
             runs = {pool.submit(verdict, bug, binary, copy, options): bug for bug in group}
             for run in concurrent.futures.as_completed(runs):
                 line, seen = run.result()
