@@ -307,13 +307,15 @@ impl State {
     fn grow_for_nodes(&mut self, nodes: usize, writable: bool) -> Result<()> {
         let (geometry, spans) = (self.forest.space.geometry(), self.forest.space.spans());
         let mut more = (nodes as u64).div_ceil(6);
-        while writable {
+        let ask = |more| {
             let (start, end) = (geometry.start(spans).offset(), geometry.start(spans + more).offset());
-            match self.forest.disk.reserve(start, end - start) {
-                Ok(()) => break,
-                Err(e) if e.kind() == ErrorKind::NoSpace && more > 1 => more /= 2,
-                Err(e) => return Err(e),
+            if writable { self.forest.disk.reserve(start, end - start) } else { Ok(()) }
+        };
+        while let Err(e) = ask(more) {
+            if e.kind() != ErrorKind::NoSpace || more == 1 {
+                return Err(e);
             }
+            more /= 2;
         }
         self.grow(spans + more)
     }

@@ -226,8 +226,8 @@ fn hunt() {
         let case = short.next().unwrap_or_else(|| {
             turn += 1;
             // Of each crash point of a long history little: there are many.
-            search.caps[0] = if turn % 5 < 2 { Caps::FEW } else { Caps::SOME };
-            match turn % 5 {
+            search.caps[0] = if turn % 6 < 2 { Caps::FEW } else { Caps::SOME };
+            match turn % 6 {
                 0 | 1 => draw(&steered, &mut runner),
                 2 => besides.next().unwrap_or_else(|| draw(&random, &mut runner)),
                 3 => draw(&lives, &mut runner),

@@ -193,14 +193,17 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
 
 /// Steered cases. In one of five a write, push or sync fails.
 pub(crate) fn steered_cases() -> impl Strategy<Value = Case> {
-    let call = prop_oneof![4 => Just(Call::Write), 1 => Just(Call::Push), 1 => Just(Call::Sync)];
+    let call = prop_oneof![2 => Just(Call::Write), 1 => Just(Call::Push), 2 => Just(Call::Sync)];
     let fault = (call, 0u64..12).prop_map(|(call, nth)| Fault { call, nth, how: How::Errno(EIO), sticky: false });
     let what = prop_oneof![
         4 => (steered(), Just(None)),
         1 => (failing(), fault.prop_map(Some)),
     ];
-    (what, any::<u64>().no_shrink())
-        .prop_map(|(((ops, size), fault), seed)| Case { fault, ..Case::of(seed >> 20, size, ops) })
+    (what, workload(9), any::<u64>().no_shrink()).prop_map(|(((ops, size), fault), more, seed)| Case {
+        fault,
+        more,
+        ..Case::of(seed >> 20, size, ops)
+    })
 }
 
 /// Cases of many lives, which write much of the log or do anything.

@@ -114,8 +114,8 @@ pub(crate) fn size_of(n: u8) -> Size {
             options.punch_from(Some(4096)),
             &[8, 6],
         ),
-        // A long generation in a short image.
-        11 => tight(Knobs { span: 48, log_pages: 64, reserve: 4, direct: 16, inline: 0, ..small }, options, 4, &[24]),
+        // A long generation in a short image, all of whose space is there from the start.
+        11 => tight(Knobs { span: 160, log_pages: 64, reserve: 4, direct: 16, inline: 0, ..small }, options, 1, &[24]),
         12 => Size {
             weak: true,
             ..plain(

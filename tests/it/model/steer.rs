@@ -166,6 +166,6 @@ pub(crate) fn steered() -> impl Strategy<Value = (Vec<Op>, u8)> {
         1 => (trees(200), Just(12u8)),
         2 => long(),
         2 => (returns(), prop::sample::select(vec![1u8, 4, 10, 10, 10])),
-        2 => (full(), prop::sample::select(vec![4u8, 7, 11, 11])),
+        3 => (full(), prop::sample::select(vec![4u8, 11, 11, 11])),
     ]
 }
