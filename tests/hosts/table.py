@@ -73,6 +73,9 @@ def outcome(results, rungs, begins):
             figures.append(f"{r['acknowledged']} acknowledgements")
         if r.get("races"):
             figures.append(f"{r['races']} races")
+        # Where a host does not keep its promises, what is promised there is that nothing is lost: what was refused is told.
+        refused = [s for s in r["seen"] if re.search("flush|delete|discard|checkpoint|reclaim|freed", s) and not s.endswith(": ok")]
+        figures += [f"{s} in {r['seen'][s]}" for s in refused if rung.startswith("full")]
         lines.append(f"`{rung}`: {', '.join(figures)}, lost {r['lost']}")
     if not lines:
         sys.exit(f"error: there is no rung {begins}")
@@ -86,8 +89,11 @@ def write(root, results_path, rungs):
         tests = ", ".join(find_test(root, t) for t in tests)
         lines = [line for n in names for line in outcome(results, rungs, n)]
         out.append(f"| {fault} | {tests or ('rungs' if lines else '')} | {'<br>'.join(lines) or (NOT_RUN + missing if missing else '')} |")
+    asked = {r["asked"] for r in results.values()}
+    if len(asked) != 1:
+        sys.exit("error: the last runs had different --cycles: " + ", ".join(f"{name} {r['asked']}" for name, r in results.items()))
     kernels = sorted({r["kernel"] for r in results.values() if "kernel" in r})
-    head = f"Linux {', '.join(kernels)}; `tests/hosts/run.sh --cycles {max(r['asked'] for r in results.values())}`, then `tests/hosts/run.sh --table`."
+    head = f"Linux {', '.join(kernels)}; `tests/hosts/run.sh --cycles {asked.pop()}`, then `tests/hosts/run.sh --table`."
     path = root / "docs" / "reliability.md"
     text = path.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
