@@ -15,6 +15,8 @@ mod meta;
 mod open;
 mod ops;
 mod recover;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod write;
 

@@ -1,7 +1,14 @@
 //! Geometry and the allocator by themselves.
 
-use super::{Geometry, Space};
-use crate::io::{Disk, MemoryBackend};
+use super::{
+    Geometry, Space,
+    pages::{self, Entry},
+};
+use crate::{
+    format::{COUNT_MAX, COUNT_RETURNED, COUNT_SYSTEM},
+    io::{Disk, MemoryBackend},
+    units::Block,
+};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// Clean regions go until as many are left as may stay, and no further.
@@ -36,6 +43,38 @@ fn homes_never_meet() {
             }
             let system = (0..span as usize).filter(|&p| geo.is_system(region, p)).count();
             assert_eq!(system, 2 * geo.homes(region));
+        }
+    }
+}
+
+/// Count pages and index pages are read back as they were written, for their place, stamp, size and level and for no other.
+#[test]
+fn pages_survive_the_trip_and_nothing_else_does() {
+    let (uuid, at) = ([7; 16], Block(77));
+    for (span, fanout) in [(16, 4), (32, 5), (1008, 252)] {
+        let geo = Geometry { base: 40, span, fanout };
+        let other = Geometry { base: 40, span: span - 1, fanout: fanout - 1 };
+        for stamp in [1, 1 << 40, u64::MAX] {
+            let ends = [0, 1, COUNT_MAX, COUNT_RETURNED, COUNT_SYSTEM];
+            let counts: Vec<u32> = (0..span as usize).map(|i| ends[i % ends.len()] ^ (i as u32 & 8)).collect();
+            let page = pages::encode_counts(&counts, &uuid, at, stamp);
+            assert_eq!(pages::decode_counts(&page, &uuid, at, stamp, &geo).unwrap(), counts);
+            assert!(pages::decode_counts(&page, &uuid, Block(78), stamp, &geo).is_err());
+            assert!(pages::decode_counts(&page, &uuid, at, stamp ^ 1, &geo).is_err());
+            assert!(pages::decode_counts(&page, &[8; 16], at, stamp, &geo).is_err());
+            assert!(pages::decode_counts(&page, &uuid, at, stamp, &other).is_err());
+            let entry = |i: u64| Entry { stamp: !i, free: i as u16, returned: !i as u16, home: (i % 2) as u8 };
+            let mut entries: Vec<Entry> = (0..u64::from(fanout)).map(entry).collect();
+            for level in 1..=4 {
+                let page = pages::encode_index(&entries, &uuid, at, stamp, level);
+                assert_eq!(pages::decode_index(&page, &uuid, at, stamp, level, &geo).unwrap(), entries);
+                assert!(pages::decode_index(&page, &uuid, at, stamp, level + 1, &geo).is_err());
+                assert!(pages::decode_index(&page, &uuid, at, stamp, level, &other).is_err());
+                assert!(pages::decode_counts(&page, &uuid, at, stamp, &geo).is_err());
+            }
+            entries[1].home = 2;
+            let page = pages::encode_index(&entries, &uuid, at, stamp, 1);
+            assert!(pages::decode_index(&page, &uuid, at, stamp, 1, &geo).is_err(), "there are two homes");
         }
     }
 }

@@ -1,7 +1,13 @@
 //! Trees against ordered maps, with exact counts.
 
-use super::{Child, Forest, Fresh, Miss, Node, NodeCache, Root, Shape, read::Nodes, read_block, read_step};
+use super::{
+    Child, Forest, Fresh, Miss, Node, NodeCache, Record, Root, Shape, Value,
+    node::{Entry, ExtentLeaf},
+    read::Nodes,
+    read_block, read_step,
+};
 use crate::{
+    format::PAGE_PAYLOAD,
     io::{Disk, MemoryBackend},
     space::{Geometry, Space},
     units::{Block, Stamp},
@@ -55,7 +61,7 @@ fn parents(f: &Forest, child: Child, level: u8, seen: &mut BTreeMap<u64, u32>) {
 
 #[test]
 fn trees_are_maps_and_counts_are_parents() {
-    for seed in 0..30_u64 {
+    for seed in 0..if cfg!(miri) { 1 } else { 30 } {
         let mut f = forest(if seed % 3 == 0 { usize::MAX } else { 4 });
         let mut trees: Vec<(Root, BTreeMap<u64, u32>)> = vec![Default::default()];
         let mut doomed = Vec::new();
@@ -66,7 +72,7 @@ fn trees_are_maps_and_counts_are_parents() {
             x ^= x << 17;
             x % n
         };
-        for step in 0..400_u32 {
+        for step in 0..if cfg!(miri) { 12 } else { 400_u32 } {
             let t = below(trees.len() as u64) as usize;
             let most = if below(4) == 0 { 900 } else { 70 };
             let (lo, len) = (below(3000), 1 + below(most));
@@ -127,6 +133,57 @@ fn trees_are_maps_and_counts_are_parents() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Nodes are read back as they were written, within bounds that their keys just keep, and not within narrower ones.
+#[test]
+fn nodes_survive_the_trip_and_their_bounds() {
+    let mut x = 3_u64;
+    let mut below = |n: u64| {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (x >> 33) % n
+    };
+    for round in 0..if cfg!(miri) { 5 } else { 2000 } {
+        let items = 1 + below(if round % 2 == 0 { 3 } else { 100 });
+        let mut leaf = ExtentLeaf::default();
+        let mut at = below(1 << 20);
+        for _ in 0..items {
+            let len = 1 + below(64) as usize;
+            let sums: Vec<u32> = (0..len).map(|_| below(1 << 32) as u32).collect();
+            leaf.push(at, Block(below(1 << 40)), &sums);
+            if Node::Extents(leaf.clone()).bytes(Shape::Extents) > PAGE_PAYLOAD - 64 * 4 - 16 {
+                break;
+            }
+            at += len as u64 + below(3);
+        }
+        let mut keys: Vec<u128> = (0..items).map(|_| u128::from(below(1 << 31)) << below(90)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let child = |n: u64| Child { block: Block(n), stamp: Stamp(!n) };
+        let inner: Vec<Entry> =
+            keys.iter().map(|&key| Entry { key: key % Shape::Extents.end(), child: child(key as u64) }).collect();
+        let ordered = inner.windows(2).all(|w| w[0].key < w[1].key);
+        let records: Vec<Record> = keys
+            .iter()
+            .map(|&key| Record { key, value: Value::new(&vec![key as u8; below(40) as usize]) })
+            .take(60)
+            .collect();
+        let mut nodes = vec![(Shape::Extents, Node::Extents(leaf)), (Shape::Records, Node::Records(records))];
+        if ordered {
+            nodes.push((Shape::Extents, Node::Inner { level: 1 + below(9) as u8, entries: inner }));
+        }
+        for (shape, node) in nodes {
+            let (at, uuid) = (child(below(1 << 50)), [round as u8; 16]);
+            let (level, (first, last)) = (node.level(), node.keys());
+            let page = node.encode(shape, &uuid, at);
+            let decode = |at, level, bounds| Node::decode(&page, shape, &uuid, at, level, bounds);
+            assert_eq!(decode(at, level, (first, last + 1)).unwrap(), node, "round {round}");
+            assert!(decode(at, level, (first + 1, last + 2)).is_err(), "a lower key");
+            assert!(decode(at, level, (first, last)).is_err(), "a higher key");
+            assert!(decode(at, level + 1, (first, last + 1)).is_err(), "another level");
+            assert!(decode(child(at.block.0 + 1), level, (first, last + 1)).is_err(), "another place");
         }
     }
 }
