@@ -229,10 +229,10 @@ def main():
     if left >= 6 * 60 * FLIPS_MINUTES:
         work["flips"] = lambda line: flips(line, binary)
         left -= 60 * FLIPS_MINUTES
-    found = r"explorer: seed \d+, (\d+) unique states.*, lives (\d+)"
-    work["explorer"] = lambda line: seeded(line, binary, "explorer::random", left - sum(share.values()), options.jobs, seed, found, ["states", "lives"], SNAPDISK_STATES=STATES)
-    found = r"schedules: seed \d+, (\d+) cases, \d+ steps, (\d+) crash states"
-    work["schedules"] = lambda line: seeded(line, binary, "schedule::random", share["schedules"], options.jobs, seed, found, ["schedules", "states"], SNAPDISK_SCHEDULES=SCHEDULES)
+    searched = r"explorer: seed \d+, (\d+) unique states.*, lives (\d+)"
+    work["explorer"] = lambda line: seeded(line, binary, "explorer::random", left - sum(share.values()), options.jobs, seed, searched, ["states", "lives"], SNAPDISK_STATES=STATES)
+    scheduled = r"schedules: seed \d+, (\d+) cases, \d+ steps, (\d+) crash states"
+    work["schedules"] = lambda line: seeded(line, binary, "schedule::random", share["schedules"], options.jobs, seed, scheduled, ["schedules", "states"], SNAPDISK_SCHEDULES=SCHEDULES)
     if "mutants" in share:
         work["mutants"] = lambda line: mutants(line, share["mutants"], seed % 1000)
     if "fuzz" in share:
