@@ -272,7 +272,7 @@ impl Engine {
         if published.is_err() {
             let mut state = self.state.write();
             state.in_flight -= blocks;
-            runs.into_iter().for_each(|r| state.forest.space.give_back(r));
+            runs.into_iter().for_each(|r| state.forest.space.abandon(r));
         }
         published?;
         self.relieve_after(&room)

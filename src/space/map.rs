@@ -195,8 +195,9 @@ impl Space {
     pub(crate) fn edits(&self) -> u64 {
         self.edits
     }
+    /// Whether a checkpoint has anything to do here.
     pub(crate) fn has_changes(&self) -> bool {
-        !self.changed.is_empty()
+        !self.changed.is_empty() || !self.freed.is_empty()
     }
     /// About what counts take in memory that wait for a checkpoint.
     pub(crate) fn changed_bytes(&self) -> u64 {
@@ -374,6 +375,11 @@ impl Space {
             Some(run) if run.start.plus(run.len.into()) == block => run.len += 1,
             _ => self.freed.push(Run { start: block, len: 1 }),
         }
+    }
+    /// Lets blocks go that were allocated and written and that nobody has named: as those that lost their last parent, they are not written
+    /// again before a checkpoint (I1), since a medium may keep the older of two writes.
+    pub(crate) fn abandon(&mut self, run: Run) {
+        (0..u64::from(run.len)).for_each(|i| self.quarantine_block(run.start.plus(i)));
     }
     /// The first parent of an allocated block.
     pub(crate) fn first_parent(&mut self, disk: &Disk, block: Block) -> Result<()> {

@@ -85,6 +85,19 @@ fn random() {
 }
 
 /// Repeats the case in `SNAPDISK_SCHEDULE`.
+/// Schedules that found something.
+const ONCE: [&str; 1] =
+    // A direct write that failed once its data was in place gave its blocks to the next one, in the same window.
+    ["seed=7714175075125036591 size=3 by=s8 fault=Read.3.Errno(5).once threads=W8.24||W24.8|W24.4"];
+
+#[test]
+fn what_once_failed() {
+    for text in ONCE {
+        let case = Case::parse(text).expect("a case");
+        try_case(&case).unwrap_or_else(|why| panic!("{}", told(&case, &why)));
+    }
+}
+
 #[test]
 fn replay() {
     let form = "a case: seed=N size=N by=u|sN|pN [fault=…] threads=W0.8,F|R0.8";
