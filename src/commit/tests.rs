@@ -65,12 +65,12 @@ fn fill(log: &mut Log, pages: u64) -> usize {
 /// than there is room for.
 #[test]
 fn groups_survive_the_ring_at_every_position_and_size() {
-    let (sizes, positions) = if cfg!(miri) { (8..=8, 7..=8) } else { (8..=9, 0..=19) };
+    let (sizes, positions) = if cfg!(miri) { (8..=8, 7..=7) } else { (8..=9, 0..=19) };
     for pages in sizes {
         for position in positions.clone() {
             for first in 1..pages {
                 for second in 0..pages - first {
-                    if cfg!(miri) && (first + second) % 3 != 0 {
+                    if cfg!(miri) && ![(1, 1), (2, 0)].contains(&(first, second)) {
                         continue;
                     }
                     for marked in [false, true] {
@@ -81,7 +81,9 @@ fn groups_survive_the_ring_at_every_position_and_size() {
         }
     }
     // And where positions are as large as they get.
-    ring(8, COUNTER_END - 20, [3, 4], true);
+    if !cfg!(miri) {
+        ring(8, COUNTER_END - 20, [3, 4], true);
+    }
 }
 
 fn ring(pages: u64, position: u64, sizes: [u64; 2], marked: bool) {
@@ -151,7 +153,8 @@ fn operations(n: u64) -> Vec<Op> {
 /// Records are read back as they were written; a record that is cut short or has a bit changed anywhere is none.
 #[test]
 fn records_survive_the_trip_and_nothing_else_does() {
-    for n in [0, 1, 63, 255, u64::from(u32::MAX), 1 << 56, u64::MAX] {
+    let ends = [0, u64::MAX, 1, 63, 255, u64::from(u32::MAX), 1 << 56];
+    for n in ends.into_iter().take(if cfg!(miri) { 2 } else { 7 }) {
         for op in operations(n) {
             let ops = vec![op];
             let bytes = codec::encode(Kind::Log, &ops).unwrap();
