@@ -17,6 +17,7 @@ mod flips;
 mod format;
 mod hostile;
 mod model;
+mod room;
 mod salvage;
 mod schedule;
 mod settings;

@@ -38,6 +38,7 @@ HARNESSES = {
     "close": ["concurrency::close::"],
     "background": ["background::"],
     "hostile": ["hostile::"],
+    "room": ["room::"],
     "schedule": ["schedule::"],
 }
 
