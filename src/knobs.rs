@@ -20,6 +20,8 @@ pub struct Knobs {
     pub direct: u32,
     /// Blocks from which on what is staged is written out ahead of its group. 0: as the memory budget says.
     pub ahead: u32,
+    /// Whether a write that finds no space waits for a checkpoint, where that would help, rather than have the image grow past its slack.
+    pub recycle: bool,
     /// A group of at most this many blocks of data has them in the log itself, and a checkpoint writes them to their places. 0: none has.
     pub inline: u32,
 }
@@ -35,6 +37,7 @@ impl Default for Knobs {
             growth: 16,
             direct: 16,
             ahead: 0,
+            recycle: true,
             inline: 4,
         }
     }

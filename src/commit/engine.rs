@@ -435,7 +435,7 @@ impl Engine {
                 attempt(&mut state, room.any)
             };
             let due = state.is_due(&self.config) || state.wants_growth(&self.config);
-            let recycle = state.forest.space.should_recycle();
+            let recycle = state.knobs.recycle && state.forest.space.should_recycle();
             let spills = state.staging.bytes >= self.config.spill_from();
             let long = spills || state.log.is_long();
             room.relieve = long && (self.config.manual || state.is_too_long(&self.config));

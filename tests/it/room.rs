@@ -1,7 +1,7 @@
 //! Space for recovery: what a live run did with the blocks that it had, its replay can do as well (I7).
 
 use snapdisk::{
-    BLOCK, Knobs, Options, Store,
+    BLOCK, Knobs, Options,
     io::sim::{SimBackend, SimHost},
 };
 use std::sync::Arc;

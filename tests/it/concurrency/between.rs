@@ -17,8 +17,18 @@ use std::sync::{
 const BLOCKS: usize = 8;
 
 fn volume(direct: u32) -> (Arc<SimBackend>, Store, Volume) {
-    let knobs =
-        Knobs { fanout: 4, span: 48, index_fanout: 8, log_pages: 64, growth: 1, direct, inline: 0, ..Knobs::default() };
+    // What runs in the middle of a checkpoint, on its thread, must not wait for one.
+    let knobs = Knobs {
+        fanout: 4,
+        span: 48,
+        index_fanout: 8,
+        log_pages: 64,
+        growth: 1,
+        direct,
+        inline: 0,
+        recycle: false,
+        ..Knobs::default()
+    };
     let options = Options::new().manual_maintenance(true).punch_from(None).slack(0).knobs(knobs);
     let disk = Arc::new(SimBackend::new());
     let store = options.create_on(disk.clone(), Arc::new(SimHost::new(5))).unwrap();

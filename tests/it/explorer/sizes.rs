@@ -32,7 +32,8 @@ pub(crate) fn size_of(n: u8) -> Size {
     // Mostly without slack: blocks are used again as soon as they may be.
     let options = Options::new().manual_maintenance(true).slack(0).punch_from(None);
     let plain = |knobs: Knobs, options: Options, volumes| Size {
-        options: options.knobs(knobs),
+        // What runs beside a checkpoint, on its thread, must not wait for one.
+        options: options.knobs(Knobs { recycle: false, ..knobs }),
         tight: false,
         guaranteed: false,
         weak: false,
@@ -40,7 +41,8 @@ pub(crate) fn size_of(n: u8) -> Size {
     };
     let tight = |knobs: Knobs, options: Options, regions, volumes| Size {
         tight: true,
-        ..plain(knobs, options.max_image_bytes(limit(&knobs, regions)), volumes)
+        options: options.clone().max_image_bytes(limit(&knobs, regions)).knobs(knobs),
+        ..plain(knobs, options, volumes)
     };
     match n % SIZES {
         0 => plain(Knobs { span: 48, log_pages: 8, reserve: 12, direct: 2, inline: 0, ..small }, options, &[6]),
