@@ -88,11 +88,12 @@ impl SnapshotService {
                 Some(_) => directory.project(caller, source.company, project)?,
                 None => source.project.to_string(),
             };
+            let member = directory.owner(caller, source.company, r.member_id)?;
             unbound(disk)?;
             let plan = Plan {
                 name: &r.name,
                 remark: r.remark.as_deref(),
-                member: directory.owner(caller, source.company, r.member_id)?,
+                member,
                 region: &r.region,
                 company: source.company,
                 project,
@@ -141,6 +142,7 @@ impl SnapshotService {
                 Some(_) => directory.project(caller, source.company, project)?,
                 None => source.project.to_string(),
             };
+            let member = directory.owner(caller, source.company, r.member_id)?;
             // A rollback only reads the snapshot, as this does.
             if !matches!(snap.state, SnapState::Normal | SnapState::RollBacking) {
                 return Err(state_fault(snap, "Normal"));
@@ -149,7 +151,7 @@ impl SnapshotService {
             let plan = Plan {
                 name: &r.name,
                 remark: r.remark.as_deref(),
-                member: directory.owner(caller, source.company, r.member_id)?,
+                member,
                 region: &r.region,
                 company: source.company,
                 project,

@@ -53,7 +53,7 @@ pub use disktypes::{
     DescribeRegion, DescribeRegionResponse, DetachDisk, DiskIdResponse, DiskInfo, DiskStatus, RegionInfo, UpgradeDisk,
 };
 pub use flat::{ACTIONS, answer};
-pub use params::{ARRAY_MAX, Params, VALUES_MAX};
+pub use params::{ARRAY_MAX, NESTING_MAX, Params, VALUES_MAX};
 pub use schedule::{Every, Schedule, Ticked};
 pub use service::{ServiceStats, SnapshotService};
 pub use tenant::{Caller, Company, Directory, Limits, Member, Project, Region};

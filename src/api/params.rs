@@ -10,7 +10,7 @@ pub const ARRAY_MAX: usize = 100;
 /// Values that a request may have, those inside others included: what it takes in memory is bounded by this and by its length.
 pub const VALUES_MAX: usize = 1024;
 /// Values inside one another.
-const NESTING_MAX: usize = 16;
+pub const NESTING_MAX: usize = 16;
 
 /// The parameters of one request, by name. Form values are strings; JSON values keep their types.
 ///
@@ -46,6 +46,14 @@ impl Params {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
+    }
+    /// The value of a name, if it is there.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.map.get(name)
+    }
+    /// Adds a text, in the place of whatever the name has.
+    pub fn set_text(&mut self, name: &str, value: &str) {
+        self.map.insert(name.to_owned(), Value::String(value.to_owned()));
     }
     /// By name, sorted bytewise.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {

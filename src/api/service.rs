@@ -182,6 +182,7 @@ impl SnapshotService {
     }
     /// Figures.
     pub fn stats(&self) -> ServiceStats {
+        self.forget_reclaimed();
         let index = self.inner.index.read();
         let mut out = ServiceStats { visited: self.inner.visited.load(Relaxed), ..ServiceStats::default() };
         for disk in index.disks() {

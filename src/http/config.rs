@@ -27,6 +27,8 @@ pub struct Config {
     pub metrics: Option<String>,
     /// Under which address people and clients know the server, where a proxy stands in front of it.
     pub public_url: Option<PublicUrl>,
+    /// The proxy, if it is not on this host.
+    pub proxy: Option<std::net::IpAddr>,
     /// Connections of one peer, if it says so.
     pub connections_per_peer: Option<usize>,
     /// Regions and tenants.
@@ -50,7 +52,11 @@ impl PublicUrl {
         let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         let fine = |h: &str| !h.is_empty() && h.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
         match host.filter(|h| fine(h)) {
-            Some(_) => Ok(PublicUrl { origin }),
+            // As browsers name it.
+            Some(_) => {
+                let port = if origin.starts_with("https:") { ":443" } else { ":80" };
+                Ok(PublicUrl { origin: origin.strip_suffix(port).unwrap_or(&origin).to_owned() })
+            }
             None => Err(wrong(format!("public_url {text:?}: https://host or http://host:port, without a path"))),
         }
     }
@@ -69,6 +75,7 @@ struct File {
     listen: Option<String>,
     metrics: Option<String>,
     public_url: Option<String>,
+    proxy: Option<std::net::IpAddr>,
     connections_per_peer: Option<usize>,
     region: Vec<RegionEntry>,
     company: Vec<CompanyEntry>,
@@ -339,6 +346,7 @@ impl Config {
             listen: file.listen,
             metrics: file.metrics,
             public_url,
+            proxy: file.proxy,
             connections_per_peer: file.connections_per_peer,
             directory,
             keys,

@@ -1,9 +1,15 @@
-//! What has to be known of a request before it is worth building its parameters: found in one pass that keeps nothing else.
+//! What has to be known of a request before it is worth building its parameters: found in one pass that keeps nothing else, and that finds
+//! everything that is malformed, so that a malformed request answers the same whoever has the key.
 
 use super::wire::{malformed, unescape};
-use crate::api::Fault;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use std::fmt;
+use crate::api::{Fault, NESTING_MAX, VALUES_MAX, shorten};
+use serde::de::{self, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::{
+    cell::Cell,
+    collections::HashSet,
+    fmt,
+    hash::{BuildHasher, RandomState},
+};
 
 /// Characters that are kept of a value. Whatever is longer is no action, key or signature.
 const KEPT: usize = 256;
@@ -24,30 +30,41 @@ impl Envelope {
             _ => None,
         }
     }
-    /// Of a query or a form. What is malformed in it is found later, if the key is somebody's.
-    pub(super) fn of_form(text: &[u8]) -> Envelope {
-        let mut out = Envelope::default();
-        for piece in text.split(|&b| b == b'&') {
+    /// Of a query or a form.
+    pub(super) fn of_form(text: &[u8]) -> Result<Envelope, Fault> {
+        let (mut out, mut names) = (Envelope::default(), Names::default());
+        for piece in text.split(|&b| b == b'&').filter(|p| !p.is_empty()) {
             let mut halves = piece.splitn(2, |&b| b == b'=');
-            let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
-            // Each of its bytes may stand as three.
-            if name.len() > 3 * "Signature".len() {
-                continue;
+            let name = unescape(halves.next().unwrap_or_default())?;
+            let value = unescape(halves.next().unwrap_or_default())?;
+            if name.is_empty() {
+                return Err(malformed("a parameter without a name"));
             }
-            if let Ok(name) = unescape(name)
-                && let Some(field) = out.field(&name)
-                && let Ok(value) = unescape(&value[..value.len().min(12 * KEPT)])
-            {
+            names.add(&name).map_err(|what| malformed(&what))?;
+            if let Some(field) = out.field(&name) {
                 *field = kept(&value);
             }
         }
-        out
+        Ok(out)
     }
-    /// Of a JSON object, which is checked to be one.
+    /// Of a JSON object.
     pub(super) fn of_json(text: &[u8]) -> Result<Envelope, Fault> {
         let mut json = serde_json::Deserializer::from_slice(text);
         let out = json.deserialize_map(Object).and_then(|out| json.end().map(|()| out));
         out.map_err(|e| malformed(&format!("the body is no JSON object: {e}")))
+    }
+}
+
+/// Names that were seen, by their hashes.
+#[derive(Default)]
+struct Names(HashSet<u64>, RandomState);
+
+impl Names {
+    fn add(&mut self, name: &str) -> Result<(), String> {
+        if self.0.len() == VALUES_MAX {
+            return Err(format!("more than {VALUES_MAX} parameters"));
+        }
+        if self.0.insert(self.1.hash_one(name)) { Ok(()) } else { Err(format!("{:?} is given twice", shorten(name))) }
     }
 }
 
@@ -63,28 +80,44 @@ impl<'de> Visitor<'de> for Object {
         f.write_str("an object")
     }
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Envelope, A::Error> {
-        let mut out = Envelope::default();
-        while let Some(name) = access.next_key_seed(Text)? {
-            match out.field(&name) {
-                Some(field) => *field = access.next_value_seed(Text)?,
-                None => drop(access.next_value::<IgnoredAny>()?),
+        let (mut out, mut names, left) = (Envelope::default(), Names::default(), Cell::new(VALUES_MAX));
+        while let Some(name) = access.next_key::<String>()? {
+            names.add(&name).map_err(A::Error::custom)?;
+            let value = access.next_value_seed(Skim { left: &left, depth: 1 })?;
+            if let Some(field) = out.field(&name) {
+                *field = value;
             }
         }
         Ok(out)
     }
 }
 
-/// The beginning of a text; of anything else nothing.
-struct Text;
+/// Goes over a value and counts those inside it; gives the beginning of a text, and of anything else nothing.
+#[derive(Clone, Copy)]
+struct Skim<'a> {
+    left: &'a Cell<usize>,
+    depth: usize,
+}
 
-impl<'de> DeserializeSeed<'de> for Text {
+impl Skim<'_> {
+    fn inner<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth == NESTING_MAX {
+            return Err(E::custom(format!("more than {NESTING_MAX} values inside one another")));
+        }
+        Ok(Skim { depth: self.depth + 1, ..self })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Skim<'_> {
     type Value = String;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.ok_or_else(|| D::Error::custom(format!("more than {VALUES_MAX} values")))?);
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Text {
+impl<'de> Visitor<'de> for Skim<'_> {
     type Value = String;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
@@ -108,11 +141,15 @@ impl<'de> Visitor<'de> for Text {
         Ok(String::new())
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<String, A::Error> {
-        while access.next_element::<IgnoredAny>()?.is_some() {}
+        let inner = self.inner()?;
+        while access.next_element_seed(inner)?.is_some() {}
         Ok(String::new())
     }
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<String, A::Error> {
-        while access.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        let inner = self.inner()?;
+        while access.next_key::<IgnoredAny>()?.is_some() {
+            access.next_value_seed(inner)?;
+        }
         Ok(String::new())
     }
 }

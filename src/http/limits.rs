@@ -47,9 +47,34 @@ impl Seat {
     pub(super) fn set(&self, phase: Phase) {
         *self.phase.lock() = (phase, Instant::now());
     }
-    /// Returns once the connection has to give way.
+    /// A request has been answered. One that never was anything but waiting leaves the clock as it is.
+    pub(super) fn rest(&self) {
+        let mut phase = self.phase.lock();
+        if phase.0 != Phase::Waiting {
+            *phase = (Phase::Waiting, Instant::now());
+        }
+    }
+    /// Returns once the connection has to give way. Never in the middle of an action, which may have begun since it was chosen.
     pub(super) async fn told(&self) {
-        self.go.notified().await;
+        loop {
+            self.go.notified().await;
+            if self.phase.lock().0 != Phase::Work {
+                return;
+            }
+        }
+    }
+    /// Whether it may have to give way: how little it does, and since when.
+    fn due(&self, now: Instant) -> Option<(u8, Instant)> {
+        let (phase, since) = *self.phase.lock();
+        let (rank, after) = match phase {
+            Phase::Waiting => (0, IDLE),
+            Phase::Body => (1, SLOW),
+            Phase::Work => return None,
+        };
+        (now.saturating_duration_since(since) >= after).then_some((rank, since))
+    }
+    fn is_at_work(&self) -> bool {
+        self.phase.lock().0 == Phase::Work
     }
 }
 
@@ -129,7 +154,7 @@ impl Places {
                 Err(Refused::Full) => {}
                 other => return other,
             }
-            self.make_room();
+            self.make_room(peer);
             // Somebody may become idle enough meanwhile.
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -138,20 +163,17 @@ impl Places {
             let _ = tokio::time::timeout(left.min(IDLE / 5), self.freed.notified()).await;
         }
     }
-    fn make_room(&self) {
+    /// Tells somebody to go: who does least for longest, or else one of the peer that has most, if that is more than `peer` has.
+    fn make_room(&self, peer: IpAddr) {
         let now = Instant::now();
         let taken = self.taken.lock();
-        let due = |seat: &Seat| {
-            let (phase, since) = *seat.phase.lock();
-            let (rank, after) = match phase {
-                Phase::Waiting => (0, IDLE),
-                Phase::Body => (1, SLOW),
-                Phase::Work => return None,
-            };
-            (now.saturating_duration_since(since) >= after).then_some((rank, since))
-        };
-        let least = taken.seats.values().filter_map(|(_, seat)| Some((due(seat)?, seat))).min_by_key(|s| s.0);
-        if let Some((_, seat)) = least {
+        let seats = || taken.seats.values();
+        let least = seats().filter_map(|(_, seat)| Some((seat.due(now)?, seat))).min_by_key(|s| s.0).map(|s| s.1);
+        let most = taken.by_peer.iter().max_by_key(|(_, n)| **n);
+        let own = taken.by_peer.get(&peer_of(peer)).copied().unwrap_or(0);
+        let greedy = most.filter(|(_, n)| **n > own + 1).map(|(p, _)| *p);
+        let theirs = || seats().find(|(p, seat)| Some(*p) == greedy && !seat.is_at_work()).map(|(_, seat)| seat);
+        if let Some(seat) = least.or_else(theirs) {
             seat.go.notify_one();
         }
     }
@@ -163,8 +185,6 @@ impl Places {
     }
 }
 
-/// Failures to sign in that are forgiven within a [`PERIOD`].
-const FAILURES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(60);
 /// Names that are remembered; beyond that the oldest go.
 const NAMES: usize = 10_000;
@@ -174,12 +194,13 @@ const NAMES: usize = 10_000;
 pub(super) struct Throttle(Mutex<HashMap<String, (u32, Instant)>>);
 
 impl Throttle {
-    /// Whether any of `names` has failed too often of late.
-    pub(super) fn refuses(&self, names: &[&str], now: Instant) -> bool {
+    /// Whether any of `names` has failed as often within a [`PERIOD`] as it may.
+    pub(super) fn refuses(&self, names: &[(&str, u32)], now: Instant) -> bool {
         let counts = self.0.lock();
-        names.iter().filter_map(|n| counts.get(*n)).any(|(n, begun)| *n >= FAILURES && fresh(*begun, now))
+        let mut known = names.iter().filter_map(|(n, most)| Some((most, counts.get(*n)?)));
+        known.any(|(most, (n, begun))| n >= most && fresh(*begun, now))
     }
-    pub(super) fn failed(&self, names: &[&str], now: Instant) {
+    pub(super) fn failed(&self, names: &[(&str, u32)], now: Instant) {
         let mut counts = self.0.lock();
         if counts.len() + names.len() > NAMES {
             counts.retain(|_, (_, begun)| fresh(*begun, now));
@@ -188,7 +209,7 @@ impl Throttle {
             let Some(oldest) = counts.iter().min_by_key(|(_, c)| c.1).map(|(n, _)| n.clone()) else { break };
             counts.remove(&oldest);
         }
-        for name in names {
+        for (name, _) in names {
             let count = counts.entry((*name).to_owned()).or_insert((0, now));
             if !fresh(count.1, now) {
                 *count = (0, now);
@@ -205,6 +226,11 @@ fn fresh(begun: Instant, now: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        future::Future,
+        pin::pin,
+        task::{Context, Waker},
+    };
 
     #[test]
     fn a_peer_has_its_places_and_no_more() {
@@ -217,6 +243,11 @@ mod tests {
         assert_eq!(places.take(at("10.0.0.2")).err(), Some(Refused::Full));
         drop(one);
         let _four = places.take(at("2001:db8::2")).ok().unwrap();
+        // Told to go: who waits for longest, and nobody who is at work, even if that began after the choice.
+        three.seat.set(Phase::Work);
+        places.make_room(at("10.0.0.9"));
+        let told = |seat: &Seat| pin!(seat.told()).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        assert!(!told(&three.seat));
         drop(three);
         assert!(places.take(at("2001:db8::3")).is_ok() && places.take(at("2001:db8:0:1::3")).is_ok());
     }
@@ -224,17 +255,17 @@ mod tests {
     #[test]
     fn failures_count_by_name_and_are_forgotten() {
         let (throttle, now) = (Throttle::default(), Instant::now());
-        for i in 0..FAILURES {
-            assert!(!throttle.refuses(&["key", "address"], now), "{i}");
-            throttle.failed(&["key", "address"], now);
+        for i in 0..10 {
+            assert!(!throttle.refuses(&[("key", 10), ("address", 10)], now), "{i}");
+            throttle.failed(&[("key", 10), ("address", 10)], now);
         }
-        assert!(throttle.refuses(&["key", "other"], now) && throttle.refuses(&["x", "address"], now));
-        assert!(!throttle.refuses(&["other"], now));
-        assert!(!throttle.refuses(&["key"], now + PERIOD));
-        throttle.failed(&["key"], now + PERIOD);
-        assert!(!throttle.refuses(&["key"], now + PERIOD));
+        assert!(throttle.refuses(&[("key", 10), ("other", 10)], now) && throttle.refuses(&[("address", 10)], now));
+        assert!(!throttle.refuses(&[("other", 10), ("key", 11)], now));
+        assert!(!throttle.refuses(&[("key", 10)], now + PERIOD));
+        throttle.failed(&[("key", 10)], now + PERIOD);
+        assert!(!throttle.refuses(&[("key", 10)], now + PERIOD));
         for i in 0..2 * NAMES {
-            throttle.failed(&[&i.to_string()], now);
+            throttle.failed(&[(&i.to_string(), 10)], now);
         }
         assert!(throttle.0.lock().len() <= NAMES);
     }

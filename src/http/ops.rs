@@ -48,11 +48,6 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
 }
 
-/// A label's value: the exposition format escapes just these.
-fn label(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
 /// All metrics, in the text format of Prometheus.
 pub(super) fn metrics(shared: &Shared) -> String {
     let stats = shared.service.stats();
@@ -81,13 +76,16 @@ pub(super) fn metrics(shared: &Shared) -> String {
     for (state, n) in stats.by_state() {
         let _ = writeln!(out, "snapdisk_snapshots{{state=\"{state}\"}} {n}");
     }
-    let faults = [
-        ("background", store.background_error().map(|e| e.to_string())),
-        ("schedule", shared.service.schedule_fault()),
-    ];
-    head(&mut out, "snapdisk_last_error_info", "gauge", "The last failure of background work, and of a schedule.");
-    for (of, message) in faults.into_iter().filter_map(|(of, m)| Some((of, m?))) {
-        let _ = writeln!(out, "snapdisk_last_error_info{{of=\"{of}\",message=\"{}\"}} 1", label(&message));
+    let failed =
+        [("background", store.background_error().is_some()), ("schedule", shared.service.schedule_fault().is_some())];
+    head(
+        &mut out,
+        "snapdisk_failed",
+        "gauge",
+        "1 if background work, or the last run of the schedules, failed; the log has why.",
+    );
+    for (of, failed) in failed {
+        let _ = writeln!(out, "snapdisk_failed{{of=\"{of}\"}} {}", u8::from(failed));
     }
     shared.calls.lock().write(&mut out);
     out

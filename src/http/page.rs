@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Store,
-    api::{Params, SnapshotService, shorten},
+    api::{Params, RetCode, SnapshotService, shorten},
 };
 use parking_lot::{Condvar, Mutex};
 use std::{
@@ -22,6 +22,10 @@ use std::{
 };
 
 const COOKIE: &str = "snapdisk-session";
+/// What the log calls an attempt to sign in.
+const SIGN_IN: &str = "SignIn";
+/// Attempts to sign in that may fail, of an address and with a key from there, within a minute; with a key from anywhere ten times as many.
+const FAILURES: u32 = 10;
 /// Sizes are counted no more often than this, since they cost a walk over all trees,
 const SIZES_AGE: Duration = Duration::from_secs(2);
 /// nor for more than one part in so many of the time.
@@ -85,6 +89,16 @@ struct Counted {
     busy: bool,
 }
 
+/// Says that nobody counts any more.
+struct Done(Arc<(Mutex<Counted>, Condvar)>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.0.lock().busy = false;
+        self.0.1.notify_all();
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Pages {
     sessions: Sessions,
@@ -126,20 +140,30 @@ impl Pages {
             ("/", false, Some(s)) => self.screen(service, &s, &fields, 200, ""),
             ("/signin", true, _) => {
                 let given = |name: &str| fields.get(name).map_or("", |v| v.trim());
-                let (address, key) = (format!("address {}", peer_of(visit.from)), given("public_key"));
-                let names = [address.as_str(), &format!("key {}", shorten(key))];
+                let (address, key) = (peer_of(visit.from), given("public_key"));
+                let (by_address, by_key) = (format!("address {address}"), format!("key {}", shorten(key)));
+                let by_both = format!("{by_key} {by_address}");
+                // By the key alone only many: whoever knows it could keep its owner out.
+                let names = [(&*by_address, FAILURES), (&*by_both, FAILURES), (&*by_key, 10 * FAILURES)];
+                let told = |status: u16, text: &str, code: u16| {
+                    let audit = Audit { action: SIGN_IN.to_owned(), code, ..Audit::default() };
+                    Seen { audit: Some(audit), ..Seen::page(status, view::sign_in(text)) }
+                };
+                let wrong = RetCode::BadSignature.number();
                 if self.sign_ins.refuses(&names, now) {
-                    return Seen::page(429, view::sign_in("Too many attempts. Try again in a minute."));
+                    return told(429, "Too many attempts. Try again in a minute.", wrong);
                 }
                 let Some(caller) = keys.pair(key, given("private_key")) else {
                     self.sign_ins.failed(&names, now);
-                    return Seen::page(403, view::sign_in("Unknown public key or wrong private key."));
+                    return told(403, "Unknown public key or wrong private key.", wrong);
                 };
                 if let Some(old) = token {
                     self.sessions.end(old);
                 }
-                let token = self.sessions.begin(caller.clone(), key, now);
+                let token = self.sessions.begin(caller.clone(), (key, given("private_key")), now);
                 let mut seen = Seen::go("/".to_owned());
+                let caller = Some(caller.clone());
+                seen.audit = Some(Audit { action: SIGN_IN.to_owned(), caller, ..Audit::default() });
                 seen.cookie = Some(format!("{COOKIE}={token}; {rules}; Max-Age=43200"));
                 seen
             }
@@ -232,6 +256,8 @@ impl Pages {
             let (shared, store) = (self.counted.clone(), store.clone());
             let counting = std::thread::Builder::new().name("snapdisk-sizes".to_owned()).spawn(move || {
                 let begun = Instant::now();
+                // However it ends.
+                let _done = Done(shared.clone());
                 let stats = store.stats();
                 let mut c = shared.0.lock();
                 if let Ok(stats) = stats {
@@ -240,8 +266,6 @@ impl Pages {
                     c.sizes = Some(Arc::new(Sizes { disks: disks.collect(), snapshots: snapshots.collect() }));
                 }
                 c.next = Some(Instant::now() + SIZES_AGE.max(begun.elapsed() * SIZES_SHARE));
-                c.busy = false;
-                shared.1.notify_all();
             });
             c.busy = counting.is_ok();
         }
@@ -259,7 +283,7 @@ fn cookie(header: &str) -> Option<&str> {
 
 /// The place that a request's fields name.
 fn place<'a>(given: impl Fn(&str) -> &'a str, region: &'a str) -> Place<'a> {
-    let offset = given("offset").parse().unwrap_or(0);
+    let offset = given("offset").parse().unwrap_or(0).min(i64::MAX as u64);
     Place { region, disk: given("disk"), snapshot: given("snapshot"), keyword: given("q"), offset }
 }
 

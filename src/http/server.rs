@@ -3,7 +3,7 @@
 use super::{
     audit::Audit,
     config::{Config, PublicUrl},
-    limits::{Phase, Places, Seat},
+    limits::{Phase, Place, Places, Seat},
     log::{Log, Sink, standard_error},
     openapi::openapi,
     ops::{Calls, metrics},
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     ErrorKind, Result as StoreResult,
-    api::{Schedule, SnapshotService},
+    api::{Fault, RetCode, Schedule, SnapshotService},
     io::{Host, SystemHost},
 };
 use http_body_util::{BodyExt, Full};
@@ -35,7 +35,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     pin::pin,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -51,6 +51,10 @@ const DRAIN_MAX: usize = 16 << 20;
 const LONG_BODY: usize = 32 << 10;
 /// Long bodies in memory at once; more wait.
 const LONG_BODIES: usize = 4;
+/// For what is left of a long body once there is room for it.
+const LONG_TIME: Duration = Duration::from_secs(5);
+/// New connections that wait for a place.
+const NEWCOMERS: usize = 64;
 /// How long a new connection waits for a place.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Connections of the listener for health and metrics.
@@ -84,6 +88,8 @@ pub struct ServerOptions {
     pub metrics: Option<String>,
     /// How clients name the server, if a proxy stands in front of it. Default none.
     pub public_url: Option<PublicUrl>,
+    /// The proxy's address. Default this host's own, loopback.
+    pub proxy: Option<IpAddr>,
     /// Where the configuration comes from when it is to be read anew. Default nowhere.
     pub reload: Option<Reload>,
     /// Where log lines go. Default standard error.
@@ -103,6 +109,7 @@ impl Default for ServerOptions {
             schedule_time: Duration::from_secs(20),
             metrics: None,
             public_url: None,
+            proxy: None,
             reload: None,
             log: standard_error(),
         }
@@ -145,6 +152,7 @@ pub(super) struct Live {
 pub(super) struct Shared {
     pub(super) service: SnapshotService,
     live: RwLock<Arc<Live>>,
+    reloading: Mutex<()>,
     options: ServerOptions,
     pages: Pages,
     places: Arc<Places>,
@@ -165,6 +173,8 @@ impl Shared {
     }
     fn reload(&self) -> StoreResult<()> {
         let Some(read) = &self.options.reload else { return Ok(()) };
+        // One after the other, so that keys and tenants are of one configuration.
+        let _one = self.reloading.lock();
         let outcome = read().map(|config| {
             self.service.set_directory(config.directory);
             *self.live.write() = Arc::new(Live { keys: config.keys, schedules: config.schedules });
@@ -216,6 +226,7 @@ impl Server {
         let shared = Arc::new(Shared {
             service,
             live: RwLock::new(Arc::new(Live { keys, schedules: options.schedules.clone() })),
+            reloading: Mutex::default(),
             pages: Pages::default(),
             places: Places::new(options.connections, options.connections_per_peer),
             long_bodies: Arc::new(Semaphore::new(LONG_BODIES)),
@@ -271,6 +282,7 @@ impl Server {
             tokio::spawn(serve_ops(shared.clone(), ops, stop.clone()));
         }
         let schedules = tokio::spawn(run_schedules(shared.clone(), stop.clone()));
+        let newcomers = Arc::new(Semaphore::new(NEWCOMERS));
         loop {
             let mut stopping = stop.clone();
             let accepted = tokio::select! {
@@ -282,15 +294,20 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            let Ok(place) = shared.places.take_in(peer.ip(), PATIENCE).await else {
+            // Some wait for a place, each by itself; the next are closed at once.
+            let Ok(newcomer) = newcomers.clone().try_acquire_owned() else {
                 shared.refused.fetch_add(1, Relaxed);
                 continue;
             };
-            shared.accepted.fetch_add(1, Relaxed);
             let (shared, stop) = (shared.clone(), stop.clone());
             tokio::spawn(async move {
-                connection(shared, stream, peer, place.seat.clone(), stop).await;
-                drop(place);
+                let Ok(place) = shared.places.take_in(peer.ip(), PATIENCE).await else {
+                    shared.refused.fetch_add(1, Relaxed);
+                    return;
+                };
+                drop(newcomer);
+                shared.accepted.fetch_add(1, Relaxed);
+                connection(shared, stream, peer, Arc::new(place), stop).await;
             });
         }
         drop(listener);
@@ -311,8 +328,8 @@ fn heed_signals(control: Control) -> io::Result<impl Future<Output = ()>> {
                 _ = int.recv() => break,
                 _ = hup.recv() => {
                     let control = control.clone();
-                    // What is wrong with it is in the log.
-                    let _ = tokio::task::spawn_blocking(move || control.reload()).await;
+                    // What is wrong with it is in the log. Not waited for: the next signal may be to stop.
+                    drop(tokio::task::spawn_blocking(move || control.reload()));
                 }
             }
         }
@@ -320,7 +337,9 @@ fn heed_signals(control: Control) -> io::Result<impl Future<Output = ()>> {
     })
 }
 
+/// Every now and then: what is due by a schedule, and what went wrong in the background.
 async fn run_schedules(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let mut told = None;
     loop {
         let (s, live) = (shared.clone(), shared.live());
         let ticked = tokio::task::spawn_blocking(move || s.service.run_schedules(&live.schedules)).await;
@@ -331,6 +350,11 @@ async fn run_schedules(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
                 "event": "schedules", "taken": t.taken, "deleted": t.deleted, "waiting": t.waiting, "failed": t.failed,
                 "cause": shared.service.schedule_fault(),
             }));
+        }
+        let background = shared.service.store().background_error().map(|e| e.to_string());
+        if background != told {
+            shared.log.put(&json!({ "event": "background", "cause": background }));
+            told = background;
         }
         let stopped = stop.wait_for(|&s| s);
         if timeout(shared.options.schedule_time, stopped).await.is_ok() {
@@ -355,8 +379,9 @@ async fn serve_ops(shared: Arc<Shared>, listener: tokio::net::TcpListener, mut s
         let (shared, head_time) = (shared.clone(), shared.options.head_time);
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Body>| {
-                let shared = shared.clone();
+                let (shared, seat) = (shared.clone(), place.seat.clone());
                 async move {
+                    seat.set(Phase::Work);
                     let reply = match (request.method(), request.uri().path()) {
                         (&(Method::GET | Method::HEAD), "/health") => health(&shared),
                         (&(Method::GET | Method::HEAD), "/metrics") => {
@@ -365,6 +390,7 @@ async fn serve_ops(shared: Arc<Shared>, listener: tokio::net::TcpListener, mut s
                         }
                         _ => Reply::plain(StatusCode::NOT_FOUND, "there are /health and /metrics\n"),
                     };
+                    seat.rest();
                     Ok::<_, Infallible>(reply.into_response(None))
                 }
             });
@@ -382,17 +408,17 @@ async fn connection(
     shared: Arc<Shared>,
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
-    seat: Arc<Seat>,
+    place: Arc<Place>,
     mut stop: watch::Receiver<bool>,
 ) {
     let _ = stream.set_nodelay(true);
-    let (s, at) = (shared.clone(), seat.clone());
+    let (s, at) = (shared.clone(), place.clone());
     let service = service_fn(move |request| {
-        let (shared, seat) = (s.clone(), at.clone());
+        // In a task of its own: whoever hangs up is in the log like everybody else, and has the place until the work is done.
+        let task = tokio::spawn(respond(s.clone(), request, peer, at.clone()));
         async move {
-            let response = respond(shared, request, peer, &seat).await;
-            seat.set(Phase::Waiting);
-            Ok::<_, Infallible>(response)
+            let failed = |_| Reply::plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n").into_response(None);
+            Ok::<_, Infallible>(task.await.unwrap_or_else(failed))
         }
     });
     let connection = http1::Builder::new()
@@ -409,7 +435,7 @@ async fn connection(
         // What a client does wrong is its own affair; hyper has answered 400 where it could.
         _ = connection.as_mut() => return,
         // Somebody else needs the place, and nothing is under way here.
-        () = seat.told() => return,
+        () = place.seat.told() => return,
         () = told => connection.as_mut().graceful_shutdown(),
     }
     let _ = timeout(shared.options.stop_time, connection).await;
@@ -428,17 +454,24 @@ fn request_id() -> String {
 
 /// Where a request came from: through a proxy, from where the proxy says.
 fn client(options: &ServerOptions, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-    let last = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| options.public_url.is_some());
+    let proxied = options.public_url.is_some() && options.proxy.map_or(peer.is_loopback(), |proxy| proxy == peer);
+    let last = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| proxied);
     let named = last.and_then(|v| v.to_str().ok()).and_then(|v| v.rsplit(',').next()).map(str::trim);
     named.and_then(|v| v.parse().ok()).unwrap_or(peer)
 }
 
-async fn respond(shared: Arc<Shared>, request: Request<Body>, peer: SocketAddr, seat: &Seat) -> Response<Full<Bytes>> {
+async fn respond(
+    shared: Arc<Shared>,
+    request: Request<Body>,
+    peer: SocketAddr,
+    place: Arc<Place>,
+) -> Response<Full<Bytes>> {
     let begun = Instant::now();
     let id = request_id();
-    let from = client(&shared.options, request.headers(), peer.ip());
+    let from = client(&shared.options, request.headers(), peer.ip().to_canonical());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut reply = route(&shared, request, from, seat).await;
+    let mut reply = route(&shared, request, from, &place.seat).await;
+    place.seat.rest();
     let line = json!({
         "time": SystemHost.now() / 1_000_000,
         "id": id,
@@ -490,27 +523,37 @@ struct Read {
 async fn read(shared: &Shared, mut body: Body) -> Result<Read, Reply> {
     let mut out = Vec::new();
     let mut long = None;
+    let mut deadline = None;
     let mut len = 0;
     let reading = async {
-        while let Some(frame) = body.frame().await {
+        loop {
+            let next = match deadline {
+                None => body.frame().await,
+                Some(end) => match tokio::time::timeout_at(end, body.frame()).await {
+                    Ok(next) => next,
+                    Err(_) => return Err(Reply::plain(StatusCode::REQUEST_TIMEOUT, "the body takes too long\n")),
+                },
+            };
+            let Some(frame) = next else { return Ok(()) };
             // A connection that broke; nobody reads the answer.
             let frame = frame.map_err(|_| Reply::plain(StatusCode::BAD_REQUEST, "the body is broken\n"))?;
             let Ok(data) = frame.into_data() else { continue };
             len += data.len();
-            if len > LONG_BODY && long.is_none() {
+            if len > LONG_BODY && len <= BODY_MAX && long.is_none() {
                 long = shared.long_bodies.clone().acquire_owned().await.ok();
+                deadline = Some(tokio::time::Instant::now() + LONG_TIME);
                 // At once, rather than by doubling.
                 out.reserve_exact(BODY_MAX - out.len());
             }
             if len <= BODY_MAX {
                 out.extend_from_slice(&data);
             } else if len > DRAIN_MAX {
-                break;
+                return Ok(());
             } else {
-                out = Vec::new();
+                // Others may have the room.
+                (out, long, deadline) = (Vec::new(), None, None);
             }
         }
-        Ok(())
     };
     let mut bad = match timeout(shared.options.body_time, reading).await {
         Ok(Ok(())) if len <= BODY_MAX => return Ok(Read { bytes: out, _long: long }),
@@ -531,8 +574,13 @@ fn health(shared: &Shared) -> Reply {
 
 /// Whether a request names its host exactly once, as HTTP/1.1 wants it: two would be one for a proxy and another for us.
 fn names_its_host(head: &Parts) -> bool {
-    let hosts = head.headers.get_all(header::HOST).iter().count();
-    hosts == 1 || (hosts == 0 && head.version < Version::HTTP_11)
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let is_one = |h: &HeaderValue| !h.is_empty() && !h.as_bytes().iter().any(|b| b",\t ".contains(b));
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => is_one(host),
+        (None, _) => head.version < Version::HTTP_11,
+        _ => false,
+    }
 }
 
 async fn route(shared: &Arc<Shared>, request: Request<Body>, from: IpAddr, seat: &Seat) -> Reply {
@@ -546,7 +594,8 @@ async fn route(shared: &Arc<Shared>, request: Request<Body>, from: IpAddr, seat:
         return health(shared);
     }
     if head.uri.path() == "/openapi.json" && matches!(head.method, Method::GET | Method::HEAD) {
-        return Reply::new(StatusCode::OK, "application/json", openapi().to_string());
+        static TEXT: LazyLock<Bytes> = LazyLock::new(|| openapi().to_string().into());
+        return Reply::new(StatusCode::OK, "application/json", TEXT.clone());
     }
     let text = |name| head.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
     seat.set(Phase::Body);
@@ -554,7 +603,6 @@ async fn route(shared: &Arc<Shared>, request: Request<Body>, from: IpAddr, seat:
         Ok(read) => read,
         Err(reply) => return reply,
     };
-    seat.set(Phase::Work);
     let incoming = Incoming {
         method: head.method.to_string(),
         query: head.uri.query().unwrap_or_default().to_owned(),
@@ -571,6 +619,8 @@ async fn route(shared: &Arc<Shared>, request: Request<Body>, from: IpAddr, seat:
     };
     let is_call = matches!(&*visit.path, "/api" | "/api/");
     let drawing = if is_call { None } else { shared.drawing.clone().acquire_owned().await.ok() };
+    // Whoever waits for the others' pages may have to give way; whoever is at work may not.
+    seat.set(Phase::Work);
     let (s, held) = (shared.clone(), (read._long, drawing));
     let work = move || {
         let _held = held;
@@ -587,8 +637,18 @@ async fn route(shared: &Arc<Shared>, request: Request<Body>, from: IpAddr, seat:
         reply.log = done.unwrap_or_default();
         reply
     };
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Reply::plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(reply) => reply,
+        Err(_) if is_call => {
+            let fault = Fault::new(RetCode::Internal, "internal error");
+            let audit = Audit { code: fault.code().number(), ..Audit::default() };
+            let body = crate::api::answer("", Err(&fault)).to_string();
+            let mut reply = Reply::new(StatusCode::OK, "application/json", body);
+            reply.log = shared.record(&audit, Duration::ZERO);
+            reply
+        }
+        Err(_) => Reply::plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"),
+    }
 }
 
 fn page(seen: Seen) -> Reply {

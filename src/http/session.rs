@@ -14,13 +14,15 @@ const IDLE: Duration = Duration::from_secs(30 * 60);
 const LIFE: Duration = Duration::from_secs(12 * 3600);
 /// Sessions at once; the one that was idle longest goes.
 const SESSIONS_MAX: usize = 10_000;
+/// Of one pair of keys; the oldest of them goes.
+const SESSIONS_OF_ONE: usize = 16;
 
 /// Somebody who is signed in.
 #[derive(Clone)]
 pub(super) struct Session {
     pub(super) caller: Caller,
-    /// Whose pair it was: when that goes, so does the session.
-    public_key: String,
+    /// The pair that was given: when it is nobody's any more, the session ends.
+    keys: (String, String),
     /// Stands in each form, and nobody else knows it.
     pub(super) form_token: String,
     begun: Instant,
@@ -38,23 +40,28 @@ fn token() -> String {
 
 impl Sessions {
     /// Signs somebody in; gives the session's token.
-    pub(super) fn begin(&self, caller: Caller, public_key: &str, now: Instant) -> String {
+    pub(super) fn begin(&self, caller: Caller, (public_key, private_key): (&str, &str), now: Instant) -> String {
         let mut all = self.by_token.lock();
         all.retain(|_, s| alive(s, now));
-        if all.len() >= SESSIONS_MAX {
-            let oldest = all.iter().min_by_key(|(_, s)| s.seen).map(|(t, _)| t.clone());
-            oldest.map(|t| all.remove(&t));
+        let own = |s: &Session| s.keys.0 == public_key;
+        let oldest = if all.values().filter(|s| own(s)).count() >= SESSIONS_OF_ONE {
+            all.iter().filter(|(_, s)| own(s)).min_by_key(|(_, s)| s.seen)
+        } else {
+            all.iter().min_by_key(|(_, s)| s.seen).filter(|_| all.len() >= SESSIONS_MAX)
+        };
+        if let Some(oldest) = oldest.map(|(t, _)| t.clone()) {
+            all.remove(&oldest);
         }
         let token = token();
-        let public_key = public_key.to_owned();
-        all.insert(token.clone(), Session { caller, public_key, form_token: self::token(), begun: now, seen: now });
+        let keys = (public_key.to_owned(), private_key.to_owned());
+        all.insert(token.clone(), Session { caller, keys, form_token: self::token(), begun: now, seen: now });
         token
     }
     /// The session of a token, with what its keys may do now.
     pub(super) fn find(&self, token: &str, keys: &Keys, now: Instant) -> Option<Session> {
         let mut all = self.by_token.lock();
         let session = all.get_mut(token).filter(|s| alive(s, now))?;
-        session.caller = keys.owner(&session.public_key)?.clone();
+        session.caller = keys.pair(&session.keys.0, &session.keys.1)?.clone();
         session.seen = now;
         Some(session.clone())
     }

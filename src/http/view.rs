@@ -237,14 +237,15 @@ impl Screen<'_> {
     }
 
     /// A choice of projects for those who must make one.
-    fn projects(&self, company: i64) -> String {
+    fn projects(&self, company: i64, chosen: &str) -> String {
         let directory = self.service.directory();
         let Some(company) = directory.companies.get(&company) else { return String::new() };
         let own = self.session.caller.projects.as_ref().filter(|_| !self.session.caller.admin);
         let mut out = String::from("<label>Project<select name=\"ProjectID\">");
         for p in company.projects.iter().filter(|p| own.is_none_or(|list| list.contains(&p.id))) {
             let shown = if p.name.is_empty() { &p.id } else { &p.name };
-            let _ = write!(out, "<option value=\"{}\">{}</option>", esc(&p.id), esc(shown));
+            let selected = if p.id == chosen { " selected" } else { "" };
+            let _ = write!(out, "<option value=\"{}\"{selected}>{}</option>", esc(&p.id), esc(shown));
         }
         out + "</select></label>"
     }
@@ -262,7 +263,7 @@ impl Screen<'_> {
             }
             inner.push_str("</select></label>");
         } else {
-            inner.push_str(&self.projects(caller.company.unwrap_or(0)));
+            inner.push_str(&self.projects(caller.company.unwrap_or(0), ""));
         }
         inner.push_str("<button>Create disk</button>");
         let form = self.form("/do", "CreateDisk", &[("Region", self.place.region)], &inner);
@@ -331,7 +332,7 @@ impl Screen<'_> {
         let take = format!(
             "<label>Name<input name=\"Name\" required maxlength=\"128\"></label>\
              <label>Remark<input name=\"Remark\" maxlength=\"100\"></label>{}<button>Take snapshot</button>",
-            self.projects(disk.company_id)
+            self.projects(disk.company_id, &disk.project_id)
         );
         let take = opening("", "Snapshot…", &self.form("/do", "CreateSnapshot", &ids, &take));
         let detach = if disk.disk_status == DiskStatus::Bound {

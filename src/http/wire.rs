@@ -99,7 +99,7 @@ fn encoding(incoming: &Incoming) -> Result<Encoding<'_>, Fault> {
 impl Encoding<'_> {
     fn envelope(self) -> Result<Envelope, Fault> {
         match self {
-            Encoding::Form(text) => Ok(Envelope::of_form(text)),
+            Encoding::Form(text) => Envelope::of_form(text),
             Encoding::Json(text) => Envelope::of_json(text),
         }
     }
@@ -113,7 +113,7 @@ impl Encoding<'_> {
 
 /// Answers a request. Everything that goes wrong is an answer too.
 pub fn handle(service: &SnapshotService, keys: &Keys, incoming: &Incoming) -> Outgoing {
-    // Only to name the action of an answer, or where a body does not: it is not signed then.
+    // To name the action of an answer, or where a body does not.
     let fallback = || {
         let pairs = form(incoming.query.as_bytes()).unwrap_or_default();
         pairs.into_iter().find(|(name, _)| name == "Action").map_or_else(String::new, |(_, value)| value)
@@ -135,7 +135,13 @@ pub fn handle(service: &SnapshotService, keys: &Keys, incoming: &Incoming) -> Ou
         let refused = || Fault::new(RetCode::BadSignature, "unknown PublicKey or wrong Signature");
         // Nothing is built for a key that nobody has.
         keys.owner(&envelope.public_key).ok_or_else(refused)?;
-        let params = encoding.parameters()?;
+        let mut params = encoding.parameters()?;
+        // What is done is what is signed: an action of the address counts as one of the parameters.
+        match params.get("Action") {
+            None => params.set_text("Action", &audit.action),
+            Some(Value::String(action)) if !action.is_empty() => audit.action = action.clone(),
+            Some(_) => return Err(missing(RetCode::NoAction, "Action")),
+        }
         let caller = keys.verify(&params, &envelope.public_key, &envelope.signature).ok_or_else(refused)?;
         let (outcome, done) = perform(service, caller, &audit.action, &params);
         audit = done;

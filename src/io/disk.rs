@@ -268,6 +268,10 @@ impl Disk {
             let n = (CALL as u64 - at % CALL as u64).min(end - at);
             match self.backend.write_at(at, &zeros[..n as usize]) {
                 Err(e) if is_no_space(&e) => {
+                    // Whoever tries again begins anew, and nothing is written twice between two syncs.
+                    if at > off {
+                        self.sync(Lane::Space)?;
+                    }
                     let what = format_args!("write of fresh space at byte {at}");
                     return Err(Error::caused(ErrorKind::NoSpace, what, e));
                 }

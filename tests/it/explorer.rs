@@ -167,7 +167,9 @@ fn exhaustive() {
 }
 
 /// Cases that found something, kept in the words in which it was told.
-const ONCE: [&str; 1] = [
+const ONCE: [&str; 2] = [
+    // Fresh space was written again from its begin, in the same window, after the host had no space half-way.
+    "seed=17215967276177 size=1 later=Write.12.Errno(28).once ops=E1,C more=TV0.0,O,L0.0",
     // A host that was full after the crash: the replay asked it for more regions at a time than the live run had.
     "seed=12000934024752 size=2 ops=T0.13.20,W0.16.0.3,W0.19.0.3,W0.22.0.3,W0.1.0.3,W0.4.0.3,W0.7.0.3,W0.10.0.3,W0.13.0.3,\
      W0.16.0.3,W0.19.0.3,W0.22.0.3,W0.1.0.3,W0.4.0.3,W0.7.0.3,W0.10.0.3,W0.13.0.3,W0.16.0.3,W0.19.0.3,W1.12.8.3,D2,S1,W0.10.0.3,\

@@ -54,6 +54,8 @@ pub(crate) fn run(args: ApiArgs) -> Outcome {
             text::printable(&file.to_string()),
         ));
     }
+    // Before it serves there is nothing to read anew, and the signal must not end it.
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).at("signals")?;
     let file = args.config.ok_or_else(|| Failure::usage("--config is missing"))?;
     let config = Config::load(&file)?;
     image::writing(&args.image, |store| serve(store, config, file, args.listen, &args.adopt))
@@ -76,6 +78,7 @@ fn serve(store: &Store, config: Config, file: PathBuf, listen: Option<String>, a
         schedules: config.schedules,
         metrics: config.metrics,
         public_url: config.public_url,
+        proxy: config.proxy,
         connections_per_peer: config.connections_per_peer.unwrap_or(defaults.connections_per_peer),
         reload: Some(Arc::new(move || Config::load(&file))),
         ..defaults

@@ -76,6 +76,7 @@ fn health_and_metrics_have_a_listener_of_their_own() {
         "snapdisk_snapshots{state=\"Failure\"} 0\n",
         "snapdisk_reclaim_pending 0\n",
         "# TYPE snapdisk_stored_bytes gauge\n",
+        "snapdisk_failed{of=\"schedule\"} 0\n",
         "snapdisk_disks 1\n",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
@@ -153,8 +154,19 @@ fn requests_of_too_many_values_are_refused() {
         let body = format!("Action=A&PublicKey={PUBLIC}&Signature=y{}", form(n));
         assert_eq!(r.request("POST /api HTTP/1.1", &body).2["RetCode"], code, "{n}");
     }
-    // Of those whose key is nobody's nothing is built, whatever they hold.
-    assert_eq!(json(&many(300_000).replace(PUBLIC, "nobody"))["RetCode"], 109);
+    // The same for whoever has no key: nobody learns from it which keys there are.
+    for (body, code) in
+        [(many(1020), 109), (many(1021), 4), (nested(16), 4), (many(2).replace("\"x\"", "\"Action\""), 4)]
+    {
+        assert_eq!(json(&body.replace(PUBLIC, "nobody"))["RetCode"], code);
+        assert_eq!(json(&body)["RetCode"], code);
+    }
+    for (more, code) in [("&a=%zz", 4), ("&Action=B", 4), ("&=x", 4), ("", 109)] {
+        for key in [PUBLIC, "nobody"] {
+            let body = format!("Action=A&PublicKey={key}&Signature=y{more}");
+            assert_eq!(r.request("POST /api HTTP/1.1", &body).2["RetCode"], code, "{more}");
+        }
+    }
 }
 
 #[test]
@@ -164,6 +176,8 @@ fn exactly_one_host_is_named() {
         ("GET /health HTTP/1.1\r\n\r\n", "400"),
         ("GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400"),
         ("GET /health HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
+        ("GET /health HTTP/1.1\r\nHost:\r\n\r\n", "400"),
+        ("GET /health HTTP/1.1\r\nHost: a, b\r\n\r\n", "400"),
         ("GET /health HTTP/1.0\r\n\r\n", "200"),
     ] {
         assert_eq!(r.raw(head.as_bytes()).split(' ').nth(1), Some(status), "{head:?}");
@@ -188,6 +202,55 @@ fn token(page: &str) -> String {
     page[at..].split('"').next().unwrap().to_owned()
 }
 
+/// What is signed is what is done: an action in the address is one of the parameters, or it does not count.
+#[test]
+fn another_action_than_the_signed_one_is_not_done() {
+    let r = Running::new(|_| {});
+    let disk = r.world.disk(&main_account());
+    let signed = signed_form(&[("Action", "DescribeSnapshot"), ("DiskID", &disk), ("Region", "cn")]);
+    let moved = signed.replace("Action=DescribeSnapshot", "ActionDescribeSnapshot=");
+    assert_ne!(signed, moved);
+    for body in [moved, signed.replace("Action=DescribeSnapshot&", ""), signed.replace("=DescribeSnapshot", "=")] {
+        let answer = r.request("POST /api?Action=DeleteDisk HTTP/1.1", &body).2;
+        assert_ne!(answer["RetCode"], 0, "{answer}");
+    }
+    assert!(r.world.store.volume(&disk).is_ok());
+    let answer = r.request("POST /api?Action=DeleteDisk HTTP/1.1", &signed).2;
+    assert_eq!((&answer["Action"], &answer["RetCode"]), (&json!("DescribeSnapshotResponse"), &json!(0)));
+}
+
+/// Whoever hangs up before the answer is in the log like everybody else.
+#[test]
+fn who_hangs_up_is_in_the_log() {
+    let r = Running::new(|_| {});
+    let disk = r.world.disk(&main_account());
+    let pairs = [("Action", "DeleteDisk"), ("DiskID", &*disk), ("Region", "cn")];
+    let mut stream = r.connect();
+    stream.write_all(format!("GET /api?{} HTTP/1.1\r\nHost: x\r\n\r\n", signed_form(&pairs)).as_bytes()).unwrap();
+    drop(stream);
+    while r.world.store.volume(&disk).is_ok() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(r.lines(1)[0].contains("\"action\":\"DeleteDisk\""));
+}
+
+/// One pair of keys has a few sessions, which leave the others' alone.
+#[test]
+fn sessions_are_of_the_keys_that_were_given() {
+    let r = Running::new(|_| {});
+    let signed_in = |cookie: &str| {
+        let page = r.request(&format!("GET / HTTP/1.1\r\nCookie: {cookie}"), "").2;
+        page.as_str().unwrap().contains("Sign out")
+    };
+    let other = cookie(&sign_in(&r, "", "two", "two's+private+key").1);
+    let all: Vec<String> = (0..20).map(|_| cookie(&sign_in(&r, "", PUBLIC, PRIVATE).1)).collect();
+    assert_eq!(all.iter().filter(|c| signed_in(c)).count(), 16);
+    assert!(signed_in(&other) && signed_in(&all[19]) && !signed_in(&all[0]));
+    // An offset of any size is one of a page that is empty.
+    let page = r.request(&format!("GET /?offset=18446744073709551615 HTTP/1.1\r\nCookie: {other}"), "");
+    assert_eq!(page.0, 200);
+}
+
 /// What is done by a form is counted and told as what is done by a call is.
 #[test]
 fn the_page_and_the_api_have_one_audit() {
@@ -205,6 +268,7 @@ fn the_page_and_the_api_have_one_audit() {
     assert_eq!(form("DeleteDisk", "&DiskID=disk-none"), 200);
     let pairs = [("Action", "DeleteDisk"), ("Region", "cn"), ("DiskID", "disk-none"), ("MemberID", "7")];
     r.request(&format!("GET /api?{} HTTP/1.1", signed_form(&pairs)), "");
+    assert!(r.lines(5)[0].contains("\"action\":\"SignIn\",\"admin\":false,\"client\""), "{}", r.lines(5)[0]);
     let lines: Vec<Value> = r.lines(5).iter().map(|l| serde_json::from_str(l).unwrap()).collect();
     let told = |l: &Value| [&l["action"], &l["code"], &l["company"], &l["member"], &l["DiskID"]].map(Value::clone);
     assert_eq!(told(&lines[2]), [json!("CreateSnapshot"), json!(0), json!(1), json!(7), json!(disk)]);
@@ -268,6 +332,14 @@ fn guessing_keys_is_slowed_down() {
     };
     for i in 0..10 {
         assert_eq!(try_from(&format!("10.0.0.{i}"), PUBLIC, "wrong"), 403);
+    }
+    assert_eq!(try_from("10.0.0.99", PUBLIC, PRIVATE), 303, "a few from elsewhere keep nobody out");
+    for _ in 0..10 {
+        try_from("10.0.0.0", PUBLIC, "wrong");
+    }
+    assert_eq!(try_from("10.0.0.0", PUBLIC, PRIVATE), 429, "by key and address");
+    for i in 0..90 {
+        try_from(&format!("10.1.0.{i}"), PUBLIC, "wrong");
     }
     assert_eq!(try_from("10.0.0.99", PUBLIC, PRIVATE), 429, "by key, wherever from");
     for i in 0..10 {

@@ -163,7 +163,13 @@ fn three_encodings_of_one_action() {
         },
         Incoming {
             query: "Action=CreateSnapshot".into(),
-            ..post("application/json", signed_json(json!({"Region": "cn", "DiskID": disk, "Name": name})))
+            // It counts as one of the parameters, and is signed as one.
+            ..post("application/json", {
+                let full = json!({"Action": "CreateSnapshot", "Region": "cn", "DiskID": disk, "Name": name});
+                let mut signed: Value = serde_json::from_str(&signed_json(full)).unwrap();
+                signed.as_object_mut().unwrap().remove("Action");
+                signed.to_string()
+            })
         },
     ] {
         let out = handle(&w.service, &keys, &incoming);
@@ -211,10 +217,10 @@ fn what_is_refused_before_any_action() {
         (get(&tampered(signature, &signature[..39])), 109, "CreateSnapshot"),
         (get(&tampered(PUBLIC, "two")), 109, "CreateSnapshot"),
         (get(&format!("{good}&Name=n")), 4, "CreateSnapshot"),
-        (get(&format!("{good}&%")), 4, "CreateSnapshot"),
-        (get(&format!("{good}&x=%zz")), 4, "CreateSnapshot"),
-        (get(&format!("{good}&x=%ff")), 4, "CreateSnapshot"),
-        (get(&format!("{good}&=x")), 4, "CreateSnapshot"),
+        (get(&format!("{good}&%")), 4, ""),
+        (get(&format!("{good}&x=%zz")), 4, ""),
+        (get(&format!("{good}&x=%ff")), 4, ""),
+        (get(&format!("{good}&=x")), 4, ""),
         (post("application/json", "{"), 4, ""),
         (post("application/json", "[1]"), 4, ""),
         (post("application/json", good.clone()), 4, ""),
