@@ -28,6 +28,7 @@ HARNESSES = {
     "explorer": ["explorer::hunt", "--ignored", "--exact"],
     "guard": ["explorer::hunt", "--ignored", "--exact"],
     "exhaustive": ["explorer::exhaustive", "--exact"],
+    "once": ["what_once_failed"],
     "flips": ["flips::every_byte_flipped", "--exact"],
     "lives": ["flips::pages_of_a_life_that_was_lost", "--exact"],
     "aged": ["flips::every_page_as_it_was", "--exact"],
