@@ -435,7 +435,8 @@ impl Engine {
                 attempt(&mut state, room.any)
             };
             let due = state.is_due(&self.config) || state.wants_growth(&self.config);
-            let recycle = state.knobs.recycle && state.forest.space.should_recycle();
+            let lacks_space = matches!(outcome, Ok(Attempt::Space(_)));
+            let recycle = lacks_space && !room.recycled && state.knobs.recycle && state.forest.space.should_recycle();
             let spills = state.staging.bytes >= self.config.spill_from();
             let long = spills || state.log.is_long();
             room.relieve = long && (self.config.manual || state.is_too_long(&self.config));
@@ -454,7 +455,7 @@ impl Engine {
                 }
                 Attempt::Log => self.checkpoint_for_log()?,
                 // Once: others may take what that makes allocatable.
-                Attempt::Space(_) if recycle && !room.recycled => {
+                Attempt::Space(_) if recycle => {
                     room.recycle = true;
                     return Ok(None);
                 }
@@ -573,7 +574,7 @@ impl State {
     pub(crate) fn wants_space(&self) -> bool {
         let space = &self.forest.space;
         let image = space.end() / BLOCK_BYTES;
-        if space.should_recycle() && space.available() < image / 8 {
+        if space.available() < image / 8 && space.should_recycle() {
             return true;
         }
         let limit = (image / 16).max(if self.knobs.fanout == usize::MAX { (64 << 20) / BLOCK_BYTES } else { 16 });

@@ -74,14 +74,10 @@ pub(crate) type Pin = Arc<()>;
 struct Quarantine {
     generation: u64,
     runs: Vec<Run>,
+    /// Of all its runs: writers ask, and a long view may hold very many.
+    blocks: u64,
     /// Of every view taken in the generation.
     pin: Pin,
-}
-
-impl Quarantine {
-    fn blocks(&self) -> u64 {
-        self.runs.iter().map(|r| u64::from(r.len)).sum()
-    }
 }
 
 /// The space map.
@@ -213,7 +209,7 @@ impl Space {
     }
     /// Freed blocks that only views of everything keep from use.
     pub(crate) fn held_by_views(&self) -> u64 {
-        self.quarantine.iter().filter(|q| q.generation <= self.durable).map(Quarantine::blocks).sum()
+        self.quarantine.iter().filter(|q| q.generation <= self.durable).map(|q| q.blocks).sum()
     }
     /// Bytes of image up to the last region's end.
     pub(crate) fn end(&self) -> u64 {
@@ -510,7 +506,8 @@ impl Space {
         self.changed.clear();
         let runs = std::mem::take(&mut self.freed);
         let pin = std::mem::take(&mut self.pin);
-        self.quarantine.push_back(Quarantine { generation: self.generation, runs, pin });
+        let blocks = runs.iter().map(|r| u64::from(r.len)).sum();
+        self.quarantine.push_back(Quarantine { generation: self.generation, runs, blocks, pin });
         let frozen = FrozenSpace {
             geo: self.geo,
             regions,
