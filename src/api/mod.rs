@@ -63,4 +63,4 @@ pub use types::{
 };
 
 #[cfg(feature = "http")]
-pub(crate) use {code::shorten, flat::TABLE, schedule::utc};
+pub(crate) use {code::shorten, flat::TABLE, params::Budget, schedule::utc};

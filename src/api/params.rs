@@ -148,27 +148,41 @@ fn whole(f: f64) -> Option<i64> {
     (f.fract() == 0.0 && f.abs() <= (1_u64 << 53) as f64).then_some(f as i64)
 }
 
-/// Builds a value, as long as there are values left to build.
+/// The values that a JSON text may still have, and how deep the present one is.
 #[derive(Clone, Copy)]
-struct Bounded<'a> {
+pub(crate) struct Budget<'a> {
     left: &'a Cell<usize>,
     depth: usize,
 }
 
-impl Bounded<'_> {
-    fn inner<E: de::Error>(self) -> Result<Self, E> {
+impl<'a> Budget<'a> {
+    /// Of a whole object, with `left` set to [`VALUES_MAX`].
+    pub(crate) fn of(left: &'a Cell<usize>) -> Budget<'a> {
+        Budget { left, depth: 1 }
+    }
+    /// Of what is inside a value.
+    pub(crate) fn inner<E: de::Error>(self) -> Result<Self, E> {
         if self.depth == NESTING_MAX {
             return Err(E::custom(format!("more than {NESTING_MAX} values inside one another")));
         }
-        Ok(Bounded { depth: self.depth + 1, ..self })
+        Ok(Budget { depth: self.depth + 1, ..self })
+    }
+    /// One value.
+    pub(crate) fn spend<E: de::Error>(self) -> Result<(), E> {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.ok_or_else(|| E::custom(format!("more than {VALUES_MAX} values")))?);
+        Ok(())
     }
 }
+
+/// Builds a value, as long as there are values left to build.
+#[derive(Clone, Copy)]
+struct Bounded<'a>(Budget<'a>);
 
 impl<'de> DeserializeSeed<'de> for Bounded<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        let left = self.left.get().checked_sub(1);
-        self.left.set(left.ok_or_else(|| D::Error::custom(format!("more than {VALUES_MAX} values")))?);
+        self.0.spend()?;
         deserializer.deserialize_any(self)
     }
 }
@@ -200,14 +214,14 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         Ok(value.into())
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let (inner, mut out) = (self.inner()?, Vec::new());
+        let (inner, mut out) = (Bounded(self.0.inner()?), Vec::new());
         while let Some(value) = access.next_element_seed(inner)? {
             out.push(value);
         }
         Ok(Value::Array(out))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let (inner, mut out) = (self.inner()?, Map::new());
+        let (inner, mut out) = (Bounded(self.0.inner()?), Map::new());
         while let Some(name) = access.next_key::<String>()? {
             out.insert(name, access.next_value_seed(inner)?);
         }
@@ -227,7 +241,7 @@ impl<'de> Deserialize<'de> for Params {
                 let mut map = BTreeMap::new();
                 let left = Cell::new(VALUES_MAX);
                 while let Some(name) = access.next_key::<String>()? {
-                    let value = access.next_value_seed(Bounded { left: &left, depth: 1 })?;
+                    let value = access.next_value_seed(Bounded(Budget::of(&left)))?;
                     if map.contains_key(&name) {
                         return Err(A::Error::custom(format!("{:?} is given twice", super::code::shorten(&name))));
                     }

@@ -1,9 +1,9 @@
 //! What has to be known of a request before it is worth building its parameters: found in one pass that keeps nothing else, and that finds
 //! everything that is malformed, so that a malformed request answers the same whoever has the key.
 
-use super::wire::{malformed, unescape};
-use crate::api::{Fault, NESTING_MAX, VALUES_MAX, shorten};
-use serde::de::{self, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use super::wire::{malformed, pairs};
+use crate::api::{Budget, Fault, VALUES_MAX, shorten};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::{
     cell::Cell,
     collections::HashSet,
@@ -33,13 +33,8 @@ impl Envelope {
     /// Of a query or a form.
     pub(super) fn of_form(text: &[u8]) -> Result<Envelope, Fault> {
         let (mut out, mut names) = (Envelope::default(), Names::default());
-        for piece in text.split(|&b| b == b'&').filter(|p| !p.is_empty()) {
-            let mut halves = piece.splitn(2, |&b| b == b'=');
-            let name = unescape(halves.next().unwrap_or_default())?;
-            let value = unescape(halves.next().unwrap_or_default())?;
-            if name.is_empty() {
-                return Err(malformed("a parameter without a name"));
-            }
+        for pair in pairs(text) {
+            let (name, value) = pair?;
             names.add(&name).map_err(|what| malformed(&what))?;
             if let Some(field) = out.field(&name) {
                 *field = kept(&value);
@@ -83,7 +78,7 @@ impl<'de> Visitor<'de> for Object {
         let (mut out, mut names, left) = (Envelope::default(), Names::default(), Cell::new(VALUES_MAX));
         while let Some(name) = access.next_key::<String>()? {
             names.add(&name).map_err(A::Error::custom)?;
-            let value = access.next_value_seed(Skim { left: &left, depth: 1 })?;
+            let value = access.next_value_seed(Skim(Budget::of(&left)))?;
             if let Some(field) = out.field(&name) {
                 *field = value;
             }
@@ -94,25 +89,12 @@ impl<'de> Visitor<'de> for Object {
 
 /// Goes over a value and counts those inside it; gives the beginning of a text, and of anything else nothing.
 #[derive(Clone, Copy)]
-struct Skim<'a> {
-    left: &'a Cell<usize>,
-    depth: usize,
-}
-
-impl Skim<'_> {
-    fn inner<E: de::Error>(self) -> Result<Self, E> {
-        if self.depth == NESTING_MAX {
-            return Err(E::custom(format!("more than {NESTING_MAX} values inside one another")));
-        }
-        Ok(Skim { depth: self.depth + 1, ..self })
-    }
-}
+struct Skim<'a>(Budget<'a>);
 
 impl<'de> DeserializeSeed<'de> for Skim<'_> {
     type Value = String;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        let left = self.left.get().checked_sub(1);
-        self.left.set(left.ok_or_else(|| D::Error::custom(format!("more than {VALUES_MAX} values")))?);
+        self.0.spend()?;
         deserializer.deserialize_any(self)
     }
 }
@@ -141,12 +123,12 @@ impl<'de> Visitor<'de> for Skim<'_> {
         Ok(String::new())
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<String, A::Error> {
-        let inner = self.inner()?;
+        let inner = Skim(self.0.inner()?);
         while access.next_element_seed(inner)?.is_some() {}
         Ok(String::new())
     }
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<String, A::Error> {
-        let inner = self.inner()?;
+        let inner = Skim(self.0.inner()?);
         while access.next_key::<IgnoredAny>()?.is_some() {
             access.next_value_seed(inner)?;
         }

@@ -33,28 +33,33 @@ pub struct Outgoing {
     pub audit: Audit,
 }
 
-/// The pairs of a query or form, decoded.
+/// The pairs of a query or form, decoded one after the other.
+pub(super) fn pairs(text: &[u8]) -> impl Iterator<Item = Result<(String, String), Fault>> {
+    text.split(|&b| b == b'&').filter(|p| !p.is_empty()).map(|piece| {
+        let mut halves = piece.splitn(2, |&b| b == b'=');
+        let name = unescape(halves.next().unwrap_or_default())?;
+        let value = unescape(halves.next().unwrap_or_default())?;
+        if name.is_empty() { Err(malformed("a parameter without a name")) } else { Ok((name, value)) }
+    })
+}
+
+/// All of them, if they are not too many.
 pub(super) fn form(text: &[u8]) -> Result<Vec<(String, String)>, Fault> {
-    let pieces = text.split(|&b| b == b'&').filter(|p| !p.is_empty());
-    // Before any is built.
-    if pieces.clone().nth(VALUES_MAX).is_some() {
-        return Err(malformed(&format!("more than {VALUES_MAX} parameters")));
+    let mut out = Vec::new();
+    for pair in pairs(text) {
+        if out.len() == VALUES_MAX {
+            return Err(malformed(&format!("more than {VALUES_MAX} parameters")));
+        }
+        out.push(pair?);
     }
-    pieces
-        .map(|piece| {
-            let mut halves = piece.splitn(2, |&b| b == b'=');
-            let name = unescape(halves.next().unwrap_or_default())?;
-            let value = unescape(halves.next().unwrap_or_default())?;
-            if name.is_empty() { Err(malformed("a parameter without a name")) } else { Ok((name, value)) }
-        })
-        .collect()
+    Ok(out)
 }
 
 pub(super) fn malformed(what: &str) -> Fault {
     Fault::new(RetCode::Format, format!("the request is malformed: {what}"))
 }
 
-pub(super) fn unescape(text: &[u8]) -> Result<String, Fault> {
+fn unescape(text: &[u8]) -> Result<String, Fault> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.iter();
     while let Some(&b) = bytes.next() {
