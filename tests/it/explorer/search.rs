@@ -152,16 +152,8 @@ impl Search {
 
     /// Runs a case without any crash: to its end and until nothing is left to do in the background, or to its failure.
     pub(crate) fn agree(&mut self, case: &Case) -> Result<(), String> {
-        let (image, model) = start(case.size);
         let result = quietly(|| {
-            let disk = Arc::new(SimBackend::of(image));
-            disk.seed(case.seed);
-            let setup = case.setup(case.fault.is_some());
-            let watched = self.watch(&disk, &setup);
-            let mut run = Run::open(disk, History::of(model), &setup, 0)?;
-            run.disk.set_faults(case.fault.into_iter().collect());
-            run.steps(&case.ops)?;
-            run.disk.set_faults(Vec::new());
+            let (mut run, watched) = self.play(case, false)?;
             if !run.unknown {
                 run.check()?;
                 run.settle_down()?;
@@ -197,18 +189,26 @@ impl Search {
 
     /// The run before any crash.
     fn first(&self, case: &Case) -> Result<(Trace, History), String> {
+        let (run, watched) = self.play(case, true)?;
+        watched.verdict()?;
+        Ok((run.disk.take_trace(), run.history))
+    }
+
+    /// A case's own operations, with what fails in them.
+    fn play(&self, case: &Case, traced: bool) -> Result<(Run, Watched), String> {
         let (image, model) = start(case.size);
         let disk = Arc::new(SimBackend::of(image));
         disk.seed(case.seed);
-        disk.start_trace();
+        if traced {
+            disk.start_trace();
+        }
         let setup = case.setup(case.fault.is_some());
         let watched = self.watch(&disk, &setup);
         let mut run = Run::open(disk, History::of(model), &setup, 0)?;
         run.disk.set_faults(case.fault.into_iter().collect());
         run.steps(&case.ops)?;
         run.disk.set_faults(Vec::new());
-        watched.verdict()?;
-        Ok((run.disk.take_trace(), run.history))
+        Ok((run, watched))
     }
 
     /// Power loss at every crash point of a trace.
