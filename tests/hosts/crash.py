@@ -351,11 +351,16 @@ def syncs_after(log, threads):
     return late
 
 
-def writeback(kind):
+def repeated(cycle_of, kind, part):
+    """A rung of cycles on one kind of filesystem, one for `part` that were asked for."""
     def rung(run):
         tally = Tally(run)
-        for cycle in range(run.share(10)):
-            writeback_cycle(run, kind, tally, cycle)
+        for cycle in range(run.share(part)):
+            cycle_of(run, kind, tally, cycle)
         return tally.result()
 
     return rung
+
+
+def writeback(kind):
+    return repeated(writeback_cycle, kind, 10)

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 
-from crash import Tally
+from crash import Tally, repeated
 from host import MIB, Driver, Failed, filesystem
 
 # Blocks of the volume: more than the host has.
@@ -114,14 +114,13 @@ class Disk:
         if found != "clean":
             self.tally.lose(f"{what}: check: {found}")
 
-    def reopen(self, close=True, **driver):
-        """Closes it or not, and opens it in a new process."""
-        if close:
-            answer = self.driver.ask("close")
-            if answer[0] != "ok":
-                raise Failed(f"close answers {answer}")
+    def reopen(self):
+        """Closes it, and opens it in a new process."""
+        answer = self.driver.ask("close")
+        if answer[0] != "ok":
+            raise Failed(f"close answers {answer}")
         self.driver.finish()
-        self.driver = Driver(self.run, "serve", fresh=self.run.fresh, **driver)
+        self.driver = Driver(self.run, "serve", fresh=self.run.fresh)
         self.driver.must("open", self.path)
 
     def end(self):
@@ -213,13 +212,7 @@ def full_cycle(run, kind, tally, cycle, **driver):
 
 
 def full(kind):
-    def rung(run):
-        tally = Tally(run)
-        for cycle in range(run.share(20)):
-            full_cycle(run, kind, tally, cycle)
-        return tally.result()
-
-    return rung
+    return repeated(full_cycle, kind, 20)
 
 
 def file_limit(run):
