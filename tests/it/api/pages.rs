@@ -118,6 +118,11 @@ fn each_action_returns_to_its_place() {
     let to = v.act(&format!("Action=CreateSnapshot&DiskID={disk}&Name=t&offset=20&q=x"));
     assert_eq!(to, format!("/?region=cn&q=x&offset=20&done=createsnapshot#{disk}"), "in the list, at the disk");
 
+    // A snapshot goes to its disk's project, unless somebody chooses another.
+    let params = [("Region", "cn"), ("Name", "theirs"), ("DiskSpace", "1"), ("ProjectID", "p1")];
+    let theirs = w.get(&main_account(), "CreateDisk", &params, "DiskID");
+    assert!(v.page(&format!("/?disk={theirs}")).contains("<option value=\"p1\" selected>"));
+
     // Detach is there where there is something to detach.
     assert!(!v.page("/").contains("value=\"DetachDisk\""));
     let attach = [("Region", "cn"), ("DiskID", &*disk), ("ResourceID", "vm-<1>")];

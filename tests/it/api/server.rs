@@ -234,10 +234,11 @@ fn who_hangs_up_is_in_the_log() {
     assert!(r.lines(1)[0].contains("\"action\":\"DeleteDisk\""));
 }
 
-/// One pair of keys has a few sessions, which leave the others' alone.
+/// One pair of keys has a few sessions, which leave the others' alone, and none once its private key is another.
 #[test]
 fn sessions_are_of_the_keys_that_were_given() {
-    let r = Running::new(|_| {});
+    let changed = format!("public_key = \"{PUBLIC}\"\nprivate_key = \"another private key\"\n");
+    let r = Running::new(|o| o.reload = Some(Arc::new(move || Ok(config(&changed)))));
     let signed_in = |cookie: &str| {
         let page = r.request(&format!("GET / HTTP/1.1\r\nCookie: {cookie}"), "").2;
         page.as_str().unwrap().contains("Sign out")
@@ -249,6 +250,8 @@ fn sessions_are_of_the_keys_that_were_given() {
     // An offset of any size is one of a page that is empty.
     let page = r.request(&format!("GET /?offset=18446744073709551615 HTTP/1.1\r\nCookie: {other}"), "");
     assert_eq!(page.0, 200);
+    r.control.reload().unwrap();
+    assert!(!signed_in(&all[19]) && !signed_in(&other));
 }
 
 /// What is done by a form is counted and told as what is done by a call is.
