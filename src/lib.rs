@@ -7,10 +7,10 @@ compile_error!("snapdisk needs a 64-bit target");
 
 #[cfg(feature = "api")]
 pub mod api;
+mod audit;
 mod bytes;
-mod check;
 mod codec;
-mod commit;
+mod engine;
 mod error;
 pub mod format;
 mod hint;
@@ -18,28 +18,29 @@ mod hint;
 pub mod http;
 pub mod io;
 mod knobs;
+mod log;
 mod options;
-mod scrub;
 mod snapshot;
 mod space;
-mod stats;
 mod store;
 mod sync;
 mod tree;
 mod units;
 mod volume;
 
-pub use check::{Finding, FindingKind, Progress, Report};
+pub use audit::{
+    DAMAGED, Damage, Finding, FindingKind, Progress, Report, ScrubReport, SnapshotStats, Stats, Usage, VolumeStats,
+};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "sim")]
 pub use knobs::Knobs;
 pub use options::Options;
-pub use scrub::{DAMAGED, Damage, ScrubReport};
-pub use snapshot::{Snapshot, SnapshotId};
-pub use stats::{SnapshotStats, Stats, Usage, VolumeStats};
+pub use snapshot::Snapshot;
 pub use store::{DeleteSnapshots, Durability, NewOptions, Store, Update};
-pub use units::{ATOMIC_WRITE_MAX, BLOCK, Block, EXTENT_MAX, IMAGE_MAX, SECTOR, Stamp, VOLUME_MAX};
-pub use volume::{MapExtent, Volume, VolumeId};
+pub use units::{
+    ATOMIC_WRITE_MAX, BLOCK, Block, EXTENT_MAX, IMAGE_MAX, SECTOR, SnapshotId, Stamp, VOLUME_MAX, VolumeId,
+};
+pub use volume::{MapExtent, Volume};
 
 /// What the simulator needs to know of an image.
 #[cfg(feature = "sim")]
@@ -47,7 +48,7 @@ pub mod sim_support {
     use crate::{Options, Result, io};
     use std::sync::Arc;
 
-    pub use crate::commit::Protected;
+    pub use crate::audit::Protected;
 
     /// A seeded scheduler of threads over the engine and the simulated disk.
     pub mod schedule {
@@ -56,6 +57,6 @@ pub mod sim_support {
 
     /// What a crash right now would need of `durable`, an image that nobody writes.
     pub fn protected(durable: Arc<dyn io::Backend>, host: Arc<dyn io::Host>, options: &Options) -> Result<Protected> {
-        crate::commit::protected(durable, host, options.config()?)
+        crate::audit::protected(durable, host, options.config()?)
     }
 }

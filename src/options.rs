@@ -1,8 +1,8 @@
 //! How a store is created and opened: plain data, every default stated.
 
 use crate::{
-    BLOCK, Error, IMAGE_MAX, Result, Store, check,
-    commit::{Config, Engine, Owner},
+    BLOCK, Error, IMAGE_MAX, Result, Store, audit,
+    engine::{Config, Engine, Owner},
     io::{Backend, FileBackend, Host, ReadPath, SystemHost},
     knobs::Knobs,
     units::BLOCK_BYTES,
@@ -190,7 +190,7 @@ impl Options {
         if !self.untrusted {
             return Ok(());
         }
-        let report = check::check(engine, &mut |_| true)?;
+        let report = audit::check(engine, &mut |_| true)?;
         match report.findings.first() {
             None => Ok(()),
             Some(first) => {

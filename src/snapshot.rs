@@ -1,21 +1,11 @@
 //! Snapshots: a frozen volume, readable while it exists.
 
 use crate::{
-    Result,
-    commit::{Owner, Target},
+    Result, SnapshotId,
+    engine::{Owner, Target},
     volume::{MapExtent, time},
 };
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::SystemTime};
-
-/// Names a snapshot for ever: ids are not used again.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SnapshotId(pub u64);
-
-impl fmt::Display for SnapshotId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
 
 /// A handle to a snapshot. Cheap to clone; may be used from any thread. Once the snapshot is deleted everything that reads answers
 /// `Deleted`.
@@ -29,7 +19,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn record(&self) -> Result<crate::commit::SnapshotRecord> {
+    fn record(&self) -> Result<crate::engine::SnapshotRecord> {
         self.engine.state_mut()?.frozen_head(self.id.0).cloned()
     }
     /// Its id.

@@ -1,9 +1,10 @@
 //! The open image as a caller holds it.
 
 use crate::{
-    Error, ErrorKind, Progress, Report, Result, Snapshot, SnapshotId, Volume, VolumeId, check,
-    commit::{DeleteMode, Owner, SnapshotRecord, Wish},
-    stats::{self, Stats},
+    Error, ErrorKind, Progress, Report, Result, ScrubReport, Snapshot, SnapshotId, Volume, VolumeId,
+    audit::{self, Stats},
+    engine::{Owner, SnapshotRecord, Wish},
+    log::DeleteMode,
 };
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -225,15 +226,23 @@ impl Store {
     }
     /// [`Store::check`] that tells how far it is, and stops with `Cancelled` when told `false`.
     pub fn check_with(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Report> {
-        check::check(&self.engine, progress)
+        audit::check(&self.engine, progress)
+    }
+    /// Verifies every block that a snapshot holds. A snapshot with damage gets the tag [`crate::DAMAGED`]; one that has it and
+    /// verifies loses it. A store that is open for reading is verified and not marked.
+    ///
+    /// `progress` is called after each MiB: it may sleep, to leave the disk to others, and stops the scrub with `Cancelled`
+    /// by returning `false`; what was marked until then stays. Snapshots that are taken or deleted meanwhile are left out.
+    pub fn scrub(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<ScrubReport> {
+        audit::scrub(&self.engine, progress)
     }
     /// Figures. Walks all trees (not the data) for the bytes of each volume and snapshot.
     pub fn stats(&self) -> Result<Stats> {
-        stats::stats(&self.engine)
+        audit::stats(&self.engine)
     }
     /// [`Store::stats`] without those of single volumes and snapshots. O(1).
     pub fn totals(&self) -> Result<Stats> {
-        stats::totals(&self.engine)
+        audit::totals(&self.engine)
     }
     /// One bounded step of background work: a checkpoint that is due, then up to `budget` nodes of reclaim. `true`: there is more. With
     /// manual maintenance nothing else does it.

@@ -1,8 +1,8 @@
 //! Volumes: a writable virtual disk, byte-addressed.
 
 use crate::{
-    Error, ErrorKind, Result, Snapshot, SnapshotId,
-    commit::{Bytes, Engine, Owner, Target, Wish},
+    Error, ErrorKind, Result, Snapshot, SnapshotId, VolumeId,
+    engine::{Bytes, Engine, Owner, Target, Wish},
     units::BLOCK_BYTES,
 };
 use std::{
@@ -13,16 +13,6 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-
-/// Names a volume for ever: ids are not used again.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct VolumeId(pub u64);
-
-impl fmt::Display for VolumeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
 
 /// A part of a volume or snapshot: data, or a hole that reads as zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,7 +74,7 @@ impl Volume {
     fn target(&self) -> Target {
         Target::Volume(self.id.0)
     }
-    fn record(&self) -> Result<crate::commit::VolumeRecord> {
+    fn record(&self) -> Result<crate::engine::VolumeRecord> {
         self.engine.state_mut()?.head(self.id.0).cloned()
     }
     /// Its id.

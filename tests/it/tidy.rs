@@ -14,8 +14,10 @@ const LAYERS: &[&[&str]] = &[
     &["io"],
     &["space"],
     &["tree"],
-    &["commit"],
-    &["check", "snapshot", "volume", "store", "options", "stats", "scrub", "stream"],
+    &["log"],
+    &["engine"],
+    &["audit"],
+    &["snapshot", "volume", "store", "options"],
     &["api"],
     &["nbd", "http", "cli"],
 ];
@@ -364,35 +366,35 @@ fn nothing_unfinished_is_left() {
 
 /// `check_layers` of one file beside a root that re-exports.
 fn layers_of(file: &str, text: &str) -> Vec<String> {
-    let root = "pub use error::{Error, Result as Outcome};\npub use commit::Engine;\nmod a { pub use crate::{Outcome, commit::Error}; }";
+    let root = "pub use error::{Error, Result as Outcome};\npub use engine::Engine;\nmod a { pub use crate::{Outcome, engine::Error}; }";
     check_layers(&[("src/lib.rs".into(), root.into()), (file.into(), text.into())])
 }
 
 #[test]
 fn an_import_from_above_is_caught() {
     let bad: &[(&str, &str)] = &[
-        ("src/tree/node.rs", "use crate::commit::Engine;"),
-        ("src/tree/node.rs", "use crate::{error::Error, commit::{a, b}};"),
-        ("src/tree/node.rs", "use crate::{\n    error::{self, Error},\n    commit,\n};"),
-        ("src/tree/node.rs", "fn f() { crate::commit::go() }"),
-        ("src/tree/node.rs", "fn f() -> char { let c = '\\''; crate::commit::go(c, '\"') }"),
+        ("src/tree/node.rs", "use crate::engine::Engine;"),
+        ("src/tree/node.rs", "use crate::{error::Error, engine::{a, b}};"),
+        ("src/tree/node.rs", "use crate::{\n    error::{self, Error},\n    engine,\n};"),
+        ("src/tree/node.rs", "fn f() { crate::engine::go() }"),
+        ("src/tree/node.rs", "fn f() -> char { let c = '\\''; crate::engine::go(c, '\"') }"),
         ("src/tree/node.rs", "use crate::Engine;"),
         ("src/tree/node.rs", "use crate::{Outcome, Engine};"),
-        ("src/tree/node.rs", "use super::super::commit::go;"),
-        ("src/tree/mod.rs", "use super::commit::go;"),
-        ("src/tree/mod.rs", "mod a { use super::super::commit::go; }"),
-        ("src/tree/mod.rs", "mod a {} use super::{commit::go};"),
-        ("src/tree/node.rs", "use super::{a, super::commit};"),
-        ("src/tree.rs", "pub(in crate::commit) fn f() {}"),
+        ("src/tree/node.rs", "use super::super::engine::go;"),
+        ("src/tree/mod.rs", "use super::engine::go;"),
+        ("src/tree/mod.rs", "mod a { use super::super::engine::go; }"),
+        ("src/tree/mod.rs", "mod a {} use super::{engine::go};"),
+        ("src/tree/node.rs", "use super::{a, super::engine};"),
+        ("src/tree.rs", "pub(in crate::engine) fn f() {}"),
         ("src/tree.rs", "use crate::*;"),
         ("src/tree.rs", "use crate::unheard_of;"),
-        ("src/tree.rs", "#[cfg(not(test))] use crate::commit::a;"),
-        ("src/tree.rs", "#[cfg(test)] mod tests; use crate::commit::a;"),
-        ("src/tree.rs", "#[cfg(test)] #[path = \"x.rs\"] mod tests { fn f(a: [u8; 2]) {} } use crate::commit::a;"),
-        ("src/tree.rs", "/* a /* b */ c */ use crate::commit::a;"),
-        ("src/tree.rs", "const A: &str = r#\"a\"b\"#; use crate::commit::a;"),
-        ("src/tree.rs", "const A: &str = \"a\\\"\"; use crate::commit::a;"),
-        ("src/tree.rs", "fn f<'a>(x: &'a str) { crate::commit::a(x) }"),
+        ("src/tree.rs", "#[cfg(not(test))] use crate::engine::a;"),
+        ("src/tree.rs", "#[cfg(test)] mod tests; use crate::engine::a;"),
+        ("src/tree.rs", "#[cfg(test)] #[path = \"x.rs\"] mod tests { fn f(a: [u8; 2]) {} } use crate::engine::a;"),
+        ("src/tree.rs", "/* a /* b */ c */ use crate::engine::a;"),
+        ("src/tree.rs", "const A: &str = r#\"a\"b\"#; use crate::engine::a;"),
+        ("src/tree.rs", "const A: &str = \"a\\\"\"; use crate::engine::a;"),
+        ("src/tree.rs", "fn f<'a>(x: &'a str) { crate::engine::a(x) }"),
         ("src/unheard_of.rs", ""),
         ("src/error.rs", "use crate::io::Backend;"),
         ("src/store.rs", "use crate::nbd::Server;"),
@@ -400,23 +402,23 @@ fn an_import_from_above_is_caught() {
     for (file, text) in bad {
         assert_eq!(layers_of(file, text).len(), 1, "{file}: {text}: {:?}", layers_of(file, text));
     }
-    let found = layers_of("src/tree/node.rs", "//! x\n\nuse crate::{\n    error::Error,\n    commit::Engine,\n};\n");
-    assert_eq!(found, ["src/tree/node.rs:5: tree must not import commit, which is above it"]);
+    let found = layers_of("src/tree/node.rs", "//! x\n\nuse crate::{\n    error::Error,\n    engine::Engine,\n};\n");
+    assert_eq!(found, ["src/tree/node.rs:5: tree must not import engine, which is above it"]);
 }
 
 #[test]
 fn an_import_from_below_is_let_through() {
     let good: &[(&str, &str)] = &[
-        ("src/commit/log.rs", "use crate::{Error, Outcome, tree::{self, Node}, commit::x};"),
-        ("src/commit/log.rs", "use super::{Engine, log}; mod a { use super::super::engine::b; }"),
-        ("src/commit/a/b.rs", "use super::super::engine;"),
-        ("src/tree.rs", "// use crate::commit::a;\n/// crate::commit\nfn f() {}"),
-        ("src/tree.rs", "/* crate::commit::a /* crate::commit::b */ */"),
-        ("src/tree.rs", "const A: &str = \"crate::commit::a\"; const B: &[u8] = br##\"crate::commit::b\"#\"##;"),
-        ("src/tree.rs", "#[cfg(test)] use crate::commit::a; pub(crate) fn f() {}"),
-        ("src/tree.rs", "#[cfg(test)]\nmod tests { use crate::commit::a; fn f() { g(|| {}); } }"),
-        ("src/tree.rs", "#[cfg(all(test, unix))] fn f() -> [u8; 3] { crate::commit::a() }"),
-        ("src/tree/tests.rs", "use crate::commit::a;"),
+        ("src/engine/log.rs", "use crate::{Error, Outcome, tree::{self, Node}, engine::x};"),
+        ("src/engine/log.rs", "use super::{Engine, log}; mod a { use super::super::engine::b; }"),
+        ("src/engine/a/b.rs", "use super::super::engine;"),
+        ("src/tree.rs", "// use crate::engine::a;\n/// crate::engine\nfn f() {}"),
+        ("src/tree.rs", "/* crate::engine::a /* crate::engine::b */ */"),
+        ("src/tree.rs", "const A: &str = \"crate::engine::a\"; const B: &[u8] = br##\"crate::engine::b\"#\"##;"),
+        ("src/tree.rs", "#[cfg(test)] use crate::engine::a; pub(crate) fn f() {}"),
+        ("src/tree.rs", "#[cfg(test)]\nmod tests { use crate::engine::a; fn f() { g(|| {}); } }"),
+        ("src/tree.rs", "#[cfg(all(test, unix))] fn f() -> [u8; 3] { crate::engine::a() }"),
+        ("src/tree/tests.rs", "use crate::engine::a;"),
         ("src/bin/snapdisk/main.rs", "use crate::args;"),
         ("tests/it/main.rs", "use crate::model;"),
     ];

@@ -1,8 +1,9 @@
 //! The scrub: reads everything that snapshots hold and verifies it, while the store is in use, and marks what is damaged.
 
+use super::Capture;
 use crate::{
-    BLOCK, Error, ErrorKind, Progress, Result, SnapshotId, Store, VolumeId,
-    commit::{Capture, Wish},
+    BLOCK, Error, ErrorKind, Progress, Result, SnapshotId, VolumeId,
+    engine::{Engine, Wish},
     format::{COUNT_RETURNED, RootPointer},
     tree::{Miss, Node, Root, Shape, read_step},
     units::BLOCK_BYTES,
@@ -58,62 +59,61 @@ struct Walk<'a> {
     buf: Box<[u8; BLOCK]>,
 }
 
-impl Store {
-    /// Verifies every block that a snapshot holds. A snapshot with damage gets the tag [`DAMAGED`]; one that has it and
-    /// verifies loses it. A store that is open for reading is verified and not marked.
-    ///
-    /// `progress` is called after each MiB: it may sleep, to leave the disk to others, and stops the scrub with `Cancelled`
-    /// by returning `false`; what was marked until then stays. Snapshots that are taken or deleted meanwhile are left out.
-    pub fn scrub(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<ScrubReport> {
-        let capture = self.engine.capture()?;
-        let list: Vec<_> = capture
-            .snapshots
-            .iter()
-            .filter(|(_, s)| !capture.sweeping.contains(&s.volume))
-            .map(|(id, s)| (SnapshotId(*id), VolumeId(s.volume)))
-            .collect();
-        let counts = capture.counts.iter().flatten().flat_map(|c| c.iter());
-        let total = counts.filter(|&&n| n > 0 && n < COUNT_RETURNED).count() as u64;
-        let buf = Box::new([0; BLOCK]);
-        let mut walk = Walk { capture, known: FxHashMap::default(), done: 0, total, progress, buf };
-        let mut out = ScrubReport::default();
-        let (mut roots, mut viewed) = (roots_of(&walk.capture), 0);
-        for (snapshot, volume) in list {
-            if walk.done - viewed > VIEW {
-                walk.capture = self.engine.capture()?;
-                (roots, viewed) = (roots_of(&walk.capture), walk.done);
-            }
-            let Some(&root) = roots.get(&snapshot) else { continue };
-            let found = walk.tree(root)?;
-            out.snapshots += 1;
-            self.mark_damage(snapshot, found.as_deref(), &mut out)?;
-            if let Some(found) = found {
-                out.damaged.push(Damage { snapshot, volume, offset: found.0, what: found.1.clone() });
-            }
+/// Verifies every block that a snapshot holds, and marks those that are damaged.
+pub(crate) fn scrub(engine: &Engine, progress: &mut dyn FnMut(Progress) -> bool) -> Result<ScrubReport> {
+    let capture = engine.capture()?;
+    let list: Vec<_> = capture
+        .snapshots
+        .iter()
+        .filter(|(_, s)| !capture.sweeping.contains(&s.volume))
+        .map(|(id, s)| (SnapshotId(*id), VolumeId(s.volume)))
+        .collect();
+    let counts = capture.counts.iter().flatten().flat_map(|c| c.iter());
+    let total = counts.filter(|&&n| n > 0 && n < COUNT_RETURNED).count() as u64;
+    let buf = Box::new([0; BLOCK]);
+    let mut walk = Walk { capture, known: FxHashMap::default(), done: 0, total, progress, buf };
+    let mut out = ScrubReport::default();
+    let (mut roots, mut viewed) = (roots_of(&walk.capture), 0);
+    for (snapshot, volume) in list {
+        if walk.done - viewed > VIEW {
+            walk.capture = engine.capture()?;
+            (roots, viewed) = (roots_of(&walk.capture), walk.done);
         }
-        out.blocks = walk.done;
-        Ok(out)
+        let Some(&root) = roots.get(&snapshot) else { continue };
+        let found = walk.tree(root)?;
+        out.snapshots += 1;
+        mark_damage(engine, snapshot, found.as_deref(), &mut out)?;
+        if let Some(found) = found {
+            out.damaged.push(Damage { snapshot, volume, offset: found.0, what: found.1.clone() });
+        }
     }
+    out.blocks = walk.done;
+    Ok(out)
+}
 
-    fn mark_damage(&self, id: SnapshotId, found: Option<&(u64, String)>, out: &mut ScrubReport) -> Result<()> {
-        let marked = self.snapshot_by_id(id).and_then(|s| {
-            let had = s.tags()?.contains_key(DAMAGED);
-            if had != found.is_some() && !self.is_read_only() {
-                let value = found.map(|(offset, what)| format!("offset {offset}: {what}"));
-                // One tag, not all: others may be set meanwhile.
-                let wish = Wish::SetSnapshotTag { snapshot: id.0, key: DAMAGED.to_owned(), value };
-                self.engine.commit(&[wish], true)?;
-            }
-            Ok(had)
-        });
-        match marked {
-            Ok(true) if found.is_none() => out.healed.push(id),
-            // Deleted meanwhile: nobody is misled.
-            Err(e) if e.kind() != ErrorKind::Deleted => return Err(e),
-            _ => {}
+fn mark_damage(engine: &Engine, id: SnapshotId, found: Option<&(u64, String)>, out: &mut ScrubReport) -> Result<()> {
+    let marked = had_mark(engine, id).and_then(|had| {
+        if had != found.is_some() && engine.disk.is_writable() {
+            let value = found.map(|(offset, what)| format!("offset {offset}: {what}"));
+            // One tag, not all: others may be set meanwhile.
+            let wish = Wish::SetSnapshotTag { snapshot: id.0, key: DAMAGED.to_owned(), value };
+            engine.commit(&[wish], true)?;
         }
-        Ok(())
+        Ok(had)
+    });
+    match marked {
+        Ok(true) if found.is_none() => out.healed.push(id),
+        // Deleted meanwhile: nobody is misled.
+        Err(e) if e.kind() != ErrorKind::Deleted => return Err(e),
+        _ => {}
     }
+    Ok(())
+}
+
+/// Whether an earlier scrub has marked the snapshot.
+fn had_mark(engine: &Engine, id: SnapshotId) -> Result<bool> {
+    let tagged = engine.state_mut()?.frozen_head(id.0)?.tag_records > 0;
+    Ok(tagged && engine.view()?.catalog_view().tags(true, id.0)?.contains_key(DAMAGED))
 }
 
 impl Walk<'_> {

@@ -1,14 +1,14 @@
 //! Creating and opening images.
 
 use super::{
-    engine::{Checkpointer, Config, Engine, Flusher, State},
-    log::Log,
     recover,
+    state::{Checkpointer, Config, Engine, Flusher, State},
 };
 use crate::{
     BLOCK, Error, ErrorKind, Result,
     format::{COUNTER_ROOM, LOG_START, Page, RootPointer, SLOTS, Superblock},
     io::{Backend, Disk, Host, Lane},
+    log::{self, Log},
     space::{Geometry, Space},
     sync::{Bell, Mutex, RwLock},
     tree::{Forest, NodeCache},
@@ -203,7 +203,7 @@ impl Engine {
         if len < needed {
             return Err(Error::new(ErrorKind::Truncated, format!("the image has {len} bytes and needs {needed}")));
         }
-        let replay = recover::scan(&disk, &sb, salvage && !writable)?;
+        let replay = log::scan(&disk, &sb, salvage && !writable)?;
         let next_epoch = sb.epoch + u64::from(writable);
         let engine = Engine::build(disk, host, config, sb, slot, next_epoch);
         {
@@ -265,7 +265,7 @@ impl Engine {
         {
             let mut state = self.state.write();
             if state.closed {
-                return Err(super::engine::closed());
+                return Err(super::state::closed());
             }
             state.closed = true;
         }

@@ -1,8 +1,9 @@
 //! The checker: every checksum, exact counts, no leak, no double use; all findings, not the first. It writes nothing.
 
+use super::Capture;
 use crate::{
     BLOCK, Error, ErrorKind, Result,
-    commit::{Capture, Engine},
+    engine::Engine,
     format::{COUNT_RETURNED, COUNT_SYSTEM, RootPointer},
     tree::{Child, Key, Miss, Node, Root, Shape, read_step},
     units::Block,

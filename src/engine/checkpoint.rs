@@ -5,8 +5,8 @@
 //! freed be used again (I5).
 
 use super::{
-    data::Logged,
-    engine::{Checkpointer, Engine, PanicGuard},
+    staging::Logged,
+    state::{Checkpointer, Engine, PanicGuard},
 };
 use crate::{
     Result,

@@ -1,7 +1,6 @@
 //! What the log says: a record is a list of operations, nearly always one, of which all count or none. Applying them live and at
 //! recovery is the same code (I7). No type here holds itself: decoding can't recurse.
 
-use super::catalog::tag_chunks;
 use crate::{
     Error, Result, SECTOR, VOLUME_MAX,
     format::{COUNTER_ROOM, ID_END},
@@ -9,6 +8,11 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::{collections::BTreeMap, sync::Arc};
+
+/// Tags are kept in chunks of this many bytes.
+pub(crate) const TAG_CHUNK: usize = 900;
+/// The longest encoded tags of one volume or snapshot, in bytes.
+pub(crate) const TAGS_MAX: usize = 32 << 10;
 
 /// Checksums of a write's blocks, in order; the common write has one, or few.
 pub(crate) type Sums = SmallVec<[u32; 4]>;
@@ -264,4 +268,32 @@ pub(crate) fn check_size(size: u64) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!("size {size}: a multiple of {SECTOR} up to {VOLUME_MAX}")))
+}
+
+/// Encoded size of tags, for a bound on what an operation needs.
+pub(crate) fn tag_chunks(tags: &BTreeMap<String, String>) -> Result<usize> {
+    if tags.is_empty() {
+        return Ok(0);
+    }
+    let bytes: usize = 18 + tags.iter().map(|(k, v)| 16 + k.len() + v.len()).sum::<usize>();
+    if bytes > TAGS_MAX {
+        return Err(Error::invalid(format!("tags of {bytes} bytes: at most {TAGS_MAX} fit")));
+    }
+    Ok(bytes.div_ceil(TAG_CHUNK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{self, Kind};
+
+    #[test]
+    fn tag_chunks_is_what_tags_take() {
+        let sizes: &[usize] = if cfg!(miri) { &[0, 1, 7] } else { &[0, 1, 7, 100, 400] };
+        for &n in sizes {
+            let tags: BTreeMap<String, String> = (0..n).map(|i| (format!("key{i}"), "x".repeat(i % 70))).collect();
+            let bytes = codec::encode(Kind::Tags, &tags).unwrap().len();
+            assert_eq!(tag_chunks(&tags).unwrap(), if n == 0 { 0 } else { bytes.div_ceil(TAG_CHUNK) });
+        }
+    }
 }

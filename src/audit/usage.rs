@@ -1,8 +1,9 @@
 //! Figures of an open store.
 
+use super::Capture;
 use crate::{
     Result, SnapshotId, VolumeId,
-    commit::{Capture, Engine},
+    engine::Engine,
     format::{COUNT_RETURNED, RootPointer},
     tree::{Miss, Node, Root, Shape, read_step},
     units::{BLOCK_BYTES, Block},

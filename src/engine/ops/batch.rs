@@ -1,14 +1,14 @@
 //! Operations on volumes and snapshots: what may be asked, checked against the catalog, then logged and applied as one.
 
-use super::{
-    catalog::tag_chunks,
-    data::{Target, blocks_of},
-    engine::{Attempt, Claim, Engine, Room, State, deleted},
-    ops::{DeleteMode, Op, Placed, check_name, check_size},
-};
 use crate::{
     Error, ErrorKind, Result,
     codec::{self, ENVELOPE, Kind},
+    engine::{
+        change::{Attempt, Claim, Room},
+        staging::Staged,
+        state::{Engine, State, Target, blocks_of, deleted},
+    },
+    log::{DeleteMode, Op, Placed, check_name, check_size, tag_chunks},
     units::BLOCK_BYTES,
 };
 use smallvec::smallvec;
@@ -434,7 +434,7 @@ impl Engine {
         }
         let hashes: Vec<u64> = staged.iter().map(|s| self.data_hash(&s.1)).collect();
         for (at, data) in staged {
-            state.staging.add(at, super::data::Staged { data, offset: 0, blocks: 1 });
+            state.staging.add(at, Staged { data, offset: 0, blocks: 1 });
         }
         state.log.append(&record, hashes);
         self.applied(ops.iter().try_for_each(|op| state.apply(op)))?;

@@ -3,15 +3,14 @@
 //! By the time an operation is applied it was validated, its nodes are reserved and what it reads is in memory; an error here means
 //! damage, and poisons.
 
-use super::{
-    catalog::{PUT_NODES, SnapshotRecord, VolumeRecord, doomed_key, tag_chunks},
-    data::Target,
-    engine::State,
-    ops::{DeleteMode, Op, Placed},
-};
 use crate::{
     Error, Result,
+    engine::{
+        catalog::{PUT_NODES, SnapshotRecord, VolumeRecord, doomed_key},
+        state::{State, Target},
+    },
     format::{PAGE_PAYLOAD, RootPointer},
+    log::{DeleteMode, Op, Placed, tag_chunks},
     tree::{Doomed, EXTENT_BYTES, Fresh, Miss, Node, Root, Shape, children_of, overlap, read_step},
     units::{BLOCK_BYTES, Block},
 };

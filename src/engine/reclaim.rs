@@ -1,6 +1,6 @@
 //! Background work: reclaim of doomed subtrees, checkpoints that are due, the mark on idle.
 
-use super::engine::{Engine, PanicGuard, State};
+use super::state::{Engine, PanicGuard, State};
 use crate::{
     Error, ErrorKind, Result,
     format::RootPointer,
@@ -9,17 +9,7 @@ use crate::{
     units::Stamp,
 };
 use rustc_hash::FxHashMap;
-use std::{
-    sync::{
-        Arc,
-        atomic::Ordering::{Relaxed, SeqCst},
-    },
-    time::Duration,
-};
-
-/// How long the maintenance thread waits before it takes the store for idle.
-const IDLE: Duration = Duration::from_millis(50);
-
+use std::sync::Arc;
 /// What could be freed.
 pub(crate) enum Freed {
     /// Something, now or at the next checkpoint.
@@ -81,7 +71,7 @@ const PAGE: usize = 64;
 
 impl State {
     /// Whether there is something that reclaim could work off, now or after the next checkpoint.
-    fn has_reclaim(&self) -> bool {
+    pub(super) fn has_reclaim(&self) -> bool {
         self.doomed > self.aside.doomed.len() as u64 || self.sweeping.len() > self.aside.sweeps.len()
     }
 
@@ -272,130 +262,9 @@ impl Engine {
     }
 
     /// Keeps a failure in the background for whoever asks.
-    fn tell(&self, error: Error) {
+    pub(super) fn tell(&self, error: Error) {
         if error.kind() != ErrorKind::Closed {
             *self.background.lock() = Some(error);
-        }
-    }
-
-    /// Frees what can be freed when space ran out.
-    pub(crate) fn free_space(&self) -> Result<Freed> {
-        let before = self.state.read().forest.space.available();
-        let freed = |state: &State| state.forest.space.available() > before;
-        self.checkpoint()?;
-        while self.has_reclaim() && !freed(&self.state.read()) {
-            let done = self.reclaim(256)?;
-            self.checkpoint()?;
-            if done == 0 && self.reclaim(1)? == 0 {
-                break;
-            }
-        }
-        let state = self.state.read();
-        let space = &state.forest.space;
-        let (read, viewed) = (space.held_by_reads(), space.held_by_views());
-        let held = viewed + read.iter().map(|r| u64::from(r.len)).sum::<u64>();
-        Ok(if freed(&state) || space.waiting() > held {
-            Freed::Some
-        } else if !read.is_empty() {
-            Freed::Read(read.to_vec())
-        } else if viewed > 0 {
-            Freed::Viewed(viewed)
-        } else {
-            Freed::Nothing
-        })
-    }
-    fn has_reclaim(&self) -> bool {
-        self.state.read().has_reclaim()
-    }
-
-    /// One bounded step of everything that is due: `true` if more is.
-    pub(crate) fn maintain(&self, budget: usize) -> Result<bool> {
-        self.check_process()?;
-        let (due, grows) = {
-            let state = self.view()?;
-            (state.is_due(&self.config), state.wants_growth(&self.config))
-        };
-        if grows && !self.config.manual {
-            match self.give_space(1) {
-                Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
-                _ => {}
-            }
-        }
-        if due {
-            self.checkpoint()?;
-        }
-        let done = if self.has_reclaim() { self.reclaim(budget)? } else { 0 };
-        if done == 0 && self.has_reclaim() {
-            // What is left was doomed in this generation, or there is no space for the nodes that it needs.
-            self.checkpoint()?;
-            return Ok(self.reclaim(1)? > 0);
-        }
-        if done == 0 && self.state.read().reclaimed {
-            self.checkpoint()?;
-            return Ok(false);
-        }
-        Ok(done > 0)
-    }
-
-    /// Returns once nothing is doomed any more and its space is free.
-    pub(crate) fn wait_reclaimed(&self) -> Result<()> {
-        self.disk.writes_allowed()?;
-        while self.maintain(256)? {}
-        self.checkpoint()
-    }
-
-    /// Wakes the maintenance thread if it rests, after something that it may have to see to.
-    pub(crate) fn rouse(&self) {
-        if self.resting.load(SeqCst) {
-            self.maintenance.ring();
-        }
-    }
-
-    /// The body of the maintenance thread. It looks after the store whenever it is rung, and once more when the store was idle; after that
-    /// it rests, and costs nothing, until an operation rouses it.
-    pub(crate) fn maintain_behind(&self) {
-        let mut rested = false;
-        while !self.stopping.load(SeqCst) && !self.disk.is_poisoned() {
-            let idle = !self.maintenance.wait(if rested { Duration::MAX } else { IDLE });
-            self.wakeups.fetch_add(1, Relaxed);
-            self.resting.store(false, SeqCst);
-            if self.stopping.load(SeqCst) {
-                return;
-            }
-            let before = self.state.read().activity;
-            let more = match self.maintain(64) {
-                Ok(more) => more,
-                Err(e) => {
-                    self.tell(e.at("maintenance"));
-                    false
-                }
-            };
-            if more {
-                self.maintenance.ring();
-            }
-            rested = false;
-            if idle && !more {
-                if let Err(e) = self.mark() {
-                    self.tell(e.at("the mark of an idle store"));
-                }
-                self.resting.store(true, SeqCst);
-                // Whatever happened before this look is seen by it; whatever happens after it sees that the thread rests.
-                rested = self.state.read().activity == before;
-                if !rested {
-                    self.resting.store(false, SeqCst);
-                }
-            }
-        }
-    }
-
-    /// The body of the write-behind thread: the other one waits for the medium much of the time, and what is staged must not.
-    pub(crate) fn write_behind(&self) {
-        while !self.stopping.load(SeqCst) && !self.disk.is_poisoned() {
-            self.behind.wait(Duration::MAX);
-            let mut more = true;
-            while more && !self.stopping.load(SeqCst) {
-                more = self.spill_behind().unwrap_or(false);
-            }
         }
     }
 }

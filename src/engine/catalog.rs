@@ -4,11 +4,11 @@
 //! volume `1|0|id`, snapshot `2|0|id`, tags `3|id|snapshot? and chunk`, volume names `4|0|hash`, a volume's snapshot names
 //! `5|volume|hash`, doomed subtrees `7|0|!sequence` (newest first), sweeps `8|0|volume`. Names that hash alike share one record.
 
-use super::ops::{check_name, check_size};
 use crate::{
     Error, Result,
     codec::{self, Kind},
     format::RootPointer,
+    log::{TAG_CHUNK, TAGS_MAX, check_name, check_size},
     tree::{Forest, Found, Fresh, Key, Record, Root, Shape, Value},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -44,10 +44,6 @@ pub(crate) struct SnapshotRecord {
 
 /// Names that share a hash.
 type Names = Vec<(String, u64)>;
-/// Tags are kept in chunks of this many bytes.
-const CHUNK: usize = 900;
-/// The longest encoded tags of one volume or snapshot, in bytes.
-pub(crate) const TAGS_MAX: usize = 32 << 10;
 /// Nodes that one put or remove may need: for each level above the leaves, and besides. The path is copied, each node of it may
 /// split, and so may the root.
 pub(crate) const PUT_NODES: (usize, usize) = (2, 3);
@@ -94,7 +90,7 @@ fn sane(what: &str, id: u64, name: &str, size: u64, root: RootPointer, tag_recor
     if check_name(name).is_ok()
         && check_size(size).is_ok()
         && root.level < crate::format::TREE_LEVELS
-        && usize::from(tag_records) <= TAGS_MAX.div_ceil(CHUNK)
+        && usize::from(tag_records) <= TAGS_MAX.div_ceil(TAG_CHUNK)
     {
         return Ok(());
     }
@@ -202,7 +198,7 @@ impl CatalogView<'_> {
     }
     pub(crate) fn tags(&self, snapshot: bool, id: u64) -> Result<BTreeMap<String, String>> {
         let (from, to) = (tags_key(snapshot, id, 0), tags_key(snapshot, id, TAGS_MAX));
-        let chunks = self.range(from, to, TAGS_MAX.div_ceil(CHUNK) + 2)?;
+        let chunks = self.range(from, to, TAGS_MAX.div_ceil(TAG_CHUNK) + 2)?;
         if chunks.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -314,7 +310,7 @@ impl Catalog<'_> {
         }
         let mut count = 0;
         if !tags.is_empty() {
-            for chunk in codec::encode(Kind::Tags, tags)?.chunks(CHUNK) {
+            for chunk in codec::encode(Kind::Tags, tags)?.chunks(TAG_CHUNK) {
                 self.put_raw(from + Key::from(count), chunk)?;
                 count += 1;
             }
@@ -332,32 +328,5 @@ impl Catalog<'_> {
     }
     pub(crate) fn remove_sweep(&mut self, volume: u64) -> Result<()> {
         self.remove(key(8, 0, volume))
-    }
-}
-
-/// Encoded size of tags, for a bound on what an operation needs.
-pub(crate) fn tag_chunks(tags: &BTreeMap<String, String>) -> Result<usize> {
-    if tags.is_empty() {
-        return Ok(0);
-    }
-    let bytes: usize = 18 + tags.iter().map(|(k, v)| 16 + k.len() + v.len()).sum::<usize>();
-    if bytes > TAGS_MAX {
-        return Err(Error::invalid(format!("tags of {bytes} bytes: at most {TAGS_MAX} fit")));
-    }
-    Ok(bytes.div_ceil(CHUNK))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tag_chunks_is_what_tags_take() {
-        let sizes: &[usize] = if cfg!(miri) { &[0, 1, 7] } else { &[0, 1, 7, 100, 400] };
-        for &n in sizes {
-            let tags: BTreeMap<String, String> = (0..n).map(|i| (format!("key{i}"), "x".repeat(i % 70))).collect();
-            let bytes = codec::encode(Kind::Tags, &tags).unwrap().len();
-            assert_eq!(tag_chunks(&tags).unwrap(), if n == 0 { 0 } else { bytes.div_ceil(CHUNK) });
-        }
     }
 }

@@ -1,14 +1,16 @@
 //! Writes, discards, zeroing: new blocks for new content, one record a unit.
 
-use super::{
-    data::{Parts, Source, Staged, Target, blocks_of},
-    engine::{Attempt, Claim, Engine, Room, State, Taken},
-    meta::EdgeBlock,
-    ops::{Op, Placed, Sums},
-};
+use super::batch::EdgeBlock;
 use crate::{
     ATOMIC_WRITE_MAX, BLOCK, Result, bytes,
     codec::{self, Kind},
+    engine::{
+        change::{Attempt, Claim, Room, Taken},
+        read::{Parts, Source},
+        staging::Staged,
+        state::{Engine, State, Target, blocks_of},
+    },
+    log::{Op, Placed, Sums},
     space::Run,
     tree::read_block,
     units::BLOCK_BYTES,

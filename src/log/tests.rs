@@ -1,9 +1,10 @@
 //! The ring's arithmetic and the codec of records, each at every position and size of small cases.
 
 use super::{
-    log::{Log, page_block},
-    ops::{DeleteMode, Op, Placed},
-    recover,
+    group::Group,
+    record::{DeleteMode, Op, Placed},
+    ring::{Log, page_block},
+    scan::scan,
 };
 use crate::{
     BLOCK,
@@ -92,7 +93,7 @@ fn ring(pages: u64, position: u64, sizes: [u64; 2], marked: bool) {
     let disk = Disk::new(Arc::new(MemoryBackend::new()), true);
     let mut log = Log::new(pages, KEY, position, sb.log_group + 1);
     let (mut records, mut previous, mut buffer) = (0, sb.log_hash, Vec::new());
-    let mut write = |group: super::log::Group| {
+    let mut write = |group: Group| {
         previous = group.encode(&UUID, KEY, sb.epoch, previous, &mut buffer);
         for (i, page) in (0..).zip(buffer.chunks(BLOCK)) {
             let at = page_block(group.position + i, pages);
@@ -117,7 +118,7 @@ fn ring(pages: u64, position: u64, sizes: [u64; 2], marked: bool) {
     }
     let end = superblock(pages, 0);
     disk.write(page_block(pages - 1, pages).offset() + BLOCK as u64, &[&end.encode()[..]]).unwrap();
-    let replay = recover::scan(&disk, &sb, false).unwrap();
+    let replay = scan(&disk, &sb, false).unwrap();
     let groups = sizes.into_iter().filter(|&n| n > 0).count() as u64;
     assert_eq!(replay.ops.len(), records, "{what}");
     assert_eq!(replay.position, position + sizes[0] + sizes[1], "{what}");

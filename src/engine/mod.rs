@@ -1,0 +1,29 @@
+//! The open image: what the log, the checkpoint and recovery make of trees and space.
+//!
+//! Only this layer syncs, and only it knows volumes. [`Engine`] is the open image; everything that a caller holds has an
+//! `Arc` of it.
+
+mod catalog;
+mod change;
+mod checkpoint;
+mod flush;
+mod maintain;
+mod open;
+mod ops;
+mod owner;
+mod read;
+mod reclaim;
+mod recover;
+mod staging;
+mod state;
+mod writeback;
+
+pub(crate) use catalog::{CatalogView, SnapshotRecord, VolumeRecord};
+#[cfg(feature = "sim")]
+pub(crate) use open::newest_superblock;
+pub(crate) use ops::{Bytes, Wish};
+pub(crate) use owner::Owner;
+#[cfg(feature = "sim")]
+pub(crate) use recover::needed_len;
+pub(crate) use staging::Staging;
+pub(crate) use state::{Config, Engine, State, Target};

@@ -1,0 +1,313 @@
+//! The open image: state, locks, and the loops that look things up and find space.
+//!
+//! Order of locks: checkpointer, flusher, spilling, giving, placing, state. Nothing syncs, grows or punches under the state's lock.
+
+use super::{
+    catalog::{Catalog, CatalogView, SnapshotRecord, VolumeRecord},
+    change::{Claim, Taken},
+    reclaim::Aside,
+    staging::Staging,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    format::{COUNTER_ROOM, Superblock, have_room},
+    io::{Disk, Host},
+    knobs::Knobs,
+    log::Log,
+    space::{Purpose, Reading, Run},
+    sync::{Bell, Mutex, RwLock},
+    tree::{Forest, Root},
+    units::BLOCK_BYTES,
+};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::{
+    collections::{VecDeque, hash_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+/// What an engine is opened with.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) log_pages: u64,
+    pub(crate) memory: u64,
+    pub(crate) limit_blocks: u64,
+    /// Free space that the image may have before small holes are filled, in percent of what is in use.
+    pub(crate) slack: u32,
+    /// Fresh space is written once before it is used, where the host is the better for it.
+    pub(crate) write_fresh: bool,
+    /// Runs of this many blocks go back to the host.
+    pub(crate) punch_from: u32,
+    pub(crate) manual: bool,
+    pub(crate) knobs: Knobs,
+}
+
+/// Records of volumes, and of snapshots, that stay in memory.
+const HEADS: usize = 4096;
+
+/// Everything that changes under the state's lock.
+pub(crate) struct State {
+    pub(crate) forest: Forest,
+    pub(crate) catalog: Root,
+    pub(crate) hash_key: u64,
+    pub(crate) generation: u64,
+    pub(crate) doomed: u64,
+    pub(crate) doom_sequence: u64,
+    /// The superblock's counters had room to grow when the image was opened.
+    pub(crate) had_room: bool,
+    pub(crate) next_volume: u64,
+    pub(crate) next_snapshot: u64,
+    /// Records of volumes and snapshots in use.
+    pub(crate) heads: FxHashMap<u64, VolumeRecord>,
+    pub(crate) frozen_heads: FxHashMap<u64, SnapshotRecord>,
+    /// Deleted volumes whose snapshots are still being removed.
+    pub(crate) sweeping: FxHashSet<u64>,
+    pub(crate) log: Log,
+    pub(crate) staging: Staging,
+    /// Blocks taken by writes that are not published yet.
+    pub(crate) in_flight: u64,
+    pub(crate) closed: bool,
+    /// Reclaim did something that only a checkpoint makes usable.
+    pub(crate) reclaimed: bool,
+    pub(crate) knobs: Knobs,
+    /// Ranges, in bytes, that recovery takes for given and that the host has to give before anything is written: offset, length.
+    pub(crate) owed: Vec<(u64, u64)>,
+    /// What reclaim could not read.
+    pub(crate) aside: Aside,
+    /// Grows with every operation and every group written: if it stands still, there is nothing new for maintenance.
+    pub(crate) activity: u64,
+}
+
+/// Whose content is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub(crate) enum Target {
+    Volume(u64),
+    Snapshot(u64),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Volume(id) => write!(f, "volume {id}"),
+            Target::Snapshot(id) => write!(f, "snapshot {id}"),
+        }
+    }
+}
+
+/// First block and block after the last of a byte range that is not empty.
+pub(crate) fn blocks_of(offset: u64, len: u64) -> (u64, u64) {
+    (offset / BLOCK_BYTES, (offset + len).div_ceil(BLOCK_BYTES))
+}
+
+/// Who writes the log.
+pub(crate) struct Flusher {
+    /// Hash of the last page of the last group written.
+    pub(crate) previous: u64,
+    /// The last group whose sync returned.
+    pub(crate) acked: u64,
+    /// The pages of a group, before they are written.
+    pub(crate) pages: Vec<u8>,
+}
+
+/// Who writes checkpoints.
+pub(crate) struct Checkpointer {
+    pub(crate) superblock: Superblock,
+    /// The slot that does not hold the newest superblock.
+    pub(crate) slot: usize,
+}
+
+/// The open image.
+pub(crate) struct Engine {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) config: Config,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) hash_key: u64,
+    pub(crate) epoch: u64,
+    /// The random part of this opening's stamps.
+    pub(crate) salt: u32,
+    pub(crate) state: RwLock<State>,
+    pub(crate) flusher: Mutex<Flusher>,
+    /// Held while what was taken out of staging is written: one set at a time, and all of it before its group is synced.
+    pub(crate) spilling: Mutex<()>,
+    /// Held, shared, by whoever writes data to its place before it is logged: what is closed is not given away meanwhile.
+    pub(crate) placing: RwLock<()>,
+    /// Blocks that reads are copying.
+    pub(crate) reading: Reading,
+    /// Ranges of the image with data that was written and that the medium was not asked to begin with.
+    pub(crate) unpushed: Mutex<VecDeque<(u64, u64)>>,
+    pub(crate) checkpointer: Mutex<Checkpointer>,
+    /// Who takes space from the host or gives it back: runs marked as given back and not punched yet, each with the
+    /// generation whose checkpoint says so.
+    pub(crate) giving: Mutex<Vec<(u64, Run)>>,
+    /// Buffers of one block, to be used again.
+    pub(crate) buffers: Mutex<Vec<Arc<[u8]>>>,
+    /// Has the maintenance thread look for work.
+    pub(crate) maintenance: Bell,
+    /// The maintenance thread found nothing to do, and sleeps until it is rung.
+    pub(crate) resting: AtomicBool,
+    /// Times that the maintenance thread woke.
+    pub(crate) wakeups: AtomicU64,
+    /// Bytes of fresh space that were written before they were used.
+    pub(crate) fresh_written: AtomicU64,
+    /// The last failure in the background that poisoned nothing.
+    pub(crate) background: Mutex<Option<Error>>,
+    /// Has the write-behind thread look for data.
+    pub(crate) behind: Bell,
+    pub(crate) stopping: AtomicBool,
+}
+
+/// A panic while the state changes leaves it half changed: nothing of it may reach the disk.
+pub(crate) struct PanicGuard<'a>(&'a Disk, bool);
+
+impl<'a> PanicGuard<'a> {
+    pub(crate) fn new(disk: &'a Disk) -> PanicGuard<'a> {
+        PanicGuard(disk, std::thread::panicking())
+    }
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.1 {
+            self.0.poison(Error::new(ErrorKind::Io, "a panic while the state changed"));
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn catalog(&mut self) -> Catalog<'_> {
+        Catalog { forest: &mut self.forest, root: &mut self.catalog, hash_key: self.hash_key }
+    }
+    pub(crate) fn catalog_view(&self) -> CatalogView<'_> {
+        CatalogView { forest: &self.forest, root: self.catalog, hash_key: self.hash_key }
+    }
+    /// A volume's record, kept in memory from now on.
+    pub(crate) fn head(&mut self, id: u64) -> Result<&mut VolumeRecord> {
+        match self.heads.entry(id) {
+            Entry::Occupied(head) => Ok(head.into_mut()),
+            Entry::Vacant(place) => {
+                let view = CatalogView { forest: &self.forest, root: self.catalog, hash_key: self.hash_key };
+                Ok(place.insert(view.volume(id)?.ok_or_else(|| deleted(Target::Volume(id)))?))
+            }
+        }
+    }
+    /// Forgets records of volumes and snapshots beyond [`HEADS`]: the catalog has them all. Never inside an operation, which relies on
+    /// what it has loaded.
+    pub(crate) fn trim_heads(&mut self) {
+        fn trim<T>(heads: &mut FxHashMap<u64, T>) {
+            if let surplus @ 1.. = heads.len().saturating_sub(HEADS) {
+                let gone: Vec<u64> = heads.keys().take(surplus + HEADS / 8).copied().collect();
+                gone.iter().for_each(|id| drop(heads.remove(id)));
+            }
+        }
+        trim(&mut self.heads);
+        trim(&mut self.frozen_heads);
+    }
+    /// A snapshot's record, kept in memory for a while.
+    pub(crate) fn frozen_head(&mut self, id: u64) -> Result<&SnapshotRecord> {
+        if !self.frozen_heads.contains_key(&id) {
+            let record = self.catalog_view().snapshot(id)?;
+            let record = record.filter(|r| !self.sweeping.contains(&r.volume));
+            let record = record.ok_or_else(|| deleted(Target::Snapshot(id)))?;
+            self.frozen_heads.insert(id, record);
+        }
+        Ok(&self.frozen_heads[&id])
+    }
+    /// Tree and size of a target whose record is in memory; `NotFound` asks to load it.
+    pub(crate) fn extent_root(&self, target: Target) -> Result<(Root, u64)> {
+        match target {
+            Target::Volume(id) => self.heads.get(&id).map(|r| (r.root.into(), r.size)),
+            Target::Snapshot(id) => self.frozen_heads.get(&id).map(|r| (r.root.into(), r.size)),
+        }
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, NOT_LOADED))
+    }
+    pub(crate) fn check_range(&self, target: Target, size: u64, offset: u64, len: u64) -> Result<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::OutOfRange,
+                format!("{target} has {size} bytes: {len} bytes at offset {offset} reach past the end"),
+            )),
+        }
+    }
+    /// Blocks that may be taken.
+    fn spare(&self, claim: Claim) -> u64 {
+        let all = self.forest.space.available() + self.forest.pool.len() as u64;
+        match claim {
+            Claim::Ordinary => all.saturating_sub(self.knobs.reserve.into()),
+            Claim::Freeing => all,
+        }
+    }
+    /// Makes sure that `nodes` nodes can be made and `data` blocks be taken. `Some`: that much is lacking.
+    pub(crate) fn reserve(&mut self, claim: Claim, nodes: usize, data: u64) -> Result<Option<u64>> {
+        let need = nodes as u64 + data;
+        let spare = self.spare(claim);
+        if spare < need {
+            return Ok(Some(need - spare));
+        }
+        Ok(if self.forest.fill_pool(nodes)? { None } else { Some(nodes as u64) })
+    }
+    /// Runs for `blocks` data blocks, after [`State::reserve`]. `None`: only scattered blocks are left and `any` is false.
+    pub(crate) fn allocate_data(&mut self, blocks: u64, any: bool) -> Result<Option<Taken>> {
+        let mut runs = Taken::new();
+        let mut left = blocks;
+        while left > 0 {
+            let forest = &mut self.forest;
+            match forest.space.allocate(&forest.disk, Purpose::Data, left as u32, any) {
+                Ok(Some(run)) => {
+                    left -= u64::from(run.len);
+                    runs.push(run);
+                }
+                other => {
+                    runs.into_iter().for_each(|r| forest.space.give_back(r));
+                    return other.map(|_| None);
+                }
+            }
+        }
+        Ok(Some(runs))
+    }
+}
+
+const NOT_LOADED: &str = "record not in memory";
+
+pub(crate) fn deleted(target: Target) -> Error {
+    Error::new(ErrorKind::Deleted, format!("{target} was deleted"))
+}
+
+impl State {
+    /// About what nodes, counts and logged data take that wait for a checkpoint.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.forest.dirty.len() as u64 * 8192 + self.forest.space.changed_bytes() + self.staging.logged_bytes()
+    }
+    /// Whether everything that counts upwards for ever still has room to. It always has, unless someone made the image so.
+    pub(super) fn counters_have_room(&self) -> bool {
+        let counters = [self.log.group, self.log.position, self.doom_sequence];
+        let ids = [self.next_volume, self.next_snapshot];
+        self.had_room && have_room(&counters, ids, self.generation, 2 * COUNTER_ROOM)
+    }
+    /// Whether a checkpoint is due.
+    pub(crate) fn is_due(&self, config: &Config) -> bool {
+        self.log.wants_checkpoint() || self.wants_space() || self.dirty_bytes() > config.memory
+    }
+    /// So little is left to take, and so sure will the image grow, that it had better be done before a writer waits for it.
+    pub(crate) fn wants_growth(&self, config: &Config) -> bool {
+        let space = &self.forest.space;
+        config.write_fresh && space.would_grow() && space.available() < space.end() / BLOCK_BYTES / 16
+    }
+    /// So much was freed, and so little is left to take, that a checkpoint is due.
+    pub(crate) fn wants_space(&self) -> bool {
+        let space = &self.forest.space;
+        let image = space.end() / BLOCK_BYTES;
+        if space.available() < image / 8 && space.should_recycle() {
+            return true;
+        }
+        let limit = (image / 16).max(if self.knobs.fanout == usize::MAX { (64 << 20) / BLOCK_BYTES } else { 16 });
+        space.waiting() > limit && space.available() < limit
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store was closed")
+}
