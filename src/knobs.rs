@@ -24,6 +24,9 @@ pub struct Knobs {
     pub recycle: bool,
     /// A group of at most this many blocks of data has them in the log itself, and a checkpoint writes them to their places. 0: none has.
     pub inline: u32,
+    /// Every so many operations, one is undone when all of it is done but its record, and begun anew, as if it had met something that is not
+    /// in memory. At least 2; 0: none is.
+    pub again: u32,
 }
 
 impl Default for Knobs {
@@ -39,6 +42,7 @@ impl Default for Knobs {
             ahead: 0,
             recycle: true,
             inline: 4,
+            again: 0,
         }
     }
 }

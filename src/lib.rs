@@ -18,6 +18,7 @@ mod hint;
 pub mod http;
 pub mod io;
 mod knobs;
+mod lack;
 mod log;
 mod options;
 mod snapshot;

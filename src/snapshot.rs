@@ -2,7 +2,8 @@
 
 use crate::{
     Result, SnapshotId,
-    engine::{Owner, Target},
+    engine::Owner,
+    units::Target,
     volume::{MapExtent, time},
 };
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::SystemTime};
@@ -20,7 +21,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     fn record(&self) -> Result<crate::engine::SnapshotRecord> {
-        self.engine.state_mut()?.frozen_head(self.id.0).cloned()
+        self.engine.snapshot_record(self.id.0)
     }
     /// Its id.
     pub fn id(&self) -> SnapshotId {
@@ -40,9 +41,8 @@ impl Snapshot {
     }
     /// The snapshot that the volume's content was derived from when this one was taken; `None` if there was none or it is gone.
     pub fn parent(&self) -> Result<Option<SnapshotId>> {
-        let parent = self.record()?.parent;
-        let mut state = self.engine.state_mut()?;
-        Ok(parent.filter(|&p| state.frozen_head(p).is_ok()).map(SnapshotId))
+        let Some(parent) = self.record()?.parent else { return Ok(None) };
+        Ok(self.engine.existing_snapshot(parent)?.map(|_| SnapshotId(parent)))
     }
     /// Bytes.
     pub fn size(&self) -> u64 {
@@ -50,15 +50,11 @@ impl Snapshot {
     }
     /// Its tags.
     pub fn tags(&self) -> Result<BTreeMap<String, String>> {
-        if self.record()?.tag_records == 0 {
-            return Ok(BTreeMap::new());
-        }
-        self.engine.view()?.catalog_view().tags(true, self.id.0)
+        self.engine.tags(Target::Snapshot(self.id.0))
     }
     /// Fills `buf` from `offset` (bytes). `OutOfRange` past the end, `Corrupt` where a block does not verify.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let target = Target::Snapshot(self.id.0);
-        self.engine.with_head(target, || self.engine.read(target, buf, offset))
+        self.engine.read(Target::Snapshot(self.id.0), buf, offset)
     }
     /// Which parts of a byte range hold data, in order and without gaps. Whole blocks count as data.
     pub fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {

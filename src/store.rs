@@ -62,26 +62,13 @@ pub(crate) fn snapshot_handle(engine: &Arc<Owner>, id: u64, r: &SnapshotRecord) 
 }
 
 pub(crate) fn open_snapshot(engine: &Arc<Owner>, id: u64) -> Result<Snapshot> {
-    let record = engine.state_mut()?.frozen_head(id)?.clone();
+    let record = engine.snapshot_record(id)?;
     Ok(snapshot_handle(engine, id, &record))
-}
-
-fn draw_snapshots(engine: &Owner, count: usize) -> Result<u64> {
-    let mut state = engine.state_mut()?;
-    let first = state.next_snapshot;
-    state.next_snapshot += count as u64;
-    Ok(first)
-}
-
-fn draw_volume(engine: &Owner) -> Result<u64> {
-    let mut state = engine.state_mut()?;
-    state.next_volume += 1;
-    Ok(state.next_volume - 1)
 }
 
 fn members(engine: &Arc<Owner>, list: &[(&Volume, &str)]) -> Result<Vec<(u64, u64, String)>> {
     list.iter().try_for_each(|(v, _)| same_store(engine, &v.engine))?;
-    let first = draw_snapshots(engine, list.len())?;
+    let first = engine.draw_snapshots(list.len())?;
     Ok((first..).zip(list).map(|(id, (v, name))| (v.id.0, id, (*name).to_owned())).collect())
 }
 
@@ -125,25 +112,31 @@ impl Store {
     /// [`Store::create_volume`] with tags.
     pub fn create_volume_with(&self, name: &str, bytes: u64, o: NewOptions) -> Result<Volume> {
         self.engine.disk.writes_allowed()?;
-        let id = draw_volume(&self.engine)?;
+        let id = self.engine.draw_volume()?;
         let wish = Wish::CreateVolume { id, name: name.to_owned(), size: bytes, tags: o.tags };
         self.engine.commit(&[wish], o.durability == Durability::Immediate)?;
         Ok(self.volume_handle(id))
     }
     /// The volume of that name.
     pub fn volume(&self, name: &str) -> Result<Volume> {
-        let id = self.engine.view()?.catalog_view().volume_named(name)?;
+        let id = self.engine.lookup(|state| state.catalog_view().volume_named(name))?;
         let id = id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no volume {name:?}")))?;
         Ok(self.volume_handle(id))
     }
     /// The volume with that id; `Deleted` if there is none.
     pub fn volume_by_id(&self, id: VolumeId) -> Result<Volume> {
-        self.engine.state_mut()?.head(id.0)?;
+        self.engine.volume_record(id.0)?;
         Ok(self.volume_handle(id.0))
     }
     /// All volumes, by name.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
-        let mut list = self.engine.view()?.catalog_view().volumes()?;
+        let (mut list, mut from) = (Vec::new(), 0);
+        loop {
+            let page = self.engine.volumes(from, usize::MAX)?;
+            let Some(last) = page.last() else { break };
+            from = last.0.saturating_add(1);
+            list.extend(page);
+        }
         list.sort_by(|a, b| a.1.name.cmp(&b.1.name));
         Ok(list.into_iter().map(|(id, _)| self.volume_handle(id)).collect())
     }
@@ -165,10 +158,13 @@ impl Store {
     }
     /// All snapshots, oldest first; those of deleted volumes that were kept as well.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        let state = self.engine.view()?;
-        let list = state.catalog_view().snapshots()?;
-        let live = list.into_iter().filter(|(_, r)| !state.sweeping.contains(&r.volume));
-        Ok(live.map(|(id, r)| snapshot_handle(&self.engine, id, &r)).collect())
+        let (mut list, mut from) = (Vec::new(), Some(0));
+        while let Some(id) = from {
+            let (page, next) = self.engine.snapshots(id, usize::MAX)?;
+            list.extend(page.iter().map(|(id, r)| snapshot_handle(&self.engine, *id, r)));
+            from = next;
+        }
+        Ok(list)
     }
     /// The snapshot with that id; `Deleted` if there is none.
     pub fn snapshot_by_id(&self, id: SnapshotId) -> Result<Snapshot> {
@@ -182,7 +178,7 @@ impl Store {
     pub fn clone_volume_with(&self, snapshot: &Snapshot, name: &str, o: NewOptions) -> Result<Volume> {
         same_store(&self.engine, &snapshot.engine)?;
         self.engine.disk.writes_allowed()?;
-        let id = draw_volume(&self.engine)?;
+        let id = self.engine.draw_volume()?;
         let wish = Wish::Clone { snapshot: snapshot.id.0, id, name: name.to_owned(), tags: o.tags };
         self.engine.commit(&[wish], o.durability == Durability::Immediate)?;
         Ok(self.volume_handle(id))
@@ -323,7 +319,7 @@ impl Update<'_> {
     }
     /// As [`Store::create_volume_with`].
     pub fn create_volume(&mut self, name: &str, bytes: u64, tags: BTreeMap<String, String>) -> Result<Volume> {
-        let id = draw_volume(&self.store.engine)?;
+        let id = self.store.engine.draw_volume()?;
         self.wish(Wish::CreateVolume { id, name: name.to_owned(), size: bytes, tags });
         Ok(self.store.volume_handle(id))
     }
@@ -340,7 +336,7 @@ impl Update<'_> {
     }
     /// As [`Store::clone_volume_with`].
     pub fn clone_volume(&mut self, snapshot: SnapshotId, name: &str, tags: BTreeMap<String, String>) -> Result<Volume> {
-        let id = draw_volume(&self.store.engine)?;
+        let id = self.store.engine.draw_volume()?;
         self.wish(Wish::Clone { snapshot: snapshot.0, id, name: name.to_owned(), tags });
         Ok(self.store.volume_handle(id))
     }

@@ -12,6 +12,8 @@ pub const ATOMIC_WRITE_MAX: usize = 1 << 20;
 pub const EXTENT_MAX: u32 = 64;
 /// The largest volume, in bytes.
 pub const VOLUME_MAX: u64 = 256 << 40;
+/// [`VOLUME_MAX`] in blocks.
+pub(crate) const VOLUME_BLOCKS: u64 = VOLUME_MAX / BLOCK_BYTES;
 /// The largest image, in bytes.
 pub const IMAGE_MAX: u64 = 64 << 40;
 /// Volume sizes are a multiple of this many bytes.
@@ -81,5 +83,21 @@ pub struct SnapshotId(pub u64);
 impl fmt::Display for SnapshotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
+    }
+}
+
+/// A volume or a snapshot, by its id: whose content or record is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub(crate) enum Target {
+    Volume(u64),
+    Snapshot(u64),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Volume(id) => write!(f, "volume {id}"),
+            Target::Snapshot(id) => write!(f, "snapshot {id}"),
+        }
     }
 }

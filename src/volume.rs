@@ -2,8 +2,8 @@
 
 use crate::{
     Error, ErrorKind, Result, Snapshot, SnapshotId, VolumeId,
-    engine::{Bytes, Engine, Owner, Target, Wish},
-    units::BLOCK_BYTES,
+    engine::{Bytes, Engine, Owner, Wish},
+    units::{BLOCK_BYTES, Target},
 };
 use std::{
     collections::BTreeMap,
@@ -47,14 +47,12 @@ pub(crate) fn extents(engine: &Engine, target: Target, range: Range<u64>) -> Res
     let mut first = true;
     while at < to || first {
         let mut pieces = Vec::new();
-        at = engine.with_head(target, || {
-            engine.lookup(|state| {
-                let (root, size) = state.extent_root(target)?;
-                state.check_range(target, size, range.start, len)?;
-                pieces.clear();
-                crate::tree::read_pieces(&state.forest, root, at, to, 1024, &mut |logical, len, data| {
-                    pieces.push((logical, len, data.is_some()));
-                })
+        at = engine.lookup(|state| {
+            let (root, size) = state.extent_root(target)?;
+            state.check_range(target, size, range.start, len)?;
+            pieces.clear();
+            crate::tree::read_pieces(&state.forest, root, at, to, 1024, &mut |logical, len, data| {
+                pieces.push((logical, len, data.is_some()));
             })
         })?;
         first = false;
@@ -75,7 +73,7 @@ impl Volume {
         Target::Volume(self.id.0)
     }
     fn record(&self) -> Result<crate::engine::VolumeRecord> {
-        self.engine.state_mut()?.head(self.id.0).cloned()
+        self.engine.volume_record(self.id.0)
     }
     /// Its id.
     pub fn id(&self) -> VolumeId {
@@ -87,15 +85,11 @@ impl Volume {
     }
     /// Bytes.
     pub fn size(&self) -> Result<u64> {
-        let target = self.target();
-        self.engine.with_head(target, || Ok(self.engine.view()?.extent_root(target)?.1))
+        self.engine.size(self.target())
     }
     /// Its tags.
     pub fn tags(&self) -> Result<BTreeMap<String, String>> {
-        if self.record()?.tag_records == 0 {
-            return Ok(BTreeMap::new());
-        }
-        self.engine.view()?.catalog_view().tags(false, self.id.0)
+        self.engine.tags(self.target())
     }
     /// Replaces its tags. Durable when it returns.
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {
@@ -107,15 +101,13 @@ impl Volume {
     }
     /// The snapshot that its content was last taken as, cloned from or rolled back to; `None` if there is none or it is gone.
     pub fn parent(&self) -> Result<Option<SnapshotId>> {
-        let parent = self.record()?.parent;
-        let mut state = self.engine.state_mut()?;
-        Ok(parent.filter(|&p| state.frozen_head(p).is_ok()).map(SnapshotId))
+        let Some(parent) = self.record()?.parent else { return Ok(None) };
+        Ok(self.engine.existing_snapshot(parent)?.map(|_| SnapshotId(parent)))
     }
 
     /// Fills `buf` from `offset`. `Corrupt` where a block does not verify: never other bytes.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let target = self.target();
-        self.engine.with_head(target, || self.engine.read(target, buf, offset))
+        self.engine.read(self.target(), buf, offset)
     }
     /// [`Volume::read_at`] into several buffers, one after the other. The whole range is checked first.
     pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
@@ -170,7 +162,7 @@ impl Volume {
     }
     /// An existing snapshot of this volume.
     pub fn snapshot_named(&self, name: &str) -> Result<Snapshot> {
-        let id = self.engine.view()?.catalog_view().snapshot_named(self.id.0, name)?;
+        let id = self.engine.lookup(|state| state.catalog_view().snapshot_named(self.id.0, name))?;
         let id =
             id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("volume {} has no snapshot {name:?}", self.id)))?;
         crate::store::open_snapshot(&self.engine, id)
@@ -178,7 +170,7 @@ impl Volume {
     /// Its snapshots, oldest first.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
         self.record()?;
-        let list = self.engine.view()?.catalog_view().snapshots_of(self.id.0, usize::MAX)?;
+        let list = self.engine.snapshots_of(self.id.0)?;
         Ok(list.into_iter().map(|(id, r)| crate::store::snapshot_handle(&self.engine, id, &r)).collect())
     }
     /// Makes the volume what `snapshot`, one of its own, is: contents and size. No snapshot is lost, older or newer. Durable when it

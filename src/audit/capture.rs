@@ -1,51 +1,134 @@
-//! A view of everything at one instant, for the checker and for statistics, that holds no lock while it is read.
+//! A view of everything at one instant that holds no lock while it is read.
 
 use crate::{
     BLOCK, Error, Result,
     engine::{CatalogView, Engine, SnapshotRecord, Staging, State, VolumeRecord},
     format::RootPointer,
     io::Disk,
+    lack::{Key, Miss, Step, Stop},
     space::{Geometry, Pin},
-    tree::{DirtyNodes, Key, Miss, Node},
+    tree::{DirtyNodes, Node, NodeCache, Nodes, Root, decode_node},
     units::Block,
 };
-use std::sync::Arc;
+use rustc_hash::FxHashSet;
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
-/// All that the image says at one instant. While it lives nothing that it refers to is reused.
+/// Records that one walk over the catalog takes at a time.
+const PAGE: usize = 256;
+
+/// All that the image says at one instant, but for the counts of most regions. While it lives nothing that it refers to is reused.
 pub(crate) struct Capture {
-    pub(crate) disk: Arc<Disk>,
-    pub(crate) uuid: [u8; 16],
+    disk: Arc<Disk>,
+    uuid: [u8; 16],
+    hash_key: u64,
     pub(crate) catalog: RootPointer,
-    pub(crate) volumes: Vec<(u64, VolumeRecord)>,
-    pub(crate) snapshots: Vec<(u64, SnapshotRecord)>,
-    pub(crate) doomed: Vec<(Key, RootPointer)>,
     pub(crate) doomed_count: u64,
-    pub(crate) sweeping: Vec<u64>,
-    /// Findings of reading the catalog itself.
-    pub(crate) broken: Vec<String>,
+    pub(crate) doom_sequence: u64,
+    pub(crate) next_volume: u64,
+    pub(crate) next_snapshot: u64,
+    pub(crate) sweeping: FxHashSet<u64>,
     pub(crate) geometry: Geometry,
-    /// Counts by region; `Err`: why they can't be read.
+    pub(crate) spans: u64,
+    /// The regions whose counts are here.
+    pub(crate) regions: Range<u64>,
+    /// Their counts; `Err`: why they can't be read.
     pub(crate) counts: Vec<Result<Arc<Vec<u32>>>>,
     pub(crate) free: u64,
     pub(crate) returned: u64,
     /// Allocatable, in quarantine, reserved for nodes, and taken by writes in flight: together all that is free.
     pub(crate) accounted: u64,
+    /// Two captures of which this is the same saw the same image.
+    pub(crate) moment: (u64, u64, u64),
     dirty: DirtyNodes,
     frozen: Arc<DirtyNodes>,
     staged: Staging,
+    read: RefCell<NodeCache>,
     _pin: Pin,
 }
 
+/// Count pages that were met so far, and those that can't be read.
+#[derive(Default)]
+pub(crate) struct Tally {
+    there: u64,
+    missing: u64,
+}
+
+/// Count pages that can't be read which a view puts up with, besides as many as there are.
+const MISSING: u64 = 1024;
+
 impl Capture {
+    /// The store as it is now. Its lock is held for what is in memory alone: dirty nodes, and a pointer for each region of `regions`, whose
+    /// counts are read before. `Corrupt` where most regions have no counts: an image may claim any number of them.
+    pub(crate) fn take(engine: &Engine, regions: Range<u64>, tally: &mut Tally) -> Result<Capture> {
+        let mut counts: Vec<Result<Arc<Vec<u32>>>> = Vec::new();
+        for region in regions.clone() {
+            // Whoever has them keeps them in memory.
+            let found = engine.step(|state| state.forest.space.counts(region));
+            tally.there += u64::from(found.is_ok());
+            tally.missing += u64::from(found.is_err());
+            counts.push(found);
+            if tally.missing > tally.there + MISSING {
+                let (there, all) = (tally.there, tally.there + tally.missing);
+                let what = format!("of the first {all} regions that the image claims only {there} have their counts");
+                return Err(Error::corrupt(what));
+            }
+        }
+        let (disk, memory) = (&engine.disk, engine.config.memory);
+        engine.step(|state| {
+            for (region, counts) in regions.clone().zip(&mut counts).filter(|(_, c)| c.is_ok()) {
+                *counts = Ok(state.forest.space.counts(region)?);
+            }
+            Ok(Capture::of(state, disk.clone(), memory, regions.clone(), std::mem::take(&mut counts)))
+        })
+    }
+    fn of(
+        state: &State,
+        disk: Arc<Disk>,
+        memory: u64,
+        regions: Range<u64>,
+        counts: Vec<Result<Arc<Vec<u32>>>>,
+    ) -> Capture {
+        let (forest, space) = (&state.forest, &state.forest.space);
+        Capture {
+            disk,
+            uuid: forest.uuid,
+            hash_key: state.hash_key,
+            catalog: state.catalog.into(),
+            doomed_count: state.doomed,
+            doom_sequence: state.doom_sequence,
+            next_volume: state.next_volume,
+            next_snapshot: state.next_snapshot,
+            sweeping: state.sweeping.clone(),
+            geometry: space.geometry(),
+            spans: space.spans(),
+            regions,
+            counts,
+            free: space.free(),
+            returned: space.returned(),
+            accounted: space.available() + space.waiting() + forest.pool.len() as u64 + state.in_flight,
+            moment: (state.activity, state.generation, space.edits()),
+            dirty: forest.dirty.clone(),
+            frozen: forest.frozen.clone(),
+            staged: state.staging.clone(),
+            read: RefCell::new(NodeCache::new(memory / 16)),
+            _pin: space.pin(),
+        }
+    }
+
     /// A node as it stands on the disk, or in memory if it does not yet.
-    pub(crate) fn node(&self, want: Miss) -> Result<Arc<Node>> {
+    pub(crate) fn get(&self, want: &Miss) -> Result<Arc<Node>> {
         for nodes in [&self.dirty, &*self.frozen] {
             if let Some(d) = nodes.get(&want.child.block.0).filter(|d| d.stamp == want.child.stamp) {
                 return Ok(d.node.clone());
             }
         }
-        let page = self.disk.read_page(want.child.block)?;
-        Node::decode(&page, want.shape, &self.uuid, want.child, want.level, want.bounds).map(Arc::new)
+        if let Some(node) = self.read.borrow().find(want) {
+            return Ok(node);
+        }
+        let read = decode_node(&*self.disk.read_page(want.child.block)?, &self.uuid, want)?;
+        let node = read.node().clone();
+        self.read.borrow_mut().insert(read);
+        Ok(node)
     }
     /// A data block's content.
     pub(crate) fn data(&self, block: Block, buf: &mut [u8]) -> Result<()> {
@@ -57,158 +140,54 @@ impl Capture {
             None => self.disk.read(block.offset(), buf),
         }
     }
-}
+    /// Blocks that hold data or nodes.
+    pub(crate) fn used(&self) -> u64 {
+        let homes = 2 * self.geometry.homes_of(self.spans);
+        let all = self.spans.saturating_mul(self.geometry.span.into());
+        all.saturating_sub(homes + self.free + self.returned)
+    }
 
-impl State {
-    fn capture(&mut self) -> Capture {
-        let mut broken = Vec::new();
-        let view = self.catalog_view();
-        let mut note = |what: &str, e: crate::Error| broken.push(format!("{what}: {e}"));
-        let volumes = view.volumes().unwrap_or_else(|e| {
-            note("volumes", e);
-            Vec::new()
-        });
-        let snapshots = view.snapshots().unwrap_or_else(|e| {
-            note("snapshots", e);
-            Vec::new()
-        });
-        let doomed = view.doomed(0, usize::MAX).unwrap_or_else(|e| {
-            note("doomed list", e);
-            Vec::new()
-        });
-        check_names(&view, &volumes, &snapshots, &self.sweeping, &mut broken);
-        self.check_ids(&volumes, &snapshots, &doomed, &mut broken);
-        let spans = self.forest.space.spans();
-        let forest = &mut self.forest;
-        let counts = (0..spans).map(|r| forest.space.counts(&forest.disk, r)).collect();
-        Capture {
-            disk: forest.disk.clone(),
-            uuid: forest.uuid,
-            catalog: self.catalog.into(),
-            volumes,
-            snapshots,
-            doomed,
-            doomed_count: self.doomed,
-            sweeping: self.sweeping.iter().copied().collect(),
-            broken,
-            geometry: forest.space.geometry(),
-            counts,
-            free: forest.space.free(),
-            returned: forest.space.returned(),
-            accounted: forest.space.available() + forest.space.waiting() + forest.pool.len() as u64 + self.in_flight,
-            dirty: forest.dirty.clone(),
-            frozen: forest.frozen.clone(),
-            staged: self.staging.clone(),
-            _pin: forest.space.pin(),
+    // ---- the catalog
+
+    pub(crate) fn catalog(&self) -> CatalogView<'_, Capture> {
+        CatalogView { nodes: self, root: Root::from(self.catalog), hash_key: self.hash_key }
+    }
+    /// Every volume, by id.
+    pub(crate) fn each_volume(&self, mut f: impl FnMut(u64, &VolumeRecord) -> Result<()>) -> Result<()> {
+        let mut from = 0;
+        loop {
+            let page = self.catalog().volumes(from, PAGE).map_err(Stop::into_error)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = last.0.saturating_add(1);
+            page.iter().try_for_each(|(id, record)| f(*id, record))?;
+        }
+    }
+    /// Every snapshot, by id; those of volumes that are being removed too.
+    pub(crate) fn each_snapshot(&self, mut f: impl FnMut(u64, &SnapshotRecord) -> Result<()>) -> Result<()> {
+        let mut from = 0;
+        loop {
+            let page = self.catalog().snapshots(from, PAGE).map_err(Stop::into_error)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = last.0.saturating_add(1);
+            page.iter().try_for_each(|(id, record)| f(*id, record))?;
+        }
+    }
+    /// Every doomed subtree.
+    pub(crate) fn each_doomed(&self, mut f: impl FnMut(Key, RootPointer) -> Result<()>) -> Result<()> {
+        let mut from = 0;
+        loop {
+            let page = self.catalog().doomed(from, PAGE).map_err(Stop::into_error)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = last.0 + 1;
+            page.iter().try_for_each(|(key, root)| f(*key, *root))?;
         }
     }
 }
 
-impl State {
-    /// What is made next gets a number that nothing had.
-    fn check_ids(
-        &self,
-        volumes: &[(u64, VolumeRecord)],
-        snapshots: &[(u64, SnapshotRecord)],
-        doomed: &[(Key, RootPointer)],
-        broken: &mut Vec<String>,
-    ) {
-        let of = snapshots.iter().map(|s| s.1.volume);
-        let volume = volumes.iter().map(|v| v.0).chain(self.sweeping.iter().copied()).chain(of).max();
-        let snapshot = snapshots.iter().map(|s| s.0).max();
-        let entry = doomed.iter().map(|d| !(d.0 as u64)).max();
-        for (what, used, next) in [
-            ("volume", volume, self.next_volume),
-            ("snapshot", snapshot, self.next_snapshot),
-            ("doomed entry", entry, self.doom_sequence),
-        ] {
-            if let Some(used) = used.filter(|&n| n >= next) {
-                broken.push(format!("{what} {used} exists, and the next one is to be {next}"));
-            }
-        }
-    }
-}
-
-/// Every record is found by its name and the other way round, and numbers agree.
-fn check_names(
-    view: &CatalogView<'_>,
-    volumes: &[(u64, VolumeRecord)],
-    snapshots: &[(u64, SnapshotRecord)],
-    sweeping: &rustc_hash::FxHashSet<u64>,
-    broken: &mut Vec<String>,
-) {
-    match view.names() {
-        // All records have one, as is seen below: where there are no more names than records, all names have a record.
-        Ok(names) if names > volumes.len() + snapshots.len() => {
-            broken.push(format!("{names} names for {} volumes and {} snapshots", volumes.len(), snapshots.len()));
-        }
-        Ok(_) => {}
-        Err(e) => broken.push(format!("names: {e}")),
-    }
-    let mut of: rustc_hash::FxHashMap<u64, u64> = Default::default();
-    for (id, s) in snapshots {
-        *of.entry(s.volume).or_default() += 1;
-        match view.snapshot_named(s.volume, &s.name) {
-            Ok(Some(found)) if found == *id => {}
-            Ok(found) => broken.push(format!("snapshot {id}: its name {:?} leads to {found:?}", s.name)),
-            Err(e) => broken.push(format!("snapshot {id}: name: {e}")),
-        }
-        if s.tag_records > 0
-            && let Err(e) = view.tags(true, *id)
-        {
-            broken.push(format!("snapshot {id}: tags: {e}"));
-        }
-    }
-    for (id, v) in volumes {
-        match view.volume_named(&v.name) {
-            Ok(Some(found)) if found == *id => {}
-            Ok(found) => broken.push(format!("volume {id}: its name {:?} leads to {found:?}", v.name)),
-            Err(e) => broken.push(format!("volume {id}: name: {e}")),
-        }
-        let has = of.get(id).copied().unwrap_or(0);
-        if has != v.snapshots {
-            broken.push(format!("volume {id} says {} snapshots and has {has}", v.snapshots));
-        }
-        if v.tag_records > 0
-            && let Err(e) = view.tags(false, *id)
-        {
-            broken.push(format!("volume {id}: tags: {e}"));
-        }
-        if sweeping.contains(id) {
-            broken.push(format!("volume {id} exists and is being removed"));
-        }
-    }
-}
-
-/// Regions without counts that a view puts up with, besides as many as there are with.
-const MISSING: u64 = 1024;
-
-impl Engine {
-    /// Captures the store as it is now. `Corrupt` where most regions have no counts.
-    pub(crate) fn capture(&self) -> Result<Capture> {
-        // Count pages are read ahead a few at a time, so that the capture itself finds them in memory. A checkpoint in flight writes homes that are
-        // not current, and can't make them current while the state is held. What a view takes in memory follows from the pages that are there:
-        // an image may claim any number of them.
-        let (mut there, mut missing) = (0, 0);
-        let spans = self.view()?.forest.space.spans();
-        for first in (0..spans).step_by(64) {
-            let mut state = self.state_mut()?;
-            let forest = &mut state.forest;
-            for region in first..spans.min(first + 64) {
-                // What can't be read is reported by the capture.
-                match forest.space.counts(&forest.disk, region) {
-                    Ok(_) => there += 1,
-                    Err(_) => missing += 1,
-                }
-            }
-            if missing > there + MISSING {
-                return Err(Error::corrupt(format!(
-                    "the image says that it has {spans} regions: of the first {} only {there} have their counts",
-                    there + missing
-                )));
-            }
-        }
-        Ok(self.state_mut()?.capture())
+impl Nodes for Capture {
+    type Ref<'a> = Arc<Node>;
+    fn node(&self, want: &Miss) -> Step<Arc<Node>> {
+        Ok(self.get(want)?)
     }
 }
 

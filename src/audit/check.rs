@@ -1,14 +1,15 @@
 //! The checker: every checksum, exact counts, no leak, no double use; all findings, not the first. It writes nothing.
 
-use super::Capture;
+use super::{Capture, capture::Tally, names};
 use crate::{
     BLOCK, Error, ErrorKind, Result,
     engine::Engine,
     format::{COUNT_RETURNED, COUNT_SYSTEM, RootPointer},
-    tree::{Child, Key, Miss, Node, Root, Shape, read_step},
+    lack::{Child, Key, Miss, Shape},
+    tree::{Node, Walk as TreeWalk},
     units::Block,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::fmt;
 
 /// What is wrong.
@@ -110,9 +111,12 @@ impl Seen {
 
 struct Walk<'a> {
     capture: &'a Capture,
+    /// Parents found of each block of the regions that this pass counts.
     refs: Vec<Vec<u32>>,
-    /// Nodes with several parents: each of these may expect something else of them.
+    /// Nodes of these regions with several parents: each of these may expect something else of them.
     shared: FxHashMap<u64, Seen>,
+    /// Nodes of other regions that were looked into.
+    passed: FxHashSet<u64>,
     report: Report,
     done: u64,
     total: u64,
@@ -122,66 +126,142 @@ struct Walk<'a> {
 /// Findings of one kind at one place are listed up to this many; the count goes on.
 const LISTED: usize = 10_000;
 
+/// Checks everything. The counts are compared region by region: as many regions at a time as the memory budget allows, each pass a walk over
+/// all nodes. What is proved of one pass's regions is proved of one instant.
 pub(crate) fn check(engine: &Engine, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Report> {
-    let capture = engine.capture()?;
-    let span = capture.geometry.span as usize;
-    let used =
-        capture.counts.iter().flatten().map(|c| c.iter().filter(|&&n| n > 0 && n < COUNT_RETURNED).count() as u64);
-    let total = used.sum();
-    let refs = vec![vec![0; span]; capture.counts.len()];
-    let shared = FxHashMap::default();
-    let mut walk = Walk { capture: &capture, refs, shared, report: Report::default(), done: 0, total, progress };
-    for what in &capture.broken {
-        walk.finding(FindingKind::Catalog, "catalog".to_owned(), what.clone());
+    let (mut report, mut tally) = (Report::default(), Tally::default());
+    let (mut first, mut done, mut moment) = (0, 0, None);
+    let mut totals = Totals::default();
+    loop {
+        let (spans, span) = {
+            let state = engine.view()?;
+            (state.forest.space.spans(), state.forest.space.geometry().span)
+        };
+        let end = spans.min(first + engine.config.regions_checked(span));
+        let capture = Capture::take(engine, first..end, &mut tally)?;
+        let refs = vec![vec![0; span as usize]; capture.counts.len()];
+        let (shared, passed) = (FxHashMap::default(), FxHashSet::default());
+        let total = capture.used();
+        let mut walk = Walk { capture: &capture, refs, shared, passed, report, done, total, progress };
+        if first == 0 {
+            for what in names::contradictions(&capture) {
+                walk.finding(FindingKind::Catalog, "catalog".to_owned(), what);
+            }
+        }
+        walk.all()?;
+        walk.compare(&mut totals);
+        (report, done) = (walk.report, walk.done);
+        // Totals of several passes belong together only if nothing has changed meanwhile.
+        totals.unread |= moment.replace(capture.moment).is_some_and(|before| before != capture.moment);
+        first = end;
+        if end >= capture.spans {
+            totals.compare(&capture, &mut report);
+            return Ok(report);
+        }
     }
-    walk.tree("catalog", capture.catalog, Shape::Records)?;
-    for (id, v) in &capture.volumes {
-        walk.tree(&format!("volume {id} ({})", v.name), v.root, Shape::Extents)?;
+}
+
+/// Counted over all passes.
+#[derive(Default)]
+struct Totals {
+    free: u64,
+    returned: u64,
+    doomed: u64,
+    /// They say nothing: counts could not be read, or the store has changed between two passes.
+    unread: bool,
+}
+
+impl Totals {
+    fn compare(&self, c: &Capture, report: &mut Report) {
+        (report.free_blocks, report.returned_blocks) = (self.free, self.returned);
+        if self.unread {
+            return;
+        }
+        for (what, says, is) in [
+            ("free blocks", c.free, self.free),
+            ("blocks given back", c.returned, self.returned),
+            ("allocatable, waiting and reserved blocks", c.accounted, self.free),
+            ("doomed entries", c.doomed_count, self.doomed),
+        ] {
+            if says != is {
+                list(report, FindingKind::Totals, what.to_owned(), format!("{says} noted, {is} counted"));
+            }
+        }
     }
-    for (id, s) in &capture.snapshots {
-        walk.tree(&format!("snapshot {id} ({})", s.name), s.root, Shape::Extents)?;
+}
+
+fn list(report: &mut Report, kind: FindingKind, place: String, what: String) {
+    if report.findings.len() < LISTED {
+        report.findings.push(Finding { kind, place, what });
     }
-    for (key, root) in &capture.doomed {
-        walk.tree(&format!("doomed entry {}", !(*key as u64)), *root, Shape::Extents)?;
-    }
-    walk.compare();
-    let mut report = walk.report;
-    report.volumes = capture.volumes.len() as u64;
-    report.snapshots = capture.snapshots.iter().filter(|s| !capture.sweeping.contains(&s.1.volume)).count() as u64;
-    Ok(report)
 }
 
 impl Walk<'_> {
     fn finding(&mut self, kind: FindingKind, place: String, what: String) {
-        if self.report.findings.len() < LISTED {
-            self.report.findings.push(Finding { kind, place, what });
-        }
+        list(&mut self.report, kind, place, what);
     }
 
-    /// Counts one more parent of a block; gives whether it is the first.
-    fn count(&mut self, block: Block, place: &str) -> Option<bool> {
+    /// All trees. What of the catalog can't be read is a finding already.
+    fn all(&mut self) -> Result<()> {
+        let capture = self.capture;
+        let mut failed = None;
+        self.tree("catalog", capture.catalog, Shape::Records)?;
+        let (mut volumes, mut snapshots) = (0, 0);
+        let mut tree = |name: &str, root| match self.tree(name, root, Shape::Extents) {
+            Err(e) => {
+                failed = Some(e.clone());
+                Err(e)
+            }
+            ok => ok,
+        };
+        // A listing that can't be read ends there, and the next one begins.
+        let _ = capture.each_volume(|id, v| {
+            volumes += 1;
+            tree(&format!("volume {id} ({})", v.name), v.root)
+        });
+        let _ = capture.each_snapshot(|id, s| {
+            snapshots += u64::from(!capture.sweeping.contains(&s.volume));
+            tree(&format!("snapshot {id} ({})", s.name), s.root)
+        });
+        let _ = capture.each_doomed(|key, root| tree(&format!("doomed entry {}", !(key as u64)), root));
+        (self.report.volumes, self.report.snapshots) = (volumes, snapshots);
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The place of a block's count, if this pass has it.
+    fn place(&self, block: Block) -> Option<(usize, usize)> {
+        let (region, at) = self.capture.geometry.locate(block)?;
+        let regions = &self.capture.regions;
+        let here = regions.contains(&region) && !self.capture.geometry.is_system(region, at);
+        here.then(|| ((region - regions.start) as usize, at))
+    }
+    /// Whether what is found about a block belongs to this pass: its region does, or it has none and this is the first.
+    fn is_mine(&self, block: Block) -> bool {
+        self.place(block).is_some() || (self.capture.regions.start == 0 && !self.can_hold(block))
+    }
+    fn can_hold(&self, block: Block) -> bool {
         let geometry = &self.capture.geometry;
-        match geometry.locate(block) {
-            Some((region, at)) if (region as usize) < self.refs.len() && !geometry.is_system(region, at) => {
-                let n = &mut self.refs[region as usize][at];
-                *n = n.saturating_add(1);
-                Some(*n == 1)
-            }
-            _ => {
-                self.finding(
-                    FindingKind::Node,
-                    place.to_owned(),
-                    format!("it refers to {block}, which can't hold anything"),
-                );
-                None
-            }
-        }
+        geometry.locate(block).is_some_and(|(r, at)| r < self.capture.spans && !geometry.is_system(r, at))
     }
 
-    /// Whether a block that can hold something is counted more than once.
+    /// Counts one more parent of a block; gives whether it is the first. `None`: it is counted in another pass, or can't be.
+    fn count(&mut self, block: Block, place: &str) -> Option<bool> {
+        if let Some((region, at)) = self.place(block) {
+            let n = &mut self.refs[region][at];
+            *n = n.saturating_add(1);
+            return Some(*n == 1);
+        }
+        if self.is_mine(block) {
+            let what = format!("it refers to {block}, which can't hold anything");
+            self.finding(FindingKind::Node, place.to_owned(), what);
+        }
+        None
+    }
+
+    /// Whether a block that this pass counts has a count of more than one.
     fn is_shared(&self, block: Block) -> bool {
-        let Some((region, at)) = self.capture.geometry.locate(block) else { return false };
-        matches!(self.capture.counts.get(region as usize), Some(Ok(counts)) if counts[at] > 1)
+        let Some((region, at)) = self.place(block) else { return false };
+        matches!(self.capture.counts.get(region), Some(Ok(counts)) if counts[at] > 1)
     }
 
     fn step(&mut self) -> Result<()> {
@@ -195,16 +275,18 @@ impl Walk<'_> {
     }
 
     fn tree(&mut self, name: &str, root: RootPointer, shape: Shape) -> Result<()> {
-        let root = Root::from(root);
-        let Some(child) = root.node else { return Ok(()) };
-        // A stack, not recursion: a hostile image chooses the depth. Each entry has its path from the root, and which of its bounds alone
-        // are to be looked at where its parent was counted before.
-        let mut stack = vec![(Miss { shape, child, level: root.level, bounds: (0, shape.end()) }, String::new(), None)];
-        while let Some((want, path, mut again)) = stack.pop() {
+        // Each node has its path from the root, and which of its bounds alone are to be looked at where its parent was counted before.
+        let mut walk = TreeWalk::new(root, shape, (String::new(), None));
+        while let Some((want, (path, mut again))) = walk.next() {
             let block = want.child.block;
             let path = format!("{path}/{block:?}");
             let place = format!("{name}, node {path}");
-            if again.is_none() {
+            if again.is_none() && self.place(block).is_none() && self.can_hold(block) {
+                // Counted in another pass; what it refers to may belong to this one.
+                if !self.passed.insert(block.0) {
+                    continue;
+                }
+            } else if again.is_none() {
                 let Some(first) = self.count(block, &place) else { continue };
                 // More parents than its count are a finding of their own.
                 if !first && !self.is_shared(block) {
@@ -228,8 +310,9 @@ impl Walk<'_> {
                 }
             }
             self.step()?;
-            let node = match self.capture.node(want) {
+            let node = match self.capture.get(&want) {
                 Ok(node) => node,
+                Err(_) if !self.is_mine(block) => continue,
                 Err(e) => {
                     let (lo, hi) = (want.bounds.0.saturating_mul(4096), want.bounds.1.saturating_mul(4096));
                     let range = if shape == Shape::Extents { format!(", bytes {lo}..{hi}") } else { String::new() };
@@ -243,16 +326,15 @@ impl Walk<'_> {
                 seen.bounds = (seen.bounds.0.max(bounds.0), seen.bounds.1.min(bounds.1));
             }
             match (&*node, again) {
-                (Node::Inner { entries, .. }, None) => {
-                    stack.extend((0..entries.len()).rev().map(|i| (read_step(want, entries, i), path.clone(), None)));
-                }
+                (Node::Inner { entries, .. }, None) => walk.enter(want, entries, &(path, None)),
                 // What lies below was counted, and only the outermost children inherit a bound.
                 (Node::Inner { entries, .. }, Some((low, high))) => {
                     let last = entries.len() - 1;
                     let sides =
                         if last == 0 { vec![(0, (low, high))] } else { vec![(0, (low, false)), (last, (false, high))] };
-                    let sides = sides.into_iter().filter(|(_, (low, high))| *low || *high);
-                    stack.extend(sides.map(|(i, s)| (read_step(want, entries, i), path.clone(), Some(s))));
+                    for (i, sides) in sides.into_iter().filter(|(_, (low, high))| *low || *high) {
+                        walk.enter_child(want, entries, i, (path.clone(), Some(sides)));
+                    }
                 }
                 (Node::Extents(leaf), None) => {
                     for e in &leaf.extents {
@@ -287,57 +369,45 @@ impl Walk<'_> {
     }
 
     /// Counts against parents.
-    fn compare(&mut self) {
-        let (mut free, mut returned) = (0, 0);
-        let mut unread = false;
-        for region in 0..self.refs.len() {
-            let counts = match &self.capture.counts[region] {
-                Ok(counts) => counts.clone(),
+    fn compare(&mut self, totals: &mut Totals) {
+        let capture = self.capture;
+        for (i, counts) in capture.counts.iter().enumerate() {
+            let region = capture.regions.start + i as u64;
+            let counts = match counts {
+                Ok(counts) => counts,
                 Err(e) => {
-                    unread = true;
+                    totals.unread = true;
                     self.finding(FindingKind::CountPage, format!("region {region}"), e.to_string());
                     continue;
                 }
             };
-            let start = self.capture.geometry.start(region as u64);
-            for (i, &count) in counts.iter().enumerate() {
-                let (block, refs) = (start.plus(i as u64), self.refs[region][i]);
+            let start = capture.geometry.start(region);
+            for (at, &count) in counts.iter().enumerate() {
+                let (block, refs) = (start.plus(at as u64), self.refs[i][at]);
                 let count = match count {
                     COUNT_SYSTEM => continue,
                     COUNT_RETURNED => {
-                        returned += 1;
+                        totals.returned += 1;
                         0
                     }
                     n => {
-                        free += u64::from(n == 0);
+                        totals.free += u64::from(n == 0);
                         n
                     }
                 };
+                let what = format_args!("count {count}, {refs} parents");
                 if count > refs {
                     self.report.leaked += u64::from(refs == 0);
-                    self.finding(FindingKind::Leak, block.to_string(), format!("count {count}, {refs} parents"));
+                    list(&mut self.report, FindingKind::Leak, block.to_string(), what.to_string());
                 } else if count < refs {
-                    self.finding(
-                        FindingKind::Undercounted,
-                        block.to_string(),
-                        format!("count {count}, {refs} parents"),
-                    );
+                    list(&mut self.report, FindingKind::Undercounted, block.to_string(), what.to_string());
                 }
             }
         }
-        (self.report.free_blocks, self.report.returned_blocks) = (free, returned);
-        let c = self.capture;
-        if !unread {
-            for (what, says, is) in [
-                ("free blocks", c.free, free),
-                ("blocks given back", c.returned, returned),
-                ("allocatable, waiting and reserved blocks", c.accounted, free),
-                ("doomed entries", c.doomed_count, c.doomed.len() as u64),
-            ] {
-                if says != is {
-                    self.finding(FindingKind::Totals, what.to_owned(), format!("{says} noted, {is} counted"));
-                }
-            }
-        }
+        totals.doomed = 0;
+        let _ = capture.each_doomed(|_, _| {
+            totals.doomed += 1;
+            Ok(())
+        });
     }
 }

@@ -2,6 +2,7 @@
 
 mod capture;
 mod check;
+mod names;
 #[cfg(feature = "sim")]
 mod protected;
 mod scrub;

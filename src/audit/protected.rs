@@ -1,13 +1,15 @@
 //! What a crash would need of a durable image: the simulator holds the engine to it.
 #![allow(unreachable_pub, reason = "public through `sim_support`")]
 
+use super::{Capture, capture::Tally};
 use crate::{
     Result,
     engine::{Config, Engine, needed_len, newest_superblock},
-    format::{RootPointer, SLOTS},
+    format::SLOTS,
     io::{Backend, Disk, Host},
+    lack::Shape,
     log,
-    tree::{Miss, Node, Root, Shape},
+    tree::{Node, Walk},
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -50,33 +52,42 @@ pub fn protected(backend: Arc<dyn Backend>, host: Arc<dyn Host>, config: Config)
     let mut clean = sb;
     clean.clean = true;
     let engine = Engine::checkpoint_view(backend, host, config, clean)?;
-    let capture = engine.capture()?;
+    let capture = Capture::take(&engine, 0..0, &mut Tally::default())?;
+    let mut trees = vec![(capture.catalog, Shape::Records)];
+    let mut extents = |root| {
+        trees.push((root, Shape::Extents));
+        Ok(())
+    };
+    capture.each_volume(|_, v| extents(v.root))?;
+    capture.each_snapshot(|_, s| extents(s.root))?;
+    capture.each_doomed(|_, root| extents(root))?;
+    for walk in trees.into_iter().map(|(root, shape)| Walk::new(root, shape, ())) {
+        protect(&capture, walk, &mut out.blocks)?;
+    }
+    // Of what was read: the counts too.
+    let spans = capture.spans;
+    drop(Capture::take(&engine, 0..spans, &mut Tally::default())?);
     for block in engine.state_mut()?.forest.space.current_homes() {
         out.blocks.insert(block.0);
     }
-    let mut todo: Vec<(RootPointer, Shape)> = vec![(capture.catalog, Shape::Records)];
-    let extents = capture.volumes.iter().map(|v| v.1.root).chain(capture.snapshots.iter().map(|s| s.1.root));
-    todo.extend(extents.chain(capture.doomed.iter().map(|d| d.1)).map(|r| (r, Shape::Extents)));
-    for (root, shape) in todo {
-        let root = Root::from(root);
-        let Some(child) = root.node else { continue };
-        let mut stack = vec![Miss { shape, child, level: root.level, bounds: (0, shape.end()) }];
-        while let Some(want) = stack.pop() {
-            if !out.blocks.insert(want.child.block.0) {
-                continue;
-            }
-            match &*capture.node(want)? {
-                Node::Inner { entries, .. } => {
-                    stack.extend((0..entries.len()).map(|i| crate::tree::read_step(want, entries, i)));
+    Ok(out)
+}
+
+/// Adds every block of a tree.
+fn protect(capture: &Capture, mut walk: Walk<()>, blocks: &mut BTreeSet<u64>) -> Result<()> {
+    while let Some((want, ())) = walk.next() {
+        if !blocks.insert(want.child.block.0) {
+            continue;
+        }
+        match &*capture.get(&want)? {
+            Node::Inner { entries, .. } => walk.enter(want, entries, &()),
+            Node::Extents(leaf) => {
+                for e in &leaf.extents {
+                    blocks.extend((0..u64::from(e.len)).map(|i| e.physical.0 + i));
                 }
-                Node::Extents(leaf) => {
-                    for e in &leaf.extents {
-                        out.blocks.extend((0..u64::from(e.len)).map(|i| e.physical.0 + i));
-                    }
-                }
-                Node::Records(_) => {}
             }
+            Node::Records(_) => {}
         }
     }
-    Ok(out)
+    Ok(())
 }

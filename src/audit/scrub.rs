@@ -1,12 +1,13 @@
 //! The scrub: reads everything that snapshots hold and verifies it, while the store is in use, and marks what is damaged.
 
-use super::Capture;
+use super::{Capture, capture::Tally};
 use crate::{
     BLOCK, Error, ErrorKind, Progress, Result, SnapshotId, VolumeId,
     engine::{Engine, Wish},
-    format::{COUNT_RETURNED, RootPointer},
-    tree::{Miss, Node, Root, Shape, read_step},
-    units::BLOCK_BYTES,
+    format::RootPointer,
+    lack::{Miss, Shape, Stop},
+    tree::{Node, Root, read_step},
+    units::{BLOCK_BYTES, Target},
 };
 use rustc_hash::FxHashMap;
 use std::rc::Rc;
@@ -18,6 +19,9 @@ pub const DAMAGED: &str = "snapdisk.damaged";
 const STEP: u64 = 256;
 /// Blocks read over one view of the store. While it is held, freed space is not used again.
 const VIEW: u64 = 1 << 18;
+
+/// Snapshots that are looked up at a time.
+const PAGE: usize = 64;
 
 /// Damage of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,34 +65,44 @@ struct Walk<'a> {
 
 /// Verifies every block that a snapshot holds, and marks those that are damaged.
 pub(crate) fn scrub(engine: &Engine, progress: &mut dyn FnMut(Progress) -> bool) -> Result<ScrubReport> {
-    let capture = engine.capture()?;
-    let list: Vec<_> = capture
-        .snapshots
-        .iter()
-        .filter(|(_, s)| !capture.sweeping.contains(&s.volume))
-        .map(|(id, s)| (SnapshotId(*id), VolumeId(s.volume)))
-        .collect();
-    let counts = capture.counts.iter().flatten().flat_map(|c| c.iter());
-    let total = counts.filter(|&&n| n > 0 && n < COUNT_RETURNED).count() as u64;
+    let capture = view(engine)?;
+    let (last, total) = (capture.next_snapshot, capture.used());
     let buf = Box::new([0; BLOCK]);
     let mut walk = Walk { capture, known: FxHashMap::default(), done: 0, total, progress, buf };
     let mut out = ScrubReport::default();
-    let (mut roots, mut viewed) = (roots_of(&walk.capture), 0);
-    for (snapshot, volume) in list {
+    let (mut from, mut viewed) = (0, 0);
+    loop {
         if walk.done - viewed > VIEW {
-            walk.capture = engine.capture()?;
-            (roots, viewed) = (roots_of(&walk.capture), walk.done);
+            walk.capture = view(engine)?;
+            viewed = walk.done;
         }
-        let Some(&root) = roots.get(&snapshot) else { continue };
-        let found = walk.tree(root)?;
-        out.snapshots += 1;
-        mark_damage(engine, snapshot, found.as_deref(), &mut out)?;
-        if let Some(found) = found {
-            out.damaged.push(Damage { snapshot, volume, offset: found.0, what: found.1.clone() });
+        let page = walk.capture.catalog().snapshots(from, PAGE).map_err(Stop::into_error)?;
+        for (id, record) in &page {
+            from = id + 1;
+            if *id >= last || walk.capture.sweeping.contains(&record.volume) {
+                continue;
+            }
+            let (snapshot, volume) = (SnapshotId(*id), VolumeId(record.volume));
+            let found = walk.tree(record.root)?;
+            out.snapshots += 1;
+            mark_damage(engine, snapshot, found.as_deref(), &mut out)?;
+            if let Some(found) = found {
+                out.damaged.push(Damage { snapshot, volume, offset: found.0, what: found.1.clone() });
+            }
+            if walk.done - viewed > VIEW {
+                break;
+            }
+        }
+        if page.is_empty() {
+            out.blocks = walk.done;
+            return Ok(out);
         }
     }
-    out.blocks = walk.done;
-    Ok(out)
+}
+
+/// A view without counts.
+fn view(engine: &Engine) -> Result<Capture> {
+    Capture::take(engine, 0..0, &mut Tally::default())
 }
 
 fn mark_damage(engine: &Engine, id: SnapshotId, found: Option<&(u64, String)>, out: &mut ScrubReport) -> Result<()> {
@@ -112,8 +126,7 @@ fn mark_damage(engine: &Engine, id: SnapshotId, found: Option<&(u64, String)>, o
 
 /// Whether an earlier scrub has marked the snapshot.
 fn had_mark(engine: &Engine, id: SnapshotId) -> Result<bool> {
-    let tagged = engine.state_mut()?.frozen_head(id.0)?.tag_records > 0;
-    Ok(tagged && engine.view()?.catalog_view().tags(true, id.0)?.contains_key(DAMAGED))
+    Ok(engine.tags(Target::Snapshot(id.0))?.contains_key(DAMAGED))
 }
 
 impl Walk<'_> {
@@ -130,7 +143,7 @@ impl Walk<'_> {
             return Ok(found.clone());
         }
         self.step()?;
-        let node = self.capture.node(want);
+        let node = self.capture.get(&want);
         let mut found = None;
         match node.as_deref() {
             Err(e) => {
@@ -172,10 +185,6 @@ impl Walk<'_> {
         }
         Ok(())
     }
-}
-
-fn roots_of(capture: &Capture) -> FxHashMap<SnapshotId, RootPointer> {
-    capture.snapshots.iter().map(|(id, s)| (SnapshotId(*id), s.root)).collect()
 }
 
 /// What a read that failed says of the medium; an error that says nothing of it ends the scrub.

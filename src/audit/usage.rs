@@ -1,11 +1,12 @@
 //! Figures of an open store.
 
-use super::Capture;
+use super::{Capture, capture::Tally};
 use crate::{
-    Result, SnapshotId, VolumeId,
+    ErrorKind, Result, SnapshotId, VolumeId,
     engine::Engine,
-    format::{COUNT_RETURNED, RootPointer},
-    tree::{Miss, Node, Root, Shape, read_step},
+    format::RootPointer,
+    lack::Shape,
+    tree::{Node, Walk},
     units::{BLOCK_BYTES, Block},
 };
 use std::sync::atomic::Ordering::Relaxed;
@@ -99,42 +100,47 @@ pub(crate) fn totals(engine: &Engine) -> Result<Stats> {
 }
 
 pub(crate) fn stats(engine: &Engine) -> Result<Stats> {
-    let capture = engine.capture()?;
+    let capture = Capture::take(engine, 0..0, &mut Tally::default())?;
     let mut out = totals(engine)?;
-    for (id, v) in &capture.volumes {
-        out.volumes.push(VolumeStats { id: VolumeId(*id), usage: usage(&capture, v.root)? });
-    }
-    for (id, s) in capture.snapshots.iter().filter(|s| !capture.sweeping.contains(&s.1.volume)) {
-        out.snapshots.push(SnapshotStats { id: SnapshotId(*id), usage: usage(&capture, s.root)? });
-    }
+    capture.each_volume(|id, v| {
+        out.volumes.push(VolumeStats { id: VolumeId(id), usage: usage(engine, &capture, v.root)? });
+        Ok(())
+    })?;
+    capture.each_snapshot(|id, s| {
+        if !capture.sweeping.contains(&s.volume) {
+            out.snapshots.push(SnapshotStats { id: SnapshotId(id), usage: usage(engine, &capture, s.root)? });
+        }
+        Ok(())
+    })?;
     Ok(out)
 }
 
-/// Walks one tree. What has one parent, all the way up, is exclusive.
-fn usage(capture: &Capture, root: RootPointer) -> Result<Usage> {
+/// Walks one tree. What has one parent, all the way up, is exclusive; what has a count that can't be read is not. Nodes are of one moment,
+/// counts of the moment at which they are met.
+fn usage(engine: &Engine, capture: &Capture, root: RootPointer) -> Result<Usage> {
     let mut out = Usage::default();
-    let root = Root::from(root);
-    let Some(child) = root.node else { return Ok(out) };
-    let count = |block: Block| -> u32 {
-        let place = capture.geometry.locate(block);
-        let n = place.and_then(|(r, i)| capture.counts.get(r as usize)?.as_ref().ok()?.get(i).copied());
-        n.filter(|&n| n < COUNT_RETURNED).unwrap_or(0)
+    // How many blocks of a run have one parent.
+    let single = |start: Block, len: u32| {
+        let counted = engine.step(|state| {
+            let space = &mut state.forest.space;
+            (0..u64::from(len)).try_fold(0, |n, i| Ok(n + u64::from(space.count(start.plus(i))? == 1)))
+        });
+        match counted {
+            Err(e) if e.kind() == ErrorKind::Closed => Err(e),
+            counted => Ok(counted.unwrap_or(0)),
+        }
     };
-    let start = Miss { shape: Shape::Extents, child, level: root.level, bounds: (0, Shape::Extents.end()) };
-    let mut stack = vec![(start, true)];
-    while let Some((want, above)) = stack.pop() {
-        let own = above && count(want.child.block) == 1;
+    let mut walk = Walk::new(root, Shape::Extents, true);
+    while let Some((want, above)) = walk.next() {
+        let own = above && single(want.child.block, 1)? == 1;
         out.exclusive += u64::from(own) * BLOCK_BYTES;
-        match &*capture.node(want)? {
-            Node::Inner { entries, .. } => {
-                stack.extend((0..entries.len()).map(|i| (read_step(want, entries, i), own)));
-            }
+        match &*capture.get(&want)? {
+            Node::Inner { entries, .. } => walk.enter(want, entries, &own),
             Node::Extents(leaf) => {
                 for e in &leaf.extents {
                     out.mapped += u64::from(e.len) * BLOCK_BYTES;
                     if own {
-                        let single = (0..u64::from(e.len)).filter(|&i| count(e.physical.plus(i)) == 1).count() as u64;
-                        out.exclusive += single * BLOCK_BYTES;
+                        out.exclusive += single(e.physical, e.len)? * BLOCK_BYTES;
                     }
                 }
             }

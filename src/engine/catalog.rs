@@ -8,8 +8,9 @@ use crate::{
     Error, Result,
     codec::{self, Kind},
     format::RootPointer,
+    lack::{Key, Shape, Step},
     log::{TAG_CHUNK, TAGS_MAX, check_name, check_size},
-    tree::{Forest, Found, Fresh, Key, Record, Root, Shape, Value},
+    tree::{Forest, Fresh, Nodes, Record, Root, Value, read_record, read_records},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -78,9 +79,9 @@ pub(crate) struct Catalog<'a> {
     pub(crate) hash_key: u64,
 }
 
-/// Reading needs no exclusive forest.
-pub(crate) struct CatalogView<'a> {
-    pub(crate) forest: &'a Forest,
+/// The catalog for reading, wherever its nodes come from.
+pub(crate) struct CatalogView<'a, N = Forest> {
+    pub(crate) nodes: &'a N,
     pub(crate) root: Root,
     pub(crate) hash_key: u64,
 }
@@ -109,18 +110,19 @@ fn snapshot_record(id: u64, value: &[u8]) -> Result<SnapshotRecord> {
     Ok(r)
 }
 
-impl CatalogView<'_> {
-    fn value(&self, key: Key) -> Result<Option<Value>> {
-        self.forest.now(|nodes| crate::tree::read_record(nodes, self.root, key))
+impl<N: Nodes> CatalogView<'_, N> {
+    fn value(&self, key: Key) -> Step<Option<Value>> {
+        read_record(self.nodes, self.root, key)
     }
-    fn get<T: DeserializeOwned>(&self, kind: Kind, key: Key) -> Result<Option<T>> {
-        self.value(key)?.map(|v| codec::decode(kind, &v)).transpose()
+    fn get<T: DeserializeOwned>(&self, kind: Kind, key: Key) -> Step<Option<T>> {
+        Ok(self.value(key)?.map(|v| codec::decode(kind, &v)).transpose()?)
     }
-    fn range(&self, from: Key, to: Key, most: usize) -> Result<Vec<Record>> {
-        self.forest.now(|nodes| crate::tree::read_records(nodes, self.root, from, to, most))
+    /// Some records of `from..to`, the first ones; none only if there are none.
+    fn range(&self, from: Key, to: Key, most: usize) -> Step<Vec<Record>> {
+        read_records(self.nodes, self.root, from, to, most)
     }
     /// Reads a whole range in batches.
-    fn each(&self, mut from: Key, to: Key, mut f: impl FnMut(&Record) -> Result<()>) -> Result<()> {
+    fn each(&self, mut from: Key, to: Key, mut f: impl FnMut(&Record) -> Result<()>) -> Step<()> {
         loop {
             let batch = self.range(from, to, 512)?;
             let Some(last) = batch.last() else { return Ok(()) };
@@ -132,86 +134,76 @@ impl CatalogView<'_> {
         crate::bytes::hash(name.as_bytes(), self.hash_key)
     }
 
-    pub(crate) fn volume(&self, id: u64) -> Result<Option<VolumeRecord>> {
-        self.value(volume_key(id))?.map(|v| volume_record(id, &v)).transpose()
+    pub(crate) fn volume(&self, id: u64) -> Step<Option<VolumeRecord>> {
+        Ok(self.value(volume_key(id))?.map(|v| volume_record(id, &v)).transpose()?)
     }
-    pub(crate) fn snapshot(&self, id: u64) -> Result<Option<SnapshotRecord>> {
-        self.value(snapshot_key(id))?.map(|v| snapshot_record(id, &v)).transpose()
+    pub(crate) fn snapshot(&self, id: u64) -> Step<Option<SnapshotRecord>> {
+        Ok(self.value(snapshot_key(id))?.map(|v| snapshot_record(id, &v)).transpose()?)
     }
-    fn named(&self, key: Key, name: &str) -> Result<Option<u64>> {
+    fn named(&self, key: Key, name: &str) -> Step<Option<u64>> {
         let names: Option<Names> = self.get(Kind::Names, key)?;
         Ok(names.and_then(|list| list.into_iter().find(|n| n.0 == name).map(|n| n.1)))
     }
-    pub(crate) fn volume_named(&self, name: &str) -> Result<Option<u64>> {
+    pub(crate) fn volume_named(&self, name: &str) -> Step<Option<u64>> {
         self.named(key(4, 0, self.hash(name)), name)
     }
-    pub(crate) fn snapshot_named(&self, volume: u64, name: &str) -> Result<Option<u64>> {
+    pub(crate) fn snapshot_named(&self, volume: u64, name: &str) -> Step<Option<u64>> {
         self.named(key(5, volume, self.hash(name)), name)
     }
-    /// Whether a lookup of the name, of a snapshot of `volume` or of a volume, finds all its nodes in memory.
-    pub(crate) fn at_hand(&self, volume: Option<u64>, name: &str) -> Found<()> {
-        let key = volume.map_or_else(|| key(4, 0, self.hash(name)), |id| key(5, id, self.hash(name)));
-        Ok(crate::tree::read_record(self.forest, self.root, key)?.map(drop))
+    /// The id of a volume's name, or of the name of a snapshot of `volume`.
+    pub(crate) fn named_in(&self, volume: Option<u64>, name: &str) -> Step<Option<u64>> {
+        volume.map_or_else(|| self.volume_named(name), |volume| self.snapshot_named(volume, name))
     }
-    pub(crate) fn volumes(&self) -> Result<Vec<(u64, VolumeRecord)>> {
-        let mut out = Vec::new();
-        self.each(volume_key(0), snapshot_key(0), |r| {
+    /// Up to `most` volumes, from an id on, by id.
+    pub(crate) fn volumes(&self, from: u64, most: usize) -> Step<Vec<(u64, VolumeRecord)>> {
+        let list = self.range(volume_key(from), snapshot_key(0), most)?;
+        let record = |r: &Record| {
             let id = id_of(r.key, volume_key)?;
-            out.push((id, volume_record(id, &r.value)?));
-            Ok(())
-        })?;
-        Ok(out)
+            Ok((id, volume_record(id, &r.value)?))
+        };
+        list.iter().map(record).collect()
     }
-    pub(crate) fn snapshots(&self) -> Result<Vec<(u64, SnapshotRecord)>> {
-        let mut out = Vec::new();
-        self.each(snapshot_key(0), key(3, 0, 0), |r| {
+    /// Up to `most` snapshots, from an id on, by id; those of volumes that are being removed too.
+    pub(crate) fn snapshots(&self, from: u64, most: usize) -> Step<Vec<(u64, SnapshotRecord)>> {
+        let list = self.range(snapshot_key(from), key(3, 0, 0), most)?;
+        let record = |r: &Record| {
             let id = id_of(r.key, snapshot_key)?;
-            out.push((id, snapshot_record(id, &r.value)?));
-            Ok(())
-        })?;
-        Ok(out)
+            Ok((id, snapshot_record(id, &r.value)?))
+        };
+        list.iter().map(record).collect()
     }
     /// Whether there are snapshots of a volume, which may be gone.
-    pub(crate) fn has_snapshots(&self, volume: u64) -> Result<bool> {
+    pub(crate) fn has_snapshots(&self, volume: u64) -> Step<bool> {
         Ok(!self.range(key(5, volume, 0), key(5, volume, u64::MAX) + 1, 1)?.is_empty())
     }
-    /// Up to `most` snapshots of a volume, by id where all fit.
-    pub(crate) fn snapshots_of(&self, volume: u64, most: usize) -> Result<Vec<(u64, SnapshotRecord)>> {
+    /// Ids of snapshots of a volume in the order of their names' hashes, of some hashes from `from` on, and the hash to go on from.
+    pub(crate) fn snapshots_of(&self, volume: u64, from: u64, most: usize) -> Step<(Vec<u64>, Option<u64>)> {
+        let list = self.range(key(5, volume, from), key(5, volume, u64::MAX) + 1, most)?;
         let mut ids = Vec::new();
-        let (mut from, to) = (key(5, volume, 0), key(5, volume, u64::MAX));
-        while ids.len() < most {
-            let batch = self.range(from, to + 1, (most - ids.len()).min(256))?;
-            let Some(last) = batch.last() else { break };
-            from = last.key + 1;
-            for r in &batch {
-                ids.extend(codec::decode::<Names>(Kind::Names, &r.value)?.into_iter().map(|n| n.1));
-            }
+        for r in &list {
+            ids.extend(codec::decode::<Names>(Kind::Names, &r.value)?.into_iter().map(|n| n.1));
         }
-        ids.truncate(most);
-        ids.sort_unstable();
-        ids.into_iter()
-            .map(|id| {
-                let record = self.snapshot(id)?;
-                Ok((id, record.ok_or_else(|| Error::corrupt(format!("snapshot {id} has a name and no record")))?))
-            })
-            .collect()
+        Ok((ids, list.last().and_then(|r| (r.key as u64).checked_add(1))))
     }
-    pub(crate) fn tags(&self, snapshot: bool, id: u64) -> Result<BTreeMap<String, String>> {
+    pub(crate) fn tags(&self, snapshot: bool, id: u64) -> Step<BTreeMap<String, String>> {
         let (from, to) = (tags_key(snapshot, id, 0), tags_key(snapshot, id, TAGS_MAX));
-        let chunks = self.range(from, to, TAGS_MAX.div_ceil(TAG_CHUNK) + 2)?;
-        if chunks.is_empty() {
+        let mut bytes = Vec::new();
+        self.each(from, to, |r| {
+            bytes.extend_from_slice(&r.value);
+            if bytes.len() > 2 * TAGS_MAX { Err(Error::corrupt("more tags than fit")) } else { Ok(()) }
+        })?;
+        if bytes.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let bytes: Vec<u8> = chunks.iter().flat_map(|r| r.value.iter().copied()).collect();
-        codec::decode(Kind::Tags, &bytes)
+        Ok(codec::decode(Kind::Tags, &bytes)?)
     }
-    /// Doomed subtrees, newest first: their keys and roots.
-    pub(crate) fn doomed(&self, from: Key, most: usize) -> Result<Vec<(Key, RootPointer)>> {
+    /// Some doomed subtrees, newest first: their keys and roots; none only if there are none.
+    pub(crate) fn doomed(&self, from: Key, most: usize) -> Step<Vec<(Key, RootPointer)>> {
         let batch = self.range(from.max(DOOMED.0), DOOMED.1, most)?;
         batch.iter().map(|r| Ok((r.key, codec::decode(Kind::Doomed, &r.value)?))).collect()
     }
     /// How many names there are, of volumes and of snapshots.
-    pub(crate) fn names(&self) -> Result<usize> {
+    pub(crate) fn names(&self) -> Step<usize> {
         let mut names = 0;
         self.each(key(4, 0, 0), key(6, 0, 0), |r| {
             names += codec::decode::<Names>(Kind::Names, &r.value)?.len();
@@ -219,95 +211,78 @@ impl CatalogView<'_> {
         })?;
         Ok(names)
     }
-    pub(crate) fn sweeps(&self) -> Result<Vec<u64>> {
-        let mut out = Vec::new();
-        self.each(key(8, 0, 0), key(9, 0, 0), |r| {
-            out.push(id_of(r.key, |id| key(8, 0, id))?);
-            Ok(())
-        })?;
-        Ok(out)
+    /// Some deleted volumes whose snapshots go too, from an id on; none only if there are none.
+    pub(crate) fn sweeps(&self, from: u64, most: usize) -> Step<Vec<u64>> {
+        let list = self.range(key(8, 0, from), key(9, 0, 0), most)?;
+        Ok(list.iter().map(|r| id_of(r.key, |id| key(8, 0, id))).collect::<Result<_>>()?)
     }
 }
 
 impl Catalog<'_> {
     pub(crate) fn view(&self) -> CatalogView<'_> {
-        CatalogView { forest: self.forest, root: *self.root, hash_key: self.hash_key }
+        CatalogView { nodes: &*self.forest, root: *self.root, hash_key: self.hash_key }
     }
-    fn put_raw(&mut self, key: Key, value: &[u8]) -> Result<()> {
+    fn put_raw(&mut self, key: Key, value: &[u8]) -> Step<()> {
         let record = Record { key, value: Value::new(value) };
         *self.root =
             self.forest.splice(*self.root, Shape::Records, key, key + 1, Some(Fresh::Record(record)), false)?;
         Ok(())
     }
-    fn put<T: Serialize>(&mut self, kind: Kind, key: Key, value: &T) -> Result<()> {
+    fn put<T: Serialize>(&mut self, kind: Kind, key: Key, value: &T) -> Step<()> {
         self.put_raw(key, &codec::encode(kind, value)?)
     }
-    fn remove(&mut self, key: Key) -> Result<()> {
+    fn remove(&mut self, key: Key) -> Step<()> {
         *self.root = self.forest.splice(*self.root, Shape::Records, key, key + 1, None, false)?;
         Ok(())
     }
-    fn put_name(&mut self, key: Key, name: &str, id: u64) -> Result<()> {
+    fn put_name(&mut self, key: Key, name: &str, id: u64) -> Step<()> {
         let mut names: Names = self.view().get(Kind::Names, key)?.unwrap_or_default();
         names.push((name.to_owned(), id));
         self.put(Kind::Names, key, &names)
     }
-    fn remove_name(&mut self, key: Key, name: &str) -> Result<()> {
+    fn remove_name(&mut self, key: Key, name: &str) -> Step<()> {
         let mut names: Names = self.view().get(Kind::Names, key)?.unwrap_or_default();
         names.retain(|n| n.0 != name);
         if names.is_empty() { self.remove(key) } else { self.put(Kind::Names, key, &names) }
     }
 
-    /// Reads into memory what removing a snapshot reads, so that it can't fail half-way.
-    pub(crate) fn touch_snapshot(&mut self, id: u64, record: &SnapshotRecord) -> Result<()> {
-        let name = key(5, record.volume, self.view().hash(&record.name));
-        let tags = record.tag_records > 0;
-        let keys = [name, snapshot_key(id), volume_key(record.volume), DOOMED.0];
-        let tags = tags.then(|| tags_key(true, id, 0));
-        keys.into_iter().chain(tags).try_for_each(|key| self.forest.touch_record(*self.root, key))
-    }
-    /// Reads into memory what removing an entry of the doomed list and adding others reads.
-    pub(crate) fn touch_doomed(&mut self, key: Key) -> Result<()> {
-        [key, DOOMED.0].into_iter().try_for_each(|key| self.forest.touch_record(*self.root, key))
-    }
-    /// Reads into memory what removing a sweep reads.
-    pub(crate) fn touch_sweep(&mut self, volume: u64) -> Result<()> {
-        self.forest.touch_record(*self.root, key(8, 0, volume))
-    }
-
-    pub(crate) fn put_volume(&mut self, id: u64, record: &VolumeRecord) -> Result<()> {
+    pub(crate) fn put_volume(&mut self, id: u64, record: &VolumeRecord) -> Step<()> {
         self.put(Kind::Volume, volume_key(id), record)
     }
-    pub(crate) fn remove_volume(&mut self, id: u64) -> Result<()> {
+    pub(crate) fn remove_volume(&mut self, id: u64) -> Step<()> {
         self.remove(volume_key(id))
     }
-    pub(crate) fn put_snapshot(&mut self, id: u64, record: &SnapshotRecord) -> Result<()> {
+    pub(crate) fn put_snapshot(&mut self, id: u64, record: &SnapshotRecord) -> Step<()> {
         self.put(Kind::Snapshot, snapshot_key(id), record)
     }
-    pub(crate) fn remove_snapshot(&mut self, id: u64) -> Result<()> {
+    pub(crate) fn remove_snapshot(&mut self, id: u64) -> Step<()> {
         self.remove(snapshot_key(id))
     }
-    pub(crate) fn put_volume_name(&mut self, name: &str, id: u64) -> Result<()> {
+    pub(crate) fn put_volume_name(&mut self, name: &str, id: u64) -> Step<()> {
         let key = key(4, 0, self.view().hash(name));
         self.put_name(key, name, id)
     }
-    pub(crate) fn remove_volume_name(&mut self, name: &str) -> Result<()> {
+    pub(crate) fn remove_volume_name(&mut self, name: &str) -> Step<()> {
         let key = key(4, 0, self.view().hash(name));
         self.remove_name(key, name)
     }
-    pub(crate) fn put_snapshot_name(&mut self, volume: u64, name: &str, id: u64) -> Result<()> {
+    pub(crate) fn put_snapshot_name(&mut self, volume: u64, name: &str, id: u64) -> Step<()> {
         let key = key(5, volume, self.view().hash(name));
         self.put_name(key, name, id)
     }
-    pub(crate) fn remove_snapshot_name(&mut self, volume: u64, name: &str) -> Result<()> {
+    pub(crate) fn remove_snapshot_name(&mut self, volume: u64, name: &str) -> Step<()> {
         let key = key(5, volume, self.view().hash(name));
         self.remove_name(key, name)
     }
     /// Replaces all tags; gives how many records they take.
-    pub(crate) fn put_tags(&mut self, snapshot: bool, id: u64, tags: &BTreeMap<String, String>) -> Result<u16> {
+    pub(crate) fn put_tags(&mut self, snapshot: bool, id: u64, tags: &BTreeMap<String, String>) -> Step<u16> {
         let (from, to) = (tags_key(snapshot, id, 0), tags_key(snapshot, id, TAGS_MAX));
-        for r in self.view().range(from, to, usize::MAX)? {
-            self.remove(r.key)?;
-        }
+        let mut old = Vec::new();
+        self.view().each(from, to, |r| {
+            old.push(r.key);
+            Ok(())
+        })?;
+        old.into_iter().try_for_each(|key| self.remove(key))?;
         let mut count = 0;
         if !tags.is_empty() {
             for chunk in codec::encode(Kind::Tags, tags)?.chunks(TAG_CHUNK) {
@@ -317,16 +292,16 @@ impl Catalog<'_> {
         }
         Ok(count)
     }
-    pub(crate) fn put_doomed(&mut self, key: Key, root: RootPointer) -> Result<()> {
+    pub(crate) fn put_doomed(&mut self, key: Key, root: RootPointer) -> Step<()> {
         self.put(Kind::Doomed, key, &root)
     }
-    pub(crate) fn remove_doomed(&mut self, key: Key) -> Result<()> {
+    pub(crate) fn remove_doomed(&mut self, key: Key) -> Step<()> {
         self.remove(key)
     }
-    pub(crate) fn put_sweep(&mut self, volume: u64) -> Result<()> {
+    pub(crate) fn put_sweep(&mut self, volume: u64) -> Step<()> {
         self.put(Kind::Sweep, key(8, 0, volume), &())
     }
-    pub(crate) fn remove_sweep(&mut self, volume: u64) -> Result<()> {
+    pub(crate) fn remove_sweep(&mut self, volume: u64) -> Step<()> {
         self.remove(key(8, 0, volume))
     }
 }

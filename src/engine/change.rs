@@ -1,47 +1,26 @@
-//! The loops that look things up and that change them: both run under the state's lock and get what is lacking outside it.
+//! The loops that look things up and that change them. What happens under the state's lock happens in memory; what it lacks is got
+//! with no lock held, and it begins again.
 
 use super::{
     reclaim::Freed,
-    state::{Engine, PanicGuard, State, Target, closed},
+    state::{Engine, PanicGuard, State, closed},
 };
 use crate::{
     Error, ErrorKind, Result,
-    space::{self, Giving, Run},
+    codec::ENVELOPE,
+    format::{LOG_PAYLOAD, Page},
+    lack::{Lack, Miss, PageRef, Step, Stop},
+    space::{self, Giving, Hold, Run},
     sync::{RwLockReadGuard, RwLockWriteGuard},
-    tree::{Found, read_node},
-    units::BLOCK_BYTES,
+    tree::{Cached, decode_node},
+    units::{BLOCK_BYTES, Target},
 };
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Rounds of freeing space that one operation goes through before it gives up.
 const ROUNDS: u32 = 1000;
-
-/// How an operation stands that looks for space.
-#[derive(Default)]
-pub(crate) struct Room {
-    /// Scattered blocks have to do.
-    any: bool,
-    /// Space has to be freed before the next attempt.
-    due: bool,
-    /// What was freed has to become allocatable before the next attempt, rather than the image grow.
-    recycle: bool,
-    recycled: bool,
-    rounds: u32,
-    /// So much is to be written that the operation has to see to it.
-    pub(crate) relieve: bool,
-    /// What the host said last.
-    refused: Option<Error>,
-}
-
-/// How far an attempt at an operation came.
-pub(crate) enum Attempt<T> {
-    Done(T),
-    /// It needs this many blocks more than may be taken.
-    Space(u64),
-    /// The log has no room for its record.
-    Log,
-}
 
 /// Runs that were taken for the blocks of one operation.
 pub(crate) type Taken = SmallVec<[Run; 2]>;
@@ -53,6 +32,66 @@ pub(crate) enum Claim {
     Ordinary,
     /// The reserve too: the operation frees space.
     Freeing,
+}
+
+/// Something that changes the state.
+pub(crate) trait Request {
+    /// What it gives.
+    type Made;
+    /// Reads what the attempt will rely on, unless that was done before and is still there. No lock is held.
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// Lets go of the blocks that it has kept from reuse for what it has read: it is about to wait for space, and could wait for itself.
+    fn release(&mut self) {}
+    /// One attempt, under the state's lock. If it stops, everything that it changed is undone. `any`: scattered blocks have to do.
+    fn attempt(&mut self, state: &mut State, any: bool) -> Step<Self::Made>;
+}
+
+/// What a request that was carried out leaves to its caller.
+pub(crate) struct Changed<T> {
+    pub(crate) made: T,
+    /// Too much is staged or logged: this caller writes some of it out before it returns.
+    pub(crate) relieve: bool,
+}
+
+/// Retry state of a request that needs free blocks.
+#[derive(Default)]
+struct Room {
+    /// Scattered blocks have to do.
+    any: bool,
+    /// It has waited once for a checkpoint that makes freed space allocatable.
+    recycled: bool,
+    rounds: u32,
+    /// What the host said last.
+    refused: Option<Error>,
+}
+
+/// What was read for one step. It travels with the step until it succeeds, so that no other reader can take it away again.
+#[derive(Default)]
+pub(super) struct Fetched {
+    nodes: FxHashMap<u64, Cached>,
+    pages: Vec<(PageRef, Box<Page>)>,
+}
+
+impl Fetched {
+    /// Puts what was read at the state's disposal.
+    fn lend(&mut self, state: &mut State) -> Result<()> {
+        if !self.nodes.is_empty() {
+            std::mem::swap(&mut state.forest.guests, &mut self.nodes);
+        }
+        self.pages.iter().try_for_each(|(page, bytes)| state.forest.space.install(*page, bytes))
+    }
+    /// Takes it back; once the step has succeeded, the cache has it.
+    fn settle(&mut self, state: &mut State, done: bool) {
+        if state.forest.guests.is_empty() {
+            return;
+        }
+        std::mem::swap(&mut state.forest.guests, &mut self.nodes);
+        if done {
+            self.nodes.drain().for_each(|(_, node)| state.forest.cache.insert(node));
+        }
+    }
 }
 
 impl Engine {
@@ -81,120 +120,229 @@ impl Engine {
         if state.closed { Err(closed()) } else { Ok(state) }
     }
 
-    /// Runs a lookup under the read lock; loads outside it what the lookup lacks, and asks again.
-    pub(crate) fn lookup<T>(&self, mut f: impl FnMut(&State) -> Found<T>) -> Result<T> {
-        loop {
-            let state = self.view()?;
-            let miss = match f(&state) {
-                Ok(Ok(t)) => return Ok(t),
-                Ok(Err(miss)) => miss,
-                Err(e) => return Err(e),
-            };
-            // Keeps the node's block from reuse while it is read.
-            let hold = self.reading.hold([Run { start: miss.child.block, len: 1 }]);
-            drop(state);
-            let node = read_node(&self.disk, &self.uuid, &miss)?;
-            drop(hold);
-            self.state.write().forest.cache.insert(node);
+    // ---- getting what is lacking
+
+    /// Keeps a node's block from reuse while it is read. The caller has the lock under which it was found to be lacking.
+    fn hold_for(&self, lack: Lack) -> Option<Hold<'_>> {
+        match lack {
+            Lack::Node(miss) | Lack::Neighbour(miss) => {
+                Some(self.reading.hold([Run { start: miss.child.block, len: 1 }]))
+            }
+            _ => None,
         }
     }
-
-    /// Has a target's record in memory.
-    pub(crate) fn load_head(&self, target: Target) -> Result<()> {
-        if self.view()?.extent_root(target).is_ok() {
-            return Ok(());
+    fn read_node(&self, want: &Miss) -> Result<Cached> {
+        decode_node(&*self.disk.read_page(want.child.block)?, &self.uuid, want)
+    }
+    /// Reads what a step lacks. Nothing but memory and the disk gives it: space and the log are the business of [`Engine::change`].
+    pub(super) fn fetch(&self, lack: Lack, fetched: &mut Fetched) -> Result<()> {
+        match lack {
+            Lack::Node(want) => {
+                fetched.nodes.insert(want.child.block.0, self.read_node(&want)?);
+            }
+            Lack::Neighbour(want) => match self.read_node(&want) {
+                Ok(node) => {
+                    fetched.nodes.insert(want.child.block.0, node);
+                }
+                Err(_) => {
+                    self.state.write().forest.unreadable.insert(want.child.block.0);
+                }
+            },
+            Lack::Page(page) => match self.disk.read_page(page.at) {
+                Ok(bytes) => {
+                    fetched.pages.push((page, bytes));
+                    self.state.write().forest.space.make_way(self.config.regions());
+                }
+                // What is there now is read in its place.
+                Err(_) if !self.state.read().forest.space.wants(page) => {}
+                Err(e) => return Err(e),
+            },
+            Lack::Record(target) => self.load_record(target)?,
+            Lack::Reread => {}
+            Lack::Space(_) | Lack::Log(_) => {
+                return Err(Error::corrupt("a step that takes no space lacks some"));
+            }
         }
-        let mut state = self.state_mut()?;
-        match target {
+        Ok(())
+    }
+    fn load_record(&self, target: Target) -> Result<()> {
+        self.step(|state| match target {
             Target::Volume(id) => state.head(id).map(drop),
             Target::Snapshot(id) => state.frozen_head(id).map(drop),
-        }
+        })
     }
 
-    /// [`Engine::lookup`] on a target whose record may have to be loaded first.
-    pub(crate) fn with_head<T>(&self, target: Target, mut f: impl FnMut() -> Result<T>) -> Result<T> {
+    // ---- looking up, and small changes of what is only in memory
+
+    /// Runs a lookup under the shared lock until it lacks nothing.
+    pub(crate) fn lookup<T>(&self, mut f: impl FnMut(&State) -> Step<T>) -> Result<T> {
         loop {
-            match f() {
-                Err(e) if e.kind() == ErrorKind::NotFound => self.load_head(target)?,
-                other => return other,
+            let state = self.view()?;
+            let lack = match f(&state) {
+                Ok(t) => return Ok(t),
+                Err(Stop::Failed(e)) => return Err(e),
+                Err(Stop::Lack(lack)) => lack,
+            };
+            let hold = self.hold_for(lack);
+            drop(state);
+            if let Lack::Node(want) = lack {
+                let node = self.read_node(&want)?;
+                drop(hold);
+                self.state.write().forest.cache.insert(node);
+            } else {
+                self.fetch(lack, &mut Fetched::default())?;
             }
         }
     }
-
-    /// Runs `attempt` under the write lock until it is done, in between getting what it lacks from the host and the log. What it does must be
-    /// all or nothing. `None`: space has to be freed first, which [`Engine::make_room`] does at the top of the caller's loop, once the caller
-    /// holds no block (it would wait for itself).
-    pub(crate) fn change<T>(
-        &self,
-        room: &mut Room,
-        mut attempt: impl FnMut(&mut State, bool) -> Result<Attempt<T>>,
-    ) -> Result<Option<T>> {
+    /// Runs a step under the exclusive lock, as a whole, until it lacks nothing.
+    pub(crate) fn step<T>(&self, f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {
+        self.step_on(Engine::state_mut, f)
+    }
+    /// [`Engine::step`] for what a store that is being closed still has to do.
+    pub(crate) fn last_step<T>(&self, f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {
+        self.step_on(|engine| Ok(engine.state.write()), f)
+    }
+    fn step_on<'a, T>(
+        &'a self,
+        lock: impl Fn(&'a Engine) -> Result<RwLockWriteGuard<'a, State>>,
+        mut f: impl FnMut(&mut State) -> Step<T>,
+    ) -> Result<T> {
+        let mut fetched = Fetched::default();
         loop {
+            let mut state = lock(self)?;
+            let (outcome, _hold) = self.try_step(&mut state, &mut fetched, &mut f);
+            drop(state);
+            match outcome {
+                Ok(t) => return Ok(t),
+                Err(Stop::Failed(e)) => return Err(e),
+                Err(Stop::Lack(lack)) => self.fetch(lack, &mut fetched)?,
+            }
+        }
+    }
+    /// One attempt at a step, and what keeps a node that it lacks where it is.
+    pub(super) fn try_step<T>(
+        &self,
+        state: &mut State,
+        fetched: &mut Fetched,
+        f: impl FnOnce(&mut State) -> Step<T>,
+    ) -> (Step<T>, Option<Hold<'_>>) {
+        let lent = fetched.lend(state);
+        let outcome = lent.map_err(Stop::from).and_then(|()| state.transact(f));
+        fetched.settle(state, outcome.is_ok());
+        let hold = match &outcome {
+            Err(Stop::Lack(lack)) => self.hold_for(*lack),
+            _ => None,
+        };
+        (outcome, hold)
+    }
+
+    // ---- changing
+
+    /// Carries out a request: attempts follow each other until one has everything that it needs, from memory, from the log and from the host.
+    pub(crate) fn change<R: Request>(&self, request: &mut R) -> Result<Changed<R::Made>> {
+        let (mut room, mut fetched) = (Room::default(), Fetched::default());
+        loop {
+            request.prepare()?;
             self.check_process()?;
             self.disk.writes_allowed()?;
             let mut state = self.state.write();
             if state.closed {
                 return Err(closed());
             }
-            let _guard = PanicGuard::new(&self.disk);
+            let guard = PanicGuard::new(&self.disk);
             if !state.counters_have_room() {
                 return Err(Error::invalid("a counter of the image is near its end: copy its volumes to a new image"));
             }
             // Twice the budget: whoever changes more waits for a checkpoint first.
-            let outcome = if state.dirty_bytes() > 2 * self.config.memory {
-                Ok(Attempt::Log)
+            let (outcome, hold) = if state.dirty_bytes() > 2 * self.config.memory {
+                (Err(Lack::Log(0).into()), None)
             } else {
-                attempt(&mut state, room.any)
+                self.try_step(&mut state, &mut fetched, |state| request.attempt(state, room.any))
+            };
+            state.activity += 1;
+            let made = match outcome {
+                Ok(made) => made,
+                Err(stop) => {
+                    let recycle = state.knobs.recycle && state.forest.space.should_recycle();
+                    drop(guard);
+                    drop(state);
+                    self.supply(stop, request, &mut room, &mut fetched, recycle)?;
+                    drop(hold);
+                    continue;
+                }
             };
             let due = state.is_due(&self.config) || state.wants_growth(&self.config);
-            let lacks_space = matches!(outcome, Ok(Attempt::Space(_)));
-            let recycle = lacks_space && !room.recycled && state.knobs.recycle && state.forest.space.should_recycle();
             let spills = state.staging.bytes >= self.config.spill_from();
             let long = spills || state.log.is_long();
-            room.relieve = long && (self.config.manual || state.is_too_long(&self.config));
-            state.activity += 1;
+            let relieve = long && (self.config.manual || state.is_too_long(&self.config));
             drop(state);
-            match outcome? {
-                Attempt::Done(t) => {
-                    if due && !self.config.manual {
-                        self.maintenance.ring();
-                    }
-                    self.rouse();
-                    if spills && !self.config.manual {
-                        self.behind.ring();
-                    }
-                    return Ok(Some(t));
-                }
-                Attempt::Log => self.checkpoint_for_log()?,
-                // Once: others may take what that makes allocatable.
-                Attempt::Space(_) if recycle => {
-                    room.recycle = true;
-                    return Ok(None);
-                }
-                Attempt::Space(blocks) => match self.give_space(blocks) {
-                    Ok(true) => {}
-                    // A host that is full is no reason to give up while the image itself has space to free.
-                    Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
-                    _ if !room.any => room.any = true,
-                    outcome => {
-                        room.refused = outcome.err();
-                        room.due = true;
-                        return Ok(None);
-                    }
-                },
-            }
+            self.nudge(due, spills);
+            return Ok(Changed { made, relieve });
         }
     }
 
-    /// Frees space if the last attempt asked for it; `NoSpace` if there is nothing to free.
-    pub(crate) fn make_room(&self, room: &mut Room) -> Result<()> {
-        if std::mem::take(&mut room.recycle) {
-            room.recycled = true;
-            return self.checkpoint();
+    /// Has the background threads see to what a change left to them.
+    fn nudge(&self, due: bool, spills: bool) {
+        if due && !self.config.manual {
+            self.maintenance.ring();
         }
-        if !std::mem::take(&mut room.due) {
-            return Ok(());
+        self.rouse();
+        if spills && !self.config.manual {
+            self.behind.ring();
         }
+    }
+
+    /// Gets what an attempt lacked, with no lock held. `recycle`: freed space that only waits for a checkpoint is preferred to a larger image.
+    fn supply<R: Request>(
+        &self,
+        stop: Stop,
+        request: &mut R,
+        room: &mut Room,
+        fetched: &mut Fetched,
+        recycle: bool,
+    ) -> Result<()> {
+        match stop {
+            Stop::Failed(e) => Err(e),
+            Stop::Lack(Lack::Reread) => Ok(()),
+            Stop::Lack(Lack::Log(bytes)) => {
+                self.log_room(bytes)?;
+                self.checkpoint_for_log()
+            }
+            // Once: others may take what that makes allocatable.
+            Stop::Lack(Lack::Space(_)) if recycle && !room.recycled => {
+                room.recycled = true;
+                request.release();
+                self.checkpoint()
+            }
+            Stop::Lack(Lack::Space(blocks)) => match self.give_space(blocks) {
+                Ok(true) => Ok(()),
+                // A host that is full is no reason to give up while the image itself has space to free.
+                Err(e) if e.kind() != ErrorKind::NoSpace => Err(e),
+                _ if !room.any => {
+                    room.any = true;
+                    Ok(())
+                }
+                outcome => {
+                    room.refused = outcome.err();
+                    request.release();
+                    self.make_room(room)
+                }
+            },
+            Stop::Lack(lack) => self.fetch(lack, fetched),
+        }
+    }
+
+    /// A record that can't ever fit the ring is the caller's to make shorter.
+    fn log_room(&self, bytes: usize) -> Result<()> {
+        let most = (self.config.log_pages as usize - 2) * LOG_PAYLOAD;
+        if bytes > most {
+            return Err(Error::invalid(format!("a record of {} bytes: the log holds {most}", bytes + ENVELOPE)));
+        }
+        Ok(())
+    }
+
+    /// Frees space, or waits for what reads hold; `NoSpace` if there is nothing to free.
+    fn make_room(&self, room: &mut Room) -> Result<()> {
         room.rounds += 1;
         let held = match self.free_space()? {
             // What is freed may go to others: not for ever.
@@ -218,12 +366,7 @@ impl Engine {
     /// Asks the host for space. `Ok(false)`: the image is at its limit.
     pub(crate) fn give_space(&self, blocks: u64) -> Result<bool> {
         let mut punch = self.giving.lock();
-        let wanted = {
-            let mut state = self.state_mut()?;
-            let forest = &mut state.forest;
-            forest.space.wanted(&forest.disk, blocks)?
-        };
-        let Some(mut giving) = wanted else { return Ok(false) };
+        let Some(mut giving) = self.step(|state| state.forest.space.wanted(blocks))? else { return Ok(false) };
         let geometry = self.state.read().forest.space.geometry();
         loop {
             let (start, end) = match giving {
@@ -255,9 +398,7 @@ impl Engine {
         if let Giving::Again(run) = giving {
             *punch = punch.drain(..).flat_map(|(g, r)| r.without(run).into_iter().map(move |r| (g, r))).collect();
         }
-        let mut state = self.state_mut()?;
-        let forest = &mut state.forest;
-        forest.space.given(&forest.disk, giving)?;
+        self.step(|state| state.forest.space.given(giving))?;
         Ok(true)
     }
 }

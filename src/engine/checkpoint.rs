@@ -12,7 +12,8 @@ use crate::{
     Result,
     format::{Page, SLOTS, Superblock},
     io::Lane,
-    tree::{Cached, Child, Dirty, Forest},
+    lack::Child,
+    tree::{Cached, Dirty, Forest},
     units::{Block, Stamp},
 };
 use std::sync::Arc;
@@ -72,6 +73,7 @@ impl Engine {
             state.log.records = 0;
             state.reclaimed = false;
             state.aside.retry();
+            state.forest.unreadable.clear();
             state.trim_heads();
             let next = Superblock {
                 sequence: old.sequence + 1,
@@ -168,15 +170,15 @@ impl Engine {
             punch.extend(forest.space.release(punch_from, &self.reading));
             let (ready, later): (Vec<_>, Vec<_>) = punch.drain(..).partition(|(generation, _)| *generation <= durable);
             *punch = later;
-            // A run whose counts can't be read stays as it is.
-            let mut is_returned = |run| forest.space.is_returned(&forest.disk, run).unwrap_or(false);
-            let ready = ready.into_iter().filter(|(_, run)| is_returned(*run)).collect();
-            let keep = (self.config.memory / 4 / 5000).max(64) as usize;
-            state.forest.space.evict(keep);
+            forest.space.evict(self.config.regions());
             ready
         };
         self.behind.ring();
         for (_, run) in ready {
+            // A run whose counts can't be read stays as it is.
+            if !self.last_step(|state| state.forest.space.is_returned(run)).unwrap_or(false) {
+                continue;
+            }
             let len = u64::from(run.len) * crate::units::BLOCK_BYTES;
             if !self.disk.punch(run.start.offset(), len)? {
                 break;

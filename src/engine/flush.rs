@@ -136,6 +136,6 @@ impl State {
         let blocks = self.staging.whole(self.knobs.inline)?;
         let ops: Vec<Op> = blocks.iter().map(|(at, bytes)| Op::Data { at: *at, bytes: bytes.clone() }).collect();
         // A record that is too long, or finds no room in the ring, is no failure: the data goes to its place.
-        self.log.append_data(&ops).unwrap_or(false).then_some(blocks)
+        self.log.write_data(&ops).then_some(blocks)
     }
 }

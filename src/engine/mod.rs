@@ -7,6 +7,7 @@ mod catalog;
 mod change;
 mod checkpoint;
 mod flush;
+mod listing;
 mod maintain;
 mod open;
 mod ops;
@@ -26,4 +27,4 @@ pub(crate) use owner::Owner;
 #[cfg(feature = "sim")]
 pub(crate) use recover::needed_len;
 pub(crate) use staging::Staging;
-pub(crate) use state::{Config, Engine, State, Target};
+pub(crate) use state::{Config, Engine, State};

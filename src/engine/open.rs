@@ -36,7 +36,6 @@ impl Engine {
             sb.generation,
         );
         let forest = Forest {
-            disk: disk.clone(),
             cache: NodeCache::new(config.memory / 2),
             uuid: sb.uuid,
             space,
@@ -49,7 +48,9 @@ impl Engine {
             dooms: Vec::new(),
             found: None,
             shape: 0,
-            writes: 0,
+            guests: Default::default(),
+            unreadable: Default::default(),
+            saved: Default::default(),
         };
         let state = State {
             forest,
@@ -68,6 +69,8 @@ impl Engine {
             staging: Default::default(),
             in_flight: 0,
             closed: false,
+            progress: Default::default(),
+            ends: 0,
             reclaimed: false,
             knobs: config.knobs,
             owed: Vec::new(),
@@ -206,22 +209,8 @@ impl Engine {
         let replay = log::scan(&disk, &sb, salvage && !writable)?;
         let next_epoch = sb.epoch + u64::from(writable);
         let engine = Engine::build(disk, host, config, sb, slot, next_epoch);
-        {
-            let mut state = engine.state.write();
-            state.forest.space.imaginary = !writable;
-            let replayed = state.replay(&replay, writable, len).and_then(|()| state.catalog_view().sweeps());
-            match replayed {
-                Ok(sweeps) => state.sweeping = sweeps.into_iter().collect(),
-                Err(e) => {
-                    engine.disk.cut_back(len);
-                    return Err(e);
-                }
-            }
-            state.log.position = replay.position;
-            state.log.group = replay.group + 1;
-            let mut flusher = engine.flusher.lock();
-            (flusher.previous, flusher.acked) = (replay.hash, replay.group);
-        }
+        engine.state.write().forest.space.imaginary = !writable;
+        engine.replay(&replay, writable, len).inspect_err(|_| engine.disk.cut_back(len))?;
         Ok((engine, replay.lost))
     }
 

@@ -1,11 +1,12 @@
 //! Reads: where the blocks of a range are, and verified copies of them.
 
-use super::state::{Engine, State, Target, blocks_of};
+use super::state::{Engine, State, blocks_of};
 use crate::{
     BLOCK, Error, Result, bytes,
+    lack::Step,
     space::{Hold, Run},
-    tree::{Found, Root, read_block, read_pieces},
-    units::{BLOCK_BYTES, Block},
+    tree::{Root, read_block, read_pieces},
+    units::{BLOCK_BYTES, Block, Target},
 };
 use std::sync::Arc;
 
@@ -67,7 +68,7 @@ const PIECES: usize = 256;
 
 impl State {
     /// Where the blocks `from..to` of a tree are; gives where it stopped.
-    pub(crate) fn sources(&self, root: Root, from: u64, to: u64, out: &mut Parts) -> Found<u64> {
+    pub(crate) fn sources(&self, root: Root, from: u64, to: u64, out: &mut Parts) -> Step<u64> {
         read_pieces(&self.forest, root, from, to, PIECES, &mut |logical, len, data| {
             let Some((physical, sums)) = data else { return out.zeros(logical, len) };
             if self.staging.is_empty() {
@@ -109,11 +110,11 @@ impl Engine {
                 let (root, size) = state.extent_root(target)?;
                 state.check_range(target, size, offset, len)?;
                 if at == to {
-                    return Ok(Ok((to, None)));
+                    return Ok((to, None));
                 }
                 parts.clear();
                 let end = state.sources(root, at, to, &mut parts)?;
-                Ok(end.map(|end| (end, Some(self.reading.hold(parts.runs())))))
+                Ok((end, Some(self.reading.hold(parts.runs()))))
             })?;
             first = false;
             for part in &parts.list {
@@ -135,15 +136,11 @@ impl Engine {
         let one = self.lookup(|state| {
             let (root, size) = state.extent_root(target)?;
             state.check_range(target, size, offset, buf.len() as u64)?;
-            let (physical, sum) = match read_block(&state.forest, root, block)? {
-                Err(miss) => return Ok(Err(miss)),
-                Ok(None) => {
-                    buf.fill(0);
-                    return Ok(Ok(One::Done));
-                }
-                Ok(Some(found)) => found,
+            let Some((physical, sum)) = read_block(&state.forest, root, block)? else {
+                buf.fill(0);
+                return Ok(One::Done);
             };
-            Ok(Ok(match state.staging.find(physical.0) {
+            Ok(match state.staging.find(physical.0) {
                 Some((run, at, _)) => {
                     bytes::copy(&run.data[at + within..], buf);
                     One::Done
@@ -152,7 +149,7 @@ impl Engine {
                     self.disk.prefetch(physical.offset());
                     One::Disk(physical, sum, self.reading.hold([Run { start: physical, len: 1 }]))
                 }
-            }))
+            })
         })?;
         match one {
             One::Done => Ok(()),

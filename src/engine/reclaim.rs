@@ -1,15 +1,19 @@
-//! Background work: reclaim of doomed subtrees, checkpoints that are due, the mark on idle.
+//! Reclaim: doomed subtrees and the snapshots of deleted volumes are worked off in the background, one node at a time.
 
-use super::state::{Engine, PanicGuard, State};
+use super::{
+    change::Fetched,
+    state::{Engine, PanicGuard, State},
+};
 use crate::{
     Error, ErrorKind, Result,
     format::RootPointer,
+    lack::{Key, Lack, Miss, Shape, Step, Stop},
     space::Run,
-    tree::{Doomed, Key, Miss, Node, Root, Shape},
+    tree::{Doomed, Node, Root},
     units::Stamp,
 };
 use rustc_hash::FxHashMap;
-use std::sync::Arc;
+
 /// What could be freed.
 pub(crate) enum Freed {
     /// Something, now or at the next checkpoint.
@@ -21,25 +25,20 @@ pub(crate) enum Freed {
     Nothing,
 }
 
-/// What one step of reclaim came to.
-enum Step {
-    Done,
-    /// Nothing can be done before the next checkpoint, or at all.
-    Idle,
-    /// It needs this many blocks for nodes first.
-    Space(u64),
-    /// The entry could not be read and is left aside: nothing has changed, and others may follow.
-    Aside(Error),
-    /// The list of entries could not be read: nothing has changed.
-    Unreadable(Error),
-}
-
 /// What waits to be reclaimed.
 #[derive(Clone, Copy)]
 enum Entry {
     /// A deleted volume whose snapshots go too.
     Sweep(u64),
     Doomed(Key, RootPointer),
+}
+
+/// What one step of reclaim came to.
+enum Reclaimed {
+    One,
+    /// The entry could not be read and is left aside.
+    Aside,
+    Nothing,
 }
 
 /// Entries that could not be read, so that they don't stop the others. What the host failed to read is tried again after the next
@@ -75,32 +74,26 @@ impl State {
         self.doomed > self.aside.doomed.len() as u64 || self.sweeping.len() > self.aside.sweeps.len()
     }
 
-    /// Works off one doomed node, or one snapshot of a deleted volume. An error says that it happened half-way.
+    /// Works off one doomed node, or one snapshot of a deleted volume, and says in `chosen` which. `false`: nothing can be done before the next
+    /// checkpoint, or at all.
     ///
     /// Not logged: a crash takes it back to the last checkpoint, and reclaim starts again from there.
-    fn reclaim_one(&mut self) -> Result<Step> {
-        let entry = match self.next_entry() {
-            Ok(Some(entry)) => entry,
-            Ok(None) => return Ok(Step::Idle),
-            Err(e) => return Ok(Step::Unreadable(e)),
-        };
-        let before = self.forest.edits();
-        let outcome = match entry {
-            Entry::Sweep(volume) => self.sweep(volume),
-            Entry::Doomed(key, pointer) => self.reclaim_node(key, pointer),
-        };
-        match outcome {
-            Err(e) if self.forest.edits() == before => {
-                self.aside.put(entry, &e);
-                Ok(Step::Aside(e))
-            }
-            outcome => outcome,
+    fn reclaim_one(&mut self, chosen: &mut Option<Entry>) -> Step<bool> {
+        *chosen = None;
+        *chosen = self.next_entry()?;
+        match *chosen {
+            None => return Ok(false),
+            Some(Entry::Sweep(volume)) => self.sweep(volume)?,
+            Some(Entry::Doomed(key, pointer)) => self.reclaim_node(key, pointer)?,
         }
+        self.may_begin_anew()?;
+        self.reclaimed = true;
+        Ok(true)
     }
 
     /// What to work off next. Nodes of this generation are left alone, so that nothing is changed in place that a replay would have to
     /// fork (I7).
-    fn next_entry(&self) -> Result<Option<Entry>> {
+    fn next_entry(&self) -> Step<Option<Entry>> {
         if let Some(&volume) = self.sweeping.iter().find(|v| !self.aside.sweeps.contains_key(v)) {
             return Ok(Some(Entry::Sweep(volume)));
         }
@@ -117,106 +110,73 @@ impl State {
             }
             // Those of this generation wait for the next checkpoint, after which they are found at once.
             match page.last() {
-                Some((last, _)) if page.len() == PAGE && page.iter().any(|(key, _)| is_aside(key)) => from = last + 1,
+                Some((last, _)) if page.iter().any(|(key, _)| is_aside(key)) => from = last + 1,
                 _ => return Ok(None),
             }
         }
     }
 
-    fn sweep(&mut self, volume: u64) -> Result<Step> {
+    fn sweep(&mut self, volume: u64) -> Step<()> {
         let put = self.put_nodes();
-        let next = self.catalog_view().snapshots_of(volume, 1)?.pop();
-        match &next {
-            Some((id, record)) => {
-                self.catalog().touch_snapshot(*id, record)?;
-                if let Some(root) = Root::from(record.root).node {
-                    self.forest.space.touch(&self.forest.disk, root.block)?;
-                }
-            }
-            None => self.catalog().touch_sweep(volume)?,
-        }
-        let nodes = next.as_ref().map_or(1, |(_, r)| 5 + usize::from(r.tag_records)) * put;
-        if !self.forest.fill_pool(nodes)? {
-            return Ok(Step::Space(nodes as u64));
-        }
+        let next = self.catalog_view().snapshots_of(volume, 0, 1)?.0.first().copied();
+        let tags = match next {
+            // Hidden from everyone else by now.
+            Some(id) => self.catalog_view().snapshot(id)?.map_or(0, |r| usize::from(r.tag_records)),
+            None => 0,
+        };
+        self.nodes_for_reclaim(if next.is_some() { (5 + tags) * put } else { put })?;
         match next {
-            Some((id, _)) => self.delete_snapshot(id)?,
+            Some(id) => self.delete_snapshot(id)?,
             None => {
                 self.catalog().remove_sweep(volume)?;
-                self.sweeping.remove(&volume);
+                self.set_sweeping(volume, false);
             }
         }
-        Ok(Step::Done)
+        Ok(())
+    }
+    fn nodes_for_reclaim(&mut self, nodes: usize) -> Step<()> {
+        if self.forest.fill_pool(nodes)? { Ok(()) } else { Err(Lack::Space(nodes as u64).into()) }
     }
 
-    fn reclaim_node(&mut self, key: Key, pointer: RootPointer) -> Result<Step> {
+    fn reclaim_node(&mut self, key: Key, pointer: RootPointer) -> Step<()> {
         let put = self.put_nodes();
-        let lack = |nodes: usize| Ok(Step::Space(nodes as u64));
         let root = Root::from(pointer);
         let child = root.node.ok_or_else(|| Error::corrupt("an empty entry in the doomed list"))?;
         let want = Miss { shape: Shape::Extents, child, level: root.level, bounds: (0, Shape::Extents.end()) };
-        let (count, node) = self.reclaimable(want)?;
-        self.catalog().touch_doomed(key)?;
-        let forest = &mut self.forest;
-        if count > 1 {
-            if !forest.fill_pool(put)? {
-                return lack(put);
-            }
-            forest.space.decref(&forest.disk, child.block)?;
+        let mut orphans = Vec::new();
+        if self.forest.space.count(child.block)? > 1 {
+            self.nodes_for_reclaim(put)?;
         } else {
-            let mut orphans = Vec::new();
-            match &*node {
+            match &*self.forest.load(want)? {
                 Node::Inner { entries, .. } if root.level > 0 => {
                     for e in entries {
-                        if forest.space.count(&forest.disk, e.child.block)? == 1 {
+                        if self.forest.space.count(e.child.block)? == 1 {
                             orphans.push(e.child);
                         }
                     }
-                    let nodes = (orphans.len() + 1) * put;
-                    if !forest.fill_pool(nodes)? {
-                        return lack(nodes);
-                    }
+                    self.nodes_for_reclaim((orphans.len() + 1) * put)?;
                     for e in entries.iter().filter(|e| !orphans.contains(&e.child)) {
-                        forest.space.decref(&forest.disk, e.child.block)?;
+                        self.forest.space.decref(e.child.block)?;
                     }
                 }
                 Node::Extents(leaf) => {
-                    if !forest.fill_pool(put)? {
-                        return lack(put);
-                    }
+                    self.nodes_for_reclaim(put)?;
                     for e in &leaf.extents {
                         for i in 0..u64::from(e.len) {
-                            forest.space.decref(&forest.disk, e.physical.plus(i))?;
+                            self.forest.space.decref(e.physical.plus(i))?;
                         }
                     }
                 }
-                _ => return Err(Error::corrupt(format!("{}: doomed node of another kind", child.block))),
+                _ => return Err(Error::corrupt(format!("{}: doomed node of another kind", child.block)).into()),
             }
-            forest.space.decref(&forest.disk, child.block)?;
-            for orphan in orphans {
-                self.doom(Doomed { child: orphan, level: root.level - 1 })?;
-            }
+        }
+        self.forest.space.decref(child.block)?;
+        for orphan in orphans {
+            self.doom(Doomed { child: orphan, level: root.level - 1 })?;
         }
         self.catalog().remove_doomed(key)?;
         self.doomed = self.doomed.saturating_sub(1);
-        Ok(Step::Done)
-    }
-
-    /// A doomed node with its count, and everything that reclaiming it reads in memory.
-    fn reclaimable(&mut self, want: Miss) -> Result<(u32, Arc<Node>)> {
-        let forest = &mut self.forest;
-        let count = forest.space.count(&forest.disk, want.child.block)?;
-        let node = forest.load(want)?;
-        match &*node {
-            Node::Inner { entries, .. } if want.level > 0 => {
-                entries.iter().try_for_each(|e| forest.space.touch(&forest.disk, e.child.block))?;
-            }
-            Node::Extents(leaf) => {
-                leaf.extents.iter().try_for_each(|e| forest.space.touch_run(&forest.disk, e.physical, e.len))?;
-            }
-            _ => return Err(Error::corrupt(format!("{}: doomed node of another kind", want.child.block))),
-        }
-        Ok((count, node))
+        Ok(())
     }
 }
 
@@ -226,39 +186,47 @@ impl Engine {
         let mut done = 0;
         while done < budget {
             self.disk.writes_allowed()?;
-            let mut state = self.state_mut()?;
-            let guard = PanicGuard::new(&self.disk);
-            match state.reclaim_one() {
-                Ok(Step::Done) => state.reclaimed = true,
-                Ok(Step::Idle) => break,
-                Ok(Step::Space(blocks)) => {
-                    drop(guard);
-                    drop(state);
-                    match self.give_space(blocks) {
-                        Ok(true) => continue,
-                        Ok(false) => break,
-                        Err(e) if e.kind() == ErrorKind::NoSpace => break,
-                        Err(e) => return Err(e),
-                    }
-                }
-                Ok(Step::Aside(e)) => {
-                    self.tell(e.at("reclaim"));
-                    continue;
-                }
-                Ok(Step::Unreadable(e)) => {
-                    self.tell(e.at("reclaim"));
-                    break;
-                }
-                // What it reads was in memory: this is damage, met half-way.
-                Err(e) => {
-                    let e = e.at("reclaim");
-                    self.disk.poison(e.clone());
-                    return Err(e);
-                }
+            match self.reclaim_step()? {
+                Reclaimed::One => done += 1,
+                Reclaimed::Aside => {}
+                Reclaimed::Nothing => break,
             }
-            done += 1;
         }
         Ok(done)
+    }
+    fn reclaim_step(&self) -> Result<Reclaimed> {
+        let (mut fetched, mut chosen) = (Fetched::default(), None);
+        loop {
+            let mut state = self.state_mut()?;
+            let guard = PanicGuard::new(&self.disk);
+            let (outcome, _hold) = self.try_step(&mut state, &mut fetched, |state| state.reclaim_one(&mut chosen));
+            drop(guard);
+            drop(state);
+            let failed = match outcome {
+                Ok(true) => return Ok(Reclaimed::One),
+                Ok(false) => return Ok(Reclaimed::Nothing),
+                Err(Stop::Lack(Lack::Space(blocks))) => match self.give_space(blocks) {
+                    Ok(true) => continue,
+                    Ok(false) => return Ok(Reclaimed::Nothing),
+                    Err(e) if e.kind() == ErrorKind::NoSpace => return Ok(Reclaimed::Nothing),
+                    Err(e) => return Err(e),
+                },
+                Err(Stop::Lack(lack)) => match self.fetch(lack, &mut fetched) {
+                    Ok(()) => continue,
+                    Err(e) => e,
+                },
+                Err(Stop::Failed(e)) => e,
+            };
+            // Nothing has changed. Others may follow an entry that can't be read; without the list there are none.
+            self.tell(failed.clone().at("reclaim"));
+            return Ok(match chosen {
+                Some(entry) => {
+                    self.state_mut()?.aside.put(entry, &failed);
+                    Reclaimed::Aside
+                }
+                None => Reclaimed::Nothing,
+            });
+        }
     }
 
     /// Keeps a failure in the background for whoever asks.

@@ -13,15 +13,16 @@ use crate::{
     format::{COUNTER_ROOM, Superblock, have_room},
     io::{Disk, Host},
     knobs::Knobs,
+    lack::{Lack, Step},
     log::Log,
     space::{Purpose, Reading, Run},
     sync::{Bell, Mutex, RwLock},
     tree::{Forest, Root},
-    units::BLOCK_BYTES,
+    units::{BLOCK_BYTES, Target},
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::{
-    collections::{VecDeque, hash_map::Entry},
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
@@ -69,6 +70,9 @@ pub(crate) struct State {
     /// Blocks taken by writes that are not published yet.
     pub(crate) in_flight: u64,
     pub(crate) closed: bool,
+    pub(crate) progress: Progress,
+    /// Operations that came to their end in memory; see [`Knobs::again`].
+    pub(crate) ends: u64,
     /// Reclaim did something that only a checkpoint makes usable.
     pub(crate) reclaimed: bool,
     pub(crate) knobs: Knobs,
@@ -78,22 +82,6 @@ pub(crate) struct State {
     pub(crate) aside: Aside,
     /// Grows with every operation and every group written: if it stands still, there is nothing new for maintenance.
     pub(crate) activity: u64,
-}
-
-/// Whose content is read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub(crate) enum Target {
-    Volume(u64),
-    Snapshot(u64),
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Target::Volume(id) => write!(f, "volume {id}"),
-            Target::Snapshot(id) => write!(f, "snapshot {id}"),
-        }
-    }
 }
 
 /// First block and block after the last of a byte range that is not empty.
@@ -176,22 +164,128 @@ impl Drop for PanicGuard<'_> {
     }
 }
 
+/// What an operation may have changed besides nodes, counts and records: all of it is small.
+#[derive(Clone, Copy)]
+struct Before {
+    catalog: Root,
+    doomed: u64,
+    doom_sequence: u64,
+    next_volume: u64,
+    next_snapshot: u64,
+    log: usize,
+    shadowed: u64,
+}
+
+/// What the operation in progress has done that has to be undone if it stops.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// Records that were changed, or looked up among what the operation itself has made. The catalog has them all, so that forgetting one is
+    /// enough.
+    records: Vec<Target>,
+    /// Deleted volumes whose snapshots go too, with whether they were listed before.
+    sweeps: Vec<(u64, bool)>,
+    /// Runs taken for data.
+    taken: Vec<Run>,
+}
+
 impl State {
+    /// Runs an operation as a whole: if it stops, whatever it has changed is as it was before. A lack and damage that it meets half-way both leave
+    /// nothing behind.
+    pub(crate) fn transact<T>(&mut self, f: impl FnOnce(&mut State) -> Step<T>) -> Step<T> {
+        let before = Before {
+            catalog: self.catalog,
+            doomed: self.doomed,
+            doom_sequence: self.doom_sequence,
+            next_volume: self.next_volume,
+            next_snapshot: self.next_snapshot,
+            log: self.log.len(),
+            shadowed: self.forest.shadowed,
+        };
+        let outcome = f(self);
+        if outcome.is_err() {
+            self.undo(before);
+        }
+        self.forest.keep();
+        self.progress.records.clear();
+        self.progress.sweeps.clear();
+        self.progress.taken.clear();
+        outcome
+    }
+    /// Where the test size [`Knobs::again`] says so, an operation that could be carried out is begun anew instead.
+    pub(super) fn may_begin_anew(&mut self) -> Step<()> {
+        let every = u64::from(self.knobs.again);
+        self.ends += u64::from(every > 0);
+        if every > 0 && self.ends.is_multiple_of(every) { Err(Lack::Reread.into()) } else { Ok(()) }
+    }
+    fn undo(&mut self, before: Before) {
+        self.forest.undo();
+        for run in self.progress.taken.drain(..) {
+            self.forest.space.give_back(run);
+        }
+        for target in self.progress.records.drain(..) {
+            match target {
+                Target::Volume(id) => drop(self.heads.remove(&id)),
+                Target::Snapshot(id) => drop(self.frozen_heads.remove(&id)),
+            }
+        }
+        while let Some((volume, was_listed)) = self.progress.sweeps.pop() {
+            if was_listed {
+                self.sweeping.insert(volume);
+            } else {
+                self.sweeping.remove(&volume);
+            }
+        }
+        let Before { catalog, doomed, doom_sequence, next_volume, next_snapshot, log, shadowed } = before;
+        (self.catalog, self.doomed, self.doom_sequence) = (catalog, doomed, doom_sequence);
+        (self.next_volume, self.next_snapshot) = (next_volume, next_snapshot);
+        self.log.cut(log);
+        self.forest.shadowed = shadowed;
+    }
+
     pub(crate) fn catalog(&mut self) -> Catalog<'_> {
         Catalog { forest: &mut self.forest, root: &mut self.catalog, hash_key: self.hash_key }
     }
     pub(crate) fn catalog_view(&self) -> CatalogView<'_> {
-        CatalogView { forest: &self.forest, root: self.catalog, hash_key: self.hash_key }
+        CatalogView { nodes: &self.forest, root: self.catalog, hash_key: self.hash_key }
     }
     /// A volume's record, kept in memory from now on.
-    pub(crate) fn head(&mut self, id: u64) -> Result<&mut VolumeRecord> {
-        match self.heads.entry(id) {
-            Entry::Occupied(head) => Ok(head.into_mut()),
-            Entry::Vacant(place) => {
-                let view = CatalogView { forest: &self.forest, root: self.catalog, hash_key: self.hash_key };
-                Ok(place.insert(view.volume(id)?.ok_or_else(|| deleted(Target::Volume(id)))?))
-            }
+    pub(crate) fn head(&mut self, id: u64) -> Step<&VolumeRecord> {
+        if !self.heads.contains_key(&id) {
+            let record = self.catalog_view().volume(id)?.ok_or_else(|| deleted(Target::Volume(id)))?;
+            self.set_head(id, record);
         }
+        Ok(&self.heads[&id])
+    }
+    /// A volume's record, to be changed.
+    pub(super) fn head_mut(&mut self, id: u64) -> Step<&mut VolumeRecord> {
+        self.head(id)?;
+        self.progress.records.push(Target::Volume(id));
+        Ok(self.heads.get_mut(&id).expect("it is in memory"))
+    }
+    /// A snapshot's record, kept in memory for a while.
+    pub(crate) fn frozen_head(&mut self, id: u64) -> Step<&SnapshotRecord> {
+        if !self.frozen_heads.contains_key(&id) {
+            let record = self.catalog_view().snapshot(id)?;
+            let record = record.filter(|r| !self.sweeping.contains(&r.volume));
+            let record = record.ok_or_else(|| deleted(Target::Snapshot(id)))?;
+            self.set_frozen_head(id, record);
+        }
+        Ok(&self.frozen_heads[&id])
+    }
+    /// Puts a record of a volume in the place of what there was.
+    pub(super) fn set_head(&mut self, id: u64, record: VolumeRecord) {
+        self.progress.records.push(Target::Volume(id));
+        self.heads.insert(id, record);
+    }
+    /// Puts a record of a snapshot in the place of what there was.
+    pub(super) fn set_frozen_head(&mut self, id: u64, record: SnapshotRecord) {
+        self.progress.records.push(Target::Snapshot(id));
+        self.frozen_heads.insert(id, record);
+    }
+    /// Lists a deleted volume whose snapshots go too, or takes it off the list.
+    pub(super) fn set_sweeping(&mut self, volume: u64, yes: bool) {
+        let was = if yes { !self.sweeping.insert(volume) } else { self.sweeping.remove(&volume) };
+        self.progress.sweeps.push((volume, was));
     }
     /// Forgets records of volumes and snapshots beyond [`HEADS`]: the catalog has them all. Never inside an operation, which relies on
     /// what it has loaded.
@@ -205,23 +299,13 @@ impl State {
         trim(&mut self.heads);
         trim(&mut self.frozen_heads);
     }
-    /// A snapshot's record, kept in memory for a while.
-    pub(crate) fn frozen_head(&mut self, id: u64) -> Result<&SnapshotRecord> {
-        if !self.frozen_heads.contains_key(&id) {
-            let record = self.catalog_view().snapshot(id)?;
-            let record = record.filter(|r| !self.sweeping.contains(&r.volume));
-            let record = record.ok_or_else(|| deleted(Target::Snapshot(id)))?;
-            self.frozen_heads.insert(id, record);
-        }
-        Ok(&self.frozen_heads[&id])
-    }
-    /// Tree and size of a target whose record is in memory; `NotFound` asks to load it.
-    pub(crate) fn extent_root(&self, target: Target) -> Result<(Root, u64)> {
+    /// Tree and size of a target.
+    pub(crate) fn extent_root(&self, target: Target) -> Step<(Root, u64)> {
         match target {
             Target::Volume(id) => self.heads.get(&id).map(|r| (r.root.into(), r.size)),
             Target::Snapshot(id) => self.frozen_heads.get(&id).map(|r| (r.root.into(), r.size)),
         }
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, NOT_LOADED))
+        .ok_or_else(|| Lack::Record(target).into())
     }
     pub(crate) fn check_range(&self, target: Target, size: u64, offset: u64, len: u64) -> Result<()> {
         match offset.checked_add(len) {
@@ -240,37 +324,29 @@ impl State {
             Claim::Freeing => all,
         }
     }
-    /// Makes sure that `nodes` nodes can be made and `data` blocks be taken. `Some`: that much is lacking.
-    pub(crate) fn reserve(&mut self, claim: Claim, nodes: usize, data: u64) -> Result<Option<u64>> {
+    /// Makes sure that `nodes` nodes can be made and `data` blocks be taken.
+    pub(crate) fn reserve(&mut self, claim: Claim, nodes: usize, data: u64) -> Step<()> {
         let need = nodes as u64 + data;
         let spare = self.spare(claim);
         if spare < need {
-            return Ok(Some(need - spare));
+            return Err(Lack::Space(need - spare).into());
         }
-        Ok(if self.forest.fill_pool(nodes)? { None } else { Some(nodes as u64) })
+        if self.forest.fill_pool(nodes)? { Ok(()) } else { Err(Lack::Space(nodes as u64).into()) }
     }
-    /// Runs for `blocks` data blocks, after [`State::reserve`]. `None`: only scattered blocks are left and `any` is false.
-    pub(crate) fn allocate_data(&mut self, blocks: u64, any: bool) -> Result<Option<Taken>> {
+    /// Runs for `blocks` data blocks, after [`State::reserve`]. Unless `any`, scattered blocks are left alone.
+    pub(crate) fn allocate_data(&mut self, blocks: u64, any: bool) -> Step<Taken> {
         let mut runs = Taken::new();
         let mut left = blocks;
         while left > 0 {
-            let forest = &mut self.forest;
-            match forest.space.allocate(&forest.disk, Purpose::Data, left as u32, any) {
-                Ok(Some(run)) => {
-                    left -= u64::from(run.len);
-                    runs.push(run);
-                }
-                other => {
-                    runs.into_iter().for_each(|r| forest.space.give_back(r));
-                    return other.map(|_| None);
-                }
-            }
+            let run = self.forest.space.allocate(Purpose::Data, left as u32, any)?;
+            let run = run.ok_or(Lack::Space(blocks))?;
+            self.progress.taken.push(run);
+            left -= u64::from(run.len);
+            runs.push(run);
         }
-        Ok(Some(runs))
+        Ok(runs)
     }
 }
-
-const NOT_LOADED: &str = "record not in memory";
 
 pub(crate) fn deleted(target: Target) -> Error {
     Error::new(ErrorKind::Deleted, format!("{target} was deleted"))

@@ -1,7 +1,6 @@
 //! Write-behind: staged data goes to its place before its group closes, so that memory stays bounded.
 
 use super::{
-    change::Room,
     staging::{Runs, Staged},
     state::{Config, Engine, PanicGuard, State},
 };
@@ -115,8 +114,8 @@ impl Engine {
         if long { self.flush_to(target) } else { self.spill() }
     }
     /// [`Engine::relieve`] after an operation that was asked to. The operation has been applied: no answer may say that it was not.
-    pub(crate) fn relieve_after(&self, room: &Room) -> Result<()> {
-        if !room.relieve {
+    pub(crate) fn relieve_after(&self, relieve: bool) -> Result<()> {
+        if !relieve {
             return Ok(());
         }
         match self.relieve() {
@@ -142,6 +141,14 @@ impl Config {
     /// Staged bytes to which nobody may add: whoever made them so many writes them out.
     fn staged_most(&self) -> usize {
         (self.memory / 2).clamp(1 << 20, SPILL_BEHIND) as usize
+    }
+    /// Regions whose counts stay in memory, beside those that a checkpoint has to write.
+    pub(crate) fn regions(&self) -> usize {
+        (self.memory / 4 / 5000).max(64) as usize
+    }
+    /// Regions whose counts a check compares at a time: it needs eight bytes for each of their blocks.
+    pub(crate) fn regions_checked(&self, span: u32) -> u64 {
+        (self.memory / 2 / (8 * u64::from(span))).max(64)
     }
     /// Staged bytes that are written out ahead of their group. Not fewer: who writes them out takes the state's lock for it.
     pub(crate) fn spill_from(&self) -> usize {

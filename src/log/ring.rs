@@ -7,9 +7,9 @@ use super::{
     record::Op,
 };
 use crate::{
-    Result,
     codec::{self, Kind},
     format::{LOG_PAYLOAD, LOG_START},
+    lack::{Lack, Step},
     units::Block,
 };
 
@@ -69,42 +69,37 @@ impl Log {
     pub(crate) fn fits(&self, bytes: usize) -> bool {
         page_count(self.pending.len() + bytes) + 1 + (self.position - self.tail) <= self.pages
     }
-    /// Appends a record's bytes alone. `Err` with their number if they do not fit now.
-    fn encode(&mut self, ops: &[Op]) -> Result<std::result::Result<(), usize>> {
+    /// Puts a record behind those of the open group: it counts once [`Log::count`] says so, and [`Log::cut`] takes it away until then.
+    pub(crate) fn write(&mut self, ops: &[Op]) -> Step<()> {
         let start = self.pending.len();
         codec::encode_into(&mut self.pending, Kind::Log, &ops)?;
         let bytes = self.pending.len() - start;
         if self.fits(0) {
-            return Ok(Ok(()));
+            return Ok(());
         }
         self.pending.truncate(start);
-        Ok(Err(bytes))
+        Err(Lack::Log(bytes).into())
     }
-    /// Encodes and appends a record. `Err` with its length if it does not fit now.
-    pub(crate) fn append_ops(
-        &mut self,
-        ops: &[Op],
-        data: impl IntoIterator<Item = u64>,
-    ) -> Result<std::result::Result<(), usize>> {
-        let encoded = self.encode(ops)?;
-        if encoded.is_ok() {
-            data.into_iter().for_each(|h| self.data.add(h));
-            self.open += 1;
-        }
-        Ok(encoded)
-    }
-    pub(crate) fn append(&mut self, record: &[u8], data: impl IntoIterator<Item = u64>) {
-        self.pending.extend_from_slice(record);
+    /// The record that was written last is part of the group; `data` are the hashes of the data that it names, in order.
+    pub(crate) fn count(&mut self, data: impl IntoIterator<Item = u64>) {
         data.into_iter().for_each(|h| self.data.add(h));
         self.open += 1;
     }
+    /// Bytes of records in the open group.
+    pub(crate) fn len(&self) -> usize {
+        self.pending.len()
+    }
+    /// Takes away what was written after there were `len` bytes, and was not counted.
+    pub(crate) fn cut(&mut self, len: usize) {
+        self.pending.truncate(len);
+    }
     /// Has the open group carry its own data: its pages' hashes then speak for it. `false`: there is no room.
-    pub(crate) fn append_data(&mut self, data: &[Op]) -> Result<bool> {
-        let fits = self.encode(data)?.is_ok();
+    pub(crate) fn write_data(&mut self, data: &[Op]) -> bool {
+        let fits = self.write(data).is_ok();
         if fits {
             self.data = DataHash::new(self.key);
         }
-        Ok(fits)
+        fits
     }
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()

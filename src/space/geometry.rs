@@ -52,6 +52,10 @@ impl Geometry {
     pub(crate) fn homes(&self, region: u64) -> usize {
         1 + (1..=INDEX_LEVELS).take_while(|&l| region.is_multiple_of(self.regions_under(l))).count()
     }
+    /// How many homes stand at one end of all of the first `regions` regions together.
+    pub(crate) fn homes_of(&self, regions: u64) -> u64 {
+        regions + (1..=INDEX_LEVELS).map(|l| regions.div_ceil(self.regions_under(l))).sum::<u64>()
+    }
     /// The lowest index level that covers `regions` regions.
     pub(crate) fn top_level(&self, regions: u64) -> u8 {
         (1..INDEX_LEVELS).find(|&l| self.regions_under(l) >= regions).unwrap_or(INDEX_LEVELS)

@@ -1,19 +1,20 @@
 //! Counts in memory, the quarantine, and what a checkpoint takes and gives back.
 
 mod allocate;
+mod counts;
+mod load;
 
 use super::{
     Geometry,
     frozen::{FrozenRegion, FrozenSpace},
-    pages::{self, Entry},
+    pages::Entry,
     reading::{Reading, parts},
     region::{Region, bit},
 };
 use crate::{
-    Error, ErrorKind, Result,
-    format::{COUNT_MAX, COUNT_RETURNED, COUNT_SYSTEM},
-    hint,
-    io::Disk,
+    Error, ErrorKind,
+    format::{COUNT_RETURNED, COUNT_SYSTEM},
+    lack::Step,
     units::{BLOCK_BYTES, Block},
 };
 use rustc_hash::FxHashMap;
@@ -71,6 +72,16 @@ pub(crate) enum Giving {
 /// Held by a view of everything at one instant: nothing that was freed since its generation began is used again while it lives.
 pub(crate) type Pin = Arc<()>;
 
+/// A change of one block's count, of which [`Space::undo`] knows the way back.
+enum Change {
+    /// One more parent.
+    Raised(Block),
+    /// One parent less.
+    Lowered(Block),
+    /// An allocated block's first parent.
+    Taken(Block),
+}
+
 struct Quarantine {
     generation: u64,
     runs: Vec<Run>,
@@ -104,6 +115,8 @@ pub(crate) struct Space {
     shared: bool,
     /// Grows with every change of a count.
     edits: u64,
+    /// Changes of counts that can still be undone, oldest first.
+    undo: Vec<Change>,
     /// The host has no more space, as far as is known.
     pub(crate) crowded: bool,
     generation: u64,
@@ -152,6 +165,7 @@ impl Space {
             crowded: false,
             shared: false,
             edits: 0,
+            undo: Vec::new(),
             generation: durable + 1,
             durable,
             changed: Vec::new(),
@@ -216,188 +230,15 @@ impl Space {
         self.geo.start(self.spans).offset()
     }
 
-    // ---- loading
-
-    fn load_index(&mut self, disk: &Disk, level: u8, index: u64) -> Result<&mut IndexPage> {
-        if !self.index.contains_key(&(level, index)) {
-            let entry = if level == self.top {
-                self.top_entry
-            } else {
-                let fanout = u64::from(self.geo.fanout);
-                self.load_index(disk, level + 1, index / fanout)?.entries[(index % fanout) as usize]
-            };
-            let entries = if entry.stamp == 0 {
-                vec![Entry::default(); self.geo.fanout as usize]
-            } else {
-                let at = self.geo.home(level, index, entry.home);
-                let page = disk.read_page(at)?;
-                let entries = pages::decode_index(&page, &self.uuid, at, entry.stamp, level, &self.geo)?;
-                // Growth relies on finding nothing beyond the last region.
-                let below = self.geo.regions_under(level - 1);
-                let there = self.spans.div_ceil(below).saturating_sub(index * u64::from(self.geo.fanout)) as usize;
-                if entries.iter().skip(there).any(|e| *e != Entry::default()) {
-                    return Err(Error::corrupt(format!("{at}: an index page that goes on beyond the last region")));
-                }
-                entries
-            };
-            let now = entries.iter().map(|e| (e.free, e.returned)).collect();
-            let page = IndexPage { entries: Arc::new(entries), now, home: entry.home, stamp: entry.stamp };
-            self.index.insert((level, index), page);
-        }
-        Ok(self.index.get_mut(&(level, index)).expect("just loaded"))
-    }
-
-    fn load(&mut self, disk: &Disk, region: u64) -> Result<()> {
-        if self.regions.contains_key(&region) {
-            return Ok(());
-        }
-        if region >= self.spans {
-            return Err(Error::corrupt(format!("region {region} of {}", self.spans)));
-        }
-        let fanout = u64::from(self.geo.fanout);
-        let entry = self.load_index(disk, 1, region / fanout)?.entries[(region % fanout) as usize];
-        if entry.stamp == 0 {
-            return Err(Error::corrupt(format!("region {region}: no count page")));
-        }
-        let at = self.geo.home(0, region, entry.home);
-        let page = disk.read_page(at)?;
-        let counts = pages::decode_counts(&page, &self.uuid, at, entry.stamp, &self.geo)?;
-        let system = counts.iter().enumerate().all(|(i, &n)| (n == COUNT_SYSTEM) == self.geo.is_system(region, i));
-        if !system {
-            return Err(Error::corrupt(format!("{at}: the homes of region {region} are not marked")));
-        }
-        self.regions.insert(region, Region::new(counts, entry.home, entry.stamp, 0));
-        Ok(())
-    }
-
-    /// Reads the counts of `block`'s region into memory, so that changing them can't fail.
-    pub(crate) fn touch(&mut self, disk: &Disk, block: Block) -> Result<()> {
-        let (region, _) = self.locate(block)?;
-        self.load(disk, region)
-    }
-    /// [`Space::touch`] for a run. The first count, if it is in memory, is on its way to the processor afterwards.
-    pub(crate) fn touch_run(&mut self, disk: &Disk, start: Block, len: u32) -> Result<()> {
-        let (first, place) = self.locate(start)?;
-        match self.regions.get(&first) {
-            Some(r) => hint::prefetch(&r.counts, place),
-            None => self.load(disk, first)?,
-        }
-        if len > 1 {
-            let (last, _) = self.locate(start.plus(u64::from(len) - 1))?;
-            (first + 1..=last).try_for_each(|r| self.load(disk, r))?;
-        }
-        Ok(())
-    }
-
-    /// Region and place of a block that data or a node may occupy.
-    fn locate(&self, block: Block) -> Result<(u64, usize)> {
-        match self.geo.locate(block) {
-            Some((r, p)) if r < self.spans && !self.geo.is_system(r, p) => Ok((r, p)),
-            _ => Err(Error::corrupt(format!("{block} can't hold data or a node"))),
-        }
-    }
-    // ---- counts
-
-    /// The count of `block`, 0 for one given back to the host.
-    #[inline]
-    pub(crate) fn count(&mut self, disk: &Disk, block: Block) -> Result<u32> {
-        let (region, place) = self.locate(block)?;
-        let n = match self.regions.get(&region) {
-            Some(r) => r.counts[place],
-            None => {
-                self.load(disk, region)?;
-                self.regions[&region].counts[place]
-            }
-        };
-        Ok(if n == COUNT_RETURNED { 0 } else { n })
-    }
-    /// Whether any block got another parent since the last freeze: if not, every node made since has one.
-    pub(crate) fn was_shared(&self) -> bool {
-        self.shared
-    }
-
-    /// All counts of a region as they are now, for the checker.
-    pub(crate) fn counts(&mut self, disk: &Disk, region: u64) -> Result<Arc<Vec<u32>>> {
-        self.load(disk, region)?;
-        Ok(self.regions.get_mut(&region).expect("loaded").counts.share())
-    }
-
-    /// A region that is in memory, to be changed.
-    fn region_mut(&mut self, region: u64) -> &mut Region {
-        self.edits += 1;
-        let r = self.regions.get_mut(&region).expect("loaded");
-        if r.changed != self.generation {
-            r.changed = self.generation;
-            self.changed.push(region);
-        }
-        r
-    }
-    /// A block's region, to be changed, and its place in it.
-    fn place_mut(&mut self, disk: &Disk, block: Block) -> Result<(&mut Region, usize)> {
-        let (region, place) = self.locate(block)?;
-        self.load(disk, region)?;
-        Ok((self.region_mut(region), place))
-    }
-
-    /// One more parent.
-    pub(crate) fn incref(&mut self, disk: &Disk, block: Block) -> Result<()> {
-        let n = self.count(disk, block)?;
-        if n == 0 || n >= COUNT_MAX {
-            return Err(Error::corrupt(format!("{block} has {n} parents and can't get one more")));
-        }
-        self.shared = true;
-        let (r, place) = self.place_mut(disk, block)?;
-        r.counts[place] = n + 1;
-        Ok(())
-    }
-    /// One parent less; a block without parents goes into quarantine. Gives what is left.
-    pub(crate) fn decref(&mut self, disk: &Disk, block: Block) -> Result<u32> {
-        let (r, place) = self.place_mut(disk, block)?;
-        let n = match r.counts[place] {
-            0 | COUNT_RETURNED => return Err(Error::corrupt(format!("{block} is free and loses a parent"))),
-            n => n - 1,
-        };
-        r.counts[place] = n;
-        if n == 0 {
-            r.held += 1;
-            self.free += 1;
-            self.quarantine_block(block);
-        }
-        Ok(n)
-    }
-    fn quarantine_block(&mut self, block: Block) {
-        self.waiting += 1;
-        match self.freed.last_mut() {
-            Some(run) if run.start.plus(run.len.into()) == block => run.len += 1,
-            _ => self.freed.push(Run { start: block, len: 1 }),
-        }
-    }
-    /// Lets blocks go that were allocated and written and that nobody has named: as those that lost their last parent, they are not written
-    /// again before a checkpoint (I1), since a medium may keep the older of two writes.
-    pub(crate) fn abandon(&mut self, run: Run) {
-        (0..u64::from(run.len)).for_each(|i| self.quarantine_block(run.start.plus(i)));
-    }
-    /// The first parent of an allocated block.
-    pub(crate) fn first_parent(&mut self, disk: &Disk, block: Block) -> Result<()> {
-        let (r, place) = self.place_mut(disk, block)?;
-        if r.counts[place] != 0 || bit(&r.available, place) || r.held == 0 {
-            return Err(Error::corrupt(format!("{block} is used without having been allocated")));
-        }
-        r.held -= 1;
-        r.counts[place] = 1;
-        self.free = self.free.saturating_sub(1);
-        Ok(())
-    }
-
     // ---- the host's space
 
     /// What to ask the host for so that more becomes available.
-    pub(crate) fn wanted(&mut self, disk: &Disk, blocks: u64) -> Result<Option<Giving>> {
+    pub(crate) fn wanted(&mut self, blocks: u64) -> Step<Option<Giving>> {
         if self.returned > 0 && !self.imaginary {
             let fanout = u64::from(self.geo.fanout);
             let (mut level, mut index) = (self.top, 0);
             while level > 0 {
-                let page = self.load_index(disk, level, index)?;
+                let page = self.load_index(level, index)?;
                 let best = page.now.iter().map(|n| n.1).enumerate().max_by_key(|&(i, n)| (n, usize::MAX - i));
                 match best {
                     Some((i, n)) if n > 0 => index = index * fanout + i as u64,
@@ -406,7 +247,7 @@ impl Space {
                 level -= 1;
             }
             if level == 0 {
-                self.load(disk, index)?;
+                self.load(index)?;
                 let counts = &self.regions[&index].counts;
                 if let Some(first) = counts.iter().position(|&n| n == COUNT_RETURNED) {
                     let len = counts[first..].iter().take_while(|&&n| n == COUNT_RETURNED).count() as u32;
@@ -428,14 +269,15 @@ impl Space {
     }
 
     /// The host has given what [`Space::wanted`] named (nothing happens if that is no longer what is wanted).
-    pub(crate) fn given(&mut self, disk: &Disk, giving: Giving) -> Result<()> {
+    pub(crate) fn given(&mut self, giving: Giving) -> Step<()> {
         match giving {
-            Giving::Grow { from, to } if from == self.spans => self.grow(disk, to),
+            Giving::Grow { from, to } if from == self.spans => self.grow(to),
             Giving::Grow { .. } => Ok(()),
             Giving::Again(run) => {
+                self.touch_run(run.start, run.len)?;
                 for i in 0..u64::from(run.len) {
                     let (region, place) = self.locate(run.start.plus(i))?;
-                    self.load(disk, region)?;
+                    self.load(region)?;
                     let r = self.region_mut(region);
                     if r.counts[place] == COUNT_RETURNED {
                         r.counts[place] = 0;
@@ -453,9 +295,18 @@ impl Space {
     }
 
     /// Adds fresh regions.
-    pub(crate) fn grow(&mut self, disk: &Disk, to: u64) -> Result<()> {
+    pub(crate) fn grow(&mut self, to: u64) -> Step<()> {
         let top = self.geo.top_level(to);
-        self.load_index(disk, self.top, 0)?;
+        let fanout = u64::from(self.geo.fanout);
+        // Everything that is read, before anything changes: a page that is lacking has this begun again. What is not under the present top is
+        // fresh.
+        self.load_index(self.top, 0)?;
+        let under = self.geo.regions_under(self.top);
+        for index in self.spans / fanout..to.div_ceil(fanout) {
+            if index.saturating_mul(fanout) < under {
+                self.load_index(1, index)?;
+            }
+        }
         while self.top < top {
             // The old top becomes the first entry of a new one. The new one was never written.
             let old = &self.index[&(self.top, 0)];
@@ -471,9 +322,8 @@ impl Space {
             let span = self.geo.span as usize;
             let counts: Vec<u32> =
                 (0..span).map(|i| if self.geo.is_system(region, i) { COUNT_SYSTEM } else { 0 }).collect();
-            let fanout = u64::from(self.geo.fanout);
             // Pages above a fresh region may be fresh as well: an entry of stamp 0 reads as no entries.
-            self.load_index(disk, 1, region / fanout)?;
+            self.load_index(1, region / fanout)?;
             self.spans = region + 1;
             let r = Region::new(counts, 1, 0, 0);
             self.available += u64::from(r.free);
@@ -620,10 +470,10 @@ impl Space {
         }
     }
     /// Whether every block of `run` is still given back: it may be punched.
-    pub(crate) fn is_returned(&mut self, disk: &Disk, run: Run) -> Result<bool> {
+    pub(crate) fn is_returned(&mut self, run: Run) -> Step<bool> {
         for i in 0..u64::from(run.len) {
             let (region, place) = self.locate(run.start.plus(i))?;
-            self.load(disk, region)?;
+            self.load(region)?;
             if self.regions[&region].counts[place] != COUNT_RETURNED {
                 return Ok(false);
             }
@@ -644,12 +494,19 @@ impl Space {
         self.regions.len()
     }
 
+    /// [`Space::evict`] where so much was loaded that it is worth a look at every region.
+    pub(crate) fn make_way(&mut self, keep: usize) {
+        if self.regions.len() > keep + keep / 8 {
+            self.evict(keep);
+        }
+    }
     /// Forgets regions that the disk has just so, down to `keep` of all regions where that is possible.
     pub(crate) fn evict(&mut self, keep: usize) {
         let mut surplus = self.regions.len().saturating_sub(keep);
         let (durable, cursors) = (self.durable, self.cursors);
         self.regions.retain(|&i, r| {
-            let needed = r.held > 0 || r.changed > durable || cursors.contains(&Some(i)) || r.stamp == 0;
+            let lent = r.counts.is_lent();
+            let needed = lent || r.held > 0 || r.changed > durable || cursors.contains(&Some(i)) || r.stamp == 0;
             let stays = surplus == 0 || needed;
             surplus -= usize::from(!stays);
             stays

@@ -24,6 +24,13 @@ impl Counts {
     }
 }
 
+impl Counts {
+    /// Whether someone else looks at them.
+    pub(super) fn is_lent(&self) -> bool {
+        matches!(self, Counts::Shared(counts) if Arc::strong_count(counts) > 1)
+    }
+}
+
 impl Deref for Counts {
     type Target = [u32];
     #[inline]

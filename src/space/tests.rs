@@ -6,18 +6,16 @@ use super::{
 };
 use crate::{
     format::{COUNT_MAX, COUNT_RETURNED, COUNT_SYSTEM},
-    io::{Disk, MemoryBackend},
     units::Block,
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 /// Clean regions go until as many are left as may stay, and no further.
 #[test]
 fn eviction_keeps_what_it_may() {
-    let disk = Disk::new(Arc::new(MemoryBackend::new()), true);
     let geo = Geometry { base: 100, span: 16, fanout: 4 };
     let mut space = Space::new(geo, [7; 16], 0, 1 << 20, (1, 0), Space::entry(0, 0), (0, 0), 0);
-    space.grow(&disk, 40).unwrap();
+    space.grow(40).unwrap();
     space.evict(10);
     assert_eq!(space.loaded(), 40, "the disk does not have them yet");
     let mut frozen = space.freeze(1);

@@ -37,9 +37,6 @@ impl<T> Mutex<T> {
         let inner = self.0.try_lock()?;
         Some(MutexGuard { inner, _released: Released(key(self)) })
     }
-    pub(crate) fn get_mut(&mut self) -> &mut T {
-        self.0.get_mut()
-    }
 }
 
 impl<T> Deref for MutexGuard<'_, T> {

@@ -8,12 +8,13 @@
 
 use super::{
     forest::{Forest, FoundLeaf},
-    node::{Child, EXTENT_BYTES, Entry, ExtentLeaf, Key, Node, Record, Root, Shape, child_of},
-    read::{Miss, children_of, overlap, step},
+    node::{EXTENT_BYTES, Entry, Extent, ExtentLeaf, Node, Record, Root, child_of},
+    read::{children_of, overlap, step},
 };
 use crate::{
-    Error, Result,
+    Error,
     format::{PAGE_PAYLOAD, TREE_LEVELS},
+    lack::{Child, Key, Lack, Miss, Shape, Step, Stop},
     space::Run,
     units::Block,
 };
@@ -55,7 +56,7 @@ impl Forest {
         hi: Key,
         fresh: Option<Fresh>,
         doom: bool,
-    ) -> Result<Root> {
+    ) -> Step<Root> {
         self.shape += 1;
         let (child, mut level) = match root.node {
             None if fresh.is_none() => return Ok(root),
@@ -85,7 +86,7 @@ impl Forest {
         while !more.is_empty() {
             level += 1;
             if level >= TREE_LEVELS {
-                return Err(Error::corrupt("a tree grew past its highest level"));
+                return Err(Error::corrupt("a tree grew past its highest level").into());
             }
             more.insert(0, Entry { key: 0, child: top });
             top = self.allocate(shape, Node::Inner { level, entries: more })?;
@@ -101,7 +102,7 @@ impl Forest {
             match only {
                 None => return Ok(Root::default()),
                 // From here on the root pointer is the parent; a child that is not of this generation stays as it is.
-                Some(child) if child.stamp == self.stamp && self.space.count(&self.disk, child.block)? == 1 => {
+                Some(child) if child.stamp == self.stamp && self.space.count(child.block)? == 1 => {
                     (top, level) = (child, level - 1);
                 }
                 Some(child) => return Ok(Root { node: Some(child), level: level - 1 }),
@@ -110,13 +111,13 @@ impl Forest {
     }
 
     /// The leaf that alone is responsible for `lo..hi` of a tree of extents, if it and all above it are of this generation and have one parent.
-    pub(crate) fn own_leaf(&mut self, root: Root, lo: u64, hi: u64) -> Result<Option<Block>> {
+    pub(crate) fn own_leaf(&mut self, root: Root, lo: u64, hi: u64) -> Step<Option<Block>> {
         let Some(top) = root.node else { return Ok(None) };
         if self.space.was_shared() {
             let mut path = SmallVec::<[Block; TREE_LEVELS as usize]>::new();
             let Some(leaf) = self.new_leaf(top, lo, hi, |at| path.push(at.block)) else { return Ok(None) };
             for block in path {
-                if self.space.count(&self.disk, block)? != 1 {
+                if self.space.count(block)? != 1 {
                     return Ok(None);
                 }
             }
@@ -173,23 +174,43 @@ impl Forest {
     }
 
     /// Puts one extent in the place of another of the same blocks, where no node has to be copied and none changes its size: the common
-    /// overwrite. `false`: it is not that simple, and nothing was done.
-    pub(crate) fn exchange(&mut self, root: Root, logical: u64, physical: Block, sums: &[u32]) -> Result<bool> {
+    /// overwrite. `false`: it is not that simple, and nothing was done. `last`: nothing that could stop follows in the operation, so the leaf
+    /// is not kept for [`Forest::undo`].
+    pub(crate) fn exchange(
+        &mut self,
+        root: Root,
+        logical: u64,
+        physical: Block,
+        sums: &[u32],
+        last: bool,
+    ) -> Step<bool> {
         let Some(block) = self.own_leaf(root, logical, logical + sums.len() as u64)? else { return Ok(false) };
         let Some(d) = self.dirty.get_mut(&block.0) else { return Ok(false) };
         let Node::Extents(leaf) = &*d.node else { return Ok(false) };
         let Some(i) = leaf.exchangeable(logical, physical, sums.len()) else { return Ok(false) };
-        let Node::Extents(leaf) = std::sync::Arc::make_mut(&mut d.node) else { return Ok(false) };
-        let old = leaf.exchange(i, physical, sums);
+        let old = leaf.extents[i].physical;
         for i in 0..sums.len() as u64 {
-            self.space.decref(&self.disk, old.plus(i))?;
+            self.space.decref(old.plus(i))?;
+        }
+        if !last {
+            self.saved.entry(block.0).or_insert_with(|| Some(d.clone()));
+        }
+        if let Node::Extents(leaf) = std::sync::Arc::make_mut(&mut d.node) {
+            leaf.exchange(i, physical, sums);
         }
         Ok(true)
     }
 
     /// [`Forest::splice`] of extents for `lo..hi` inside one leaf, where no node has to be copied and none splits or takes in a neighbour: what
-    /// it makes is the same. `false`: it is not that simple, and nothing was done.
-    pub(crate) fn overwrite(&mut self, root: Root, lo: u64, hi: u64, fresh: &[(u64, Block, Vec<u32>)]) -> Result<bool> {
+    /// it makes is the same. `false`: it is not that simple, and nothing was done. `last` as for [`Forest::exchange`].
+    pub(crate) fn overwrite(
+        &mut self,
+        root: Root,
+        lo: u64,
+        hi: u64,
+        fresh: &[(u64, Block, Vec<u32>)],
+        last: bool,
+    ) -> Step<bool> {
         let Some(block) = self.own_leaf(root, lo, hi)? else { return Ok(false) };
         let fanout = self.fanout;
         let Some(d) = self.dirty.get_mut(&block.0) else { return Ok(false) };
@@ -204,41 +225,26 @@ impl Forest {
         if !(fits && stays) {
             return Ok(false);
         }
-        let Node::Extents(leaf) = std::sync::Arc::make_mut(&mut d.node) else { return Ok(false) };
-        for run in replace(leaf, lo, hi, fresh) {
+        let Node::Extents(leaf) = &*d.node else { return Ok(false) };
+        for run in covered(leaf, lo, hi) {
             for i in 0..u64::from(run.len) {
-                self.space.decref(&self.disk, run.start.plus(i))?;
+                self.space.decref(run.start.plus(i))?;
             }
+        }
+        if !last {
+            self.saved.entry(block.0).or_insert_with(|| Some(d.clone()));
+        }
+        if let Node::Extents(leaf) = std::sync::Arc::make_mut(&mut d.node) {
+            replace(leaf, lo, hi, fresh);
         }
         Ok(true)
     }
 
-    /// Reads into memory what replacing the record at `key` reads: the path, its counts, and those of the neighbours that it may absorb.
-    pub(crate) fn touch_record(&mut self, root: Root, key: Key) -> Result<()> {
-        let Some(child) = root.node else { return Ok(()) };
-        let mut want = Miss { shape: Shape::Records, child, level: root.level, bounds: (0, Shape::Records.end()) };
-        loop {
-            self.space.touch(&self.disk, want.child.block)?;
-            let node = self.load(want)?;
-            let Node::Inner { entries, .. } = &*node else { return Ok(()) };
-            if want.level == 0 {
-                return Err(Error::corrupt(format!("{}: an inner node among the leaves", want.child.block)));
-            }
-            let i = child_of(entries, key);
-            for near in [i.checked_sub(1), Some(i + 1)].into_iter().flatten().filter(|&n| n < entries.len()) {
-                self.space.touch(&self.disk, entries[near].child.block)?;
-                // A neighbour that does not verify is left alone when it comes to absorbing it.
-                let _ = self.load(step(want, entries, near));
-            }
-            want = step(want, entries, i);
-        }
-    }
-
     /// Takes one reference off a subtree and frees what nobody else refers to.
-    pub(crate) fn release(&mut self, want: Miss) -> Result<()> {
+    pub(crate) fn release(&mut self, want: Miss) -> Step<()> {
         self.shape += 1;
-        if self.space.count(&self.disk, want.child.block)? > 1 {
-            self.space.decref(&self.disk, want.child.block)?;
+        if self.space.count(want.child.block)? > 1 {
+            self.space.decref(want.child.block)?;
             return Ok(());
         }
         let node = self.load(want)?;
@@ -246,16 +252,18 @@ impl Forest {
             Node::Inner { entries, .. } if want.level > 0 => {
                 (0..entries.len()).try_for_each(|i| self.release(step(want, entries, i)))?;
             }
-            node => self.each_block(node, |f, b| f.space.decref(&f.disk, b).map(drop))?,
+            node => self.each_block(node, |f, b| f.space.decref(b).map(drop))?,
         }
         self.free_node(want.child)
     }
 
     /// Edits below a writable node; gives the siblings that it had to be split into.
-    fn edit(&mut self, at: Miss, span: Span, fresh: Option<Fresh>) -> Result<Vec<Entry>> {
+    fn edit(&mut self, at: Miss, span: Span, fresh: Option<Fresh>) -> Step<Vec<Entry>> {
         let append = match self.writable(at.child)? {
             Node::Inner { level, .. } if *level > 0 && *level == at.level => return self.edit_inner(at, span, fresh),
-            Node::Inner { .. } => return Err(Error::corrupt(format!("{}: a node of another level", at.child.block))),
+            Node::Inner { .. } => {
+                return Err(Error::corrupt(format!("{}: a node of another level", at.child.block)).into());
+            }
             Node::Extents(leaf) => {
                 let last = leaf.extents.last().is_none_or(|e| Key::from(e.end()) <= span.lo);
                 let fresh = match &fresh {
@@ -264,10 +272,11 @@ impl Forest {
                 };
                 // Keys of extent trees are below 2^36. What is fresh may reach past this leaf: its right neighbours lose the
                 // range as well, and their separators move up to its end.
-                let freed = replace(leaf, span.lo as u64, span.hi as u64, fresh);
+                let freed = covered(leaf, span.lo as u64, span.hi as u64);
+                replace(leaf, span.lo as u64, span.hi as u64, fresh);
                 for run in freed {
                     for i in 0..u64::from(run.len) {
-                        self.space.decref(&self.disk, run.start.plus(i))?;
+                        self.space.decref(run.start.plus(i))?;
                     }
                 }
                 last
@@ -287,14 +296,14 @@ impl Forest {
         self.split(at.child, at.shape, append)
     }
 
-    fn entries(&mut self, child: Child) -> Result<&mut Vec<Entry>> {
+    fn entries(&mut self, child: Child) -> Step<&mut Vec<Entry>> {
         match self.writable(child)? {
             Node::Inner { entries, .. } => Ok(entries),
-            _ => Err(Error::corrupt(format!("{}: a leaf above the leaves", child.block))),
+            _ => Err(Error::corrupt(format!("{}: a leaf above the leaves", child.block)).into()),
         }
     }
 
-    fn edit_inner(&mut self, at: Miss, span: Span, mut fresh: Option<Fresh>) -> Result<Vec<Entry>> {
+    fn edit_inner(&mut self, at: Miss, span: Span, mut fresh: Option<Fresh>) -> Step<Vec<Entry>> {
         let emptied = fresh.is_none() && at.bounds.0 >= span.lo;
         let entries = self.entries(at.child)?;
         let (a, b) = children_of(entries, span.lo, span.hi).into_inner();
@@ -357,7 +366,7 @@ impl Forest {
     }
 
     /// Lets a nearly empty child take in a neighbour.
-    fn absorb(&mut self, at: Miss, i: usize) -> Result<()> {
+    fn absorb(&mut self, at: Miss, i: usize) -> Step<()> {
         let entries = self.entries(at.child)?;
         if entries.len() < 2 {
             return Ok(());
@@ -369,16 +378,21 @@ impl Forest {
             return Ok(());
         };
         let small = small.node.clone();
-        if self.space.count(&self.disk, taker.child.block)? != 1 || !self.below(&small, None, at.shape, 1) {
+        if self.space.count(taker.child.block)? != 1 || !self.below(&small, None, at.shape, 1) {
             return Ok(());
         }
-        // A neighbour that does not verify is left alone: its own reader will say so.
-        let Ok(neighbour) = self.load(other) else { return Ok(()) };
+        // A neighbour that can't be read is left alone: its own reader will say so.
+        let neighbour = match self.load(other) {
+            Ok(node) => node,
+            Err(_) if self.unreadable.contains(&other.child.block.0) => return Ok(()),
+            Err(Stop::Lack(Lack::Node(miss))) => return Err(Lack::Neighbour(miss).into()),
+            Err(e) => return Err(e),
+        };
         if !self.below(&small, Some(&neighbour), at.shape, 3) {
             return Ok(());
         }
-        if self.space.count(&self.disk, other.child.block)? > 1 {
-            self.each_block(&neighbour, |f, b| f.space.incref(&f.disk, b))?;
+        if self.space.count(other.child.block)? > 1 {
+            self.each_block(&neighbour, |f, b| f.space.incref(b))?;
         }
         self.free_node(other.child)?;
         let (low, high) = if left == i { (&small, &neighbour) } else { (&neighbour, &small) };
@@ -395,7 +409,7 @@ impl Forest {
                 b.extents.iter().for_each(|e| leaf.push(e.logical, e.physical, b.sums_of(e)));
                 Node::Extents(leaf)
             }
-            _ => return Err(Error::corrupt(format!("{}: children of two kinds", at.child.block))),
+            _ => return Err(Error::corrupt(format!("{}: children of two kinds", at.child.block)).into()),
         };
         *self.writable(taker.child)? = joined;
         let entries = self.entries(at.child)?;
@@ -405,7 +419,7 @@ impl Forest {
     }
 
     /// Splits a writable node that does not fit its page; gives its new siblings. Appending fills nodes, anything else halves them.
-    fn split(&mut self, child: Child, shape: Shape, append: bool) -> Result<Vec<Entry>> {
+    fn split(&mut self, child: Child, shape: Shape, append: bool) -> Step<Vec<Entry>> {
         let fanout = self.fanout;
         let node = self.writable(child)?;
         if node.fits(shape, fanout) {
@@ -422,17 +436,19 @@ impl Forest {
     }
 }
 
-/// Replaces `lo..hi` in a leaf; gives the runs that it no longer refers to.
-fn replace(leaf: &mut ExtentLeaf, lo: u64, hi: u64, fresh: &[(u64, Block, Vec<u32>)]) -> Vec<Run> {
+/// The blocks to which a leaf refers in `lo..hi`.
+fn covered(leaf: &ExtentLeaf, lo: u64, hi: u64) -> SmallVec<[Run; 4]> {
+    let part = |e: &Extent| {
+        let (from, to) = (e.logical.max(lo), e.end().min(hi));
+        Run { start: e.physical.plus(from - e.logical), len: (to - from) as u32 }
+    };
+    leaf.extents[overlap(leaf, lo, hi)].iter().map(part).collect()
+}
+
+/// Replaces `lo..hi` in a leaf.
+fn replace(leaf: &mut ExtentLeaf, lo: u64, hi: u64, fresh: &[(u64, Block, Vec<u32>)]) {
     let range = overlap(leaf, lo, hi);
     let old = &leaf.extents[range.clone()];
-    let freed = old
-        .iter()
-        .map(|e| {
-            let (from, to) = (e.logical.max(lo), e.end().min(hi));
-            Run { start: e.physical.plus(from - e.logical), len: (to - from) as u32 }
-        })
-        .collect();
     // With the neighbours, which may join.
     let wide = range.start.saturating_sub(1)..(range.end + 1).min(leaf.extents.len());
     let mut middle = ExtentLeaf::default();
@@ -457,7 +473,6 @@ fn replace(leaf: &mut ExtentLeaf, lo: u64, hi: u64, fresh: &[(u64, Block, Vec<u3
         middle.push(e.logical, e.physical, leaf.sums_of(e));
     }
     leaf.splice(wide, &middle);
-    freed
 }
 
 /// Cuts a node into parts that fit, each with its first key.

@@ -1,33 +1,23 @@
 //! All trees of an image: node cache, writable nodes, and the space that they live in.
 
-use super::{
-    node::{Child, Key, Node, Shape},
-    packed::Packed,
-    read::{Found, Miss, Nodes},
-};
+use super::{node::Node, packed::Packed, read::Nodes};
 use crate::{
     Error, Result,
     format::Page,
-    io::Disk,
+    lack::{Child, Key, Lack, Miss, Shape, Step},
     space::{Purpose, Space},
-    sync::Mutex,
     units::{Block, Stamp},
 };
-use rustc_hash::FxHashMap;
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 /// Blocks that the pool of nodes takes at a time.
 const POOL: u64 = 128;
 /// About what a node takes in the cache.
 const NODE_BYTES: usize = 10 << 10;
-/// Nodes that wait at most to be taken into the cache.
-const LANDING: usize = 64;
 
 /// A verified node with what is looked at when it is found.
 pub(crate) struct Cached {
@@ -54,6 +44,9 @@ impl Cached {
             node,
         }
     }
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
     /// Whether it is what a referrer may mean. A hostile image refers to one node from two places: what was checked for one of them
     /// says nothing about the other.
     #[inline]
@@ -73,15 +66,17 @@ pub(crate) struct NodeCache {
     clock: Vec<u64>,
     hand: usize,
     pub(crate) most: usize,
-    /// What was loaded where the cache can't be changed. The next to change it takes them in.
-    landing: Mutex<VecDeque<Cached>>,
 }
 
 impl NodeCache {
     /// A cache of about `bytes`. It holds the longest path of a tree several times, or a lookup might never find all of it.
     pub(crate) fn new(bytes: u64) -> NodeCache {
         let most = (bytes as usize / NODE_BYTES).max(128);
-        NodeCache { nodes: FxHashMap::default(), clock: Vec::new(), hand: 0, most, landing: Mutex::default() }
+        NodeCache { nodes: FxHashMap::default(), clock: Vec::new(), hand: 0, most }
+    }
+    /// A node to keep hold of, if it is here.
+    pub(crate) fn find(&self, want: &Miss) -> Option<Arc<Node>> {
+        self.get(want).map(|c| c.node.clone())
     }
     #[inline]
     fn get(&self, want: &Miss) -> Option<&Cached> {
@@ -112,29 +107,11 @@ impl NodeCache {
             }
         }
     }
-    /// Takes in what landed.
-    fn settle(&mut self) {
-        if !self.landing.get_mut().is_empty() {
-            std::mem::take(self.landing.get_mut()).into_iter().for_each(|c| self.insert(c));
-        }
-    }
-    fn landed(&self, want: &Miss) -> Option<Arc<Node>> {
-        let landing = self.landing.lock();
-        landing.iter().find(|c| c.is_for(want)).map(|c| c.node.clone())
-    }
-    fn land(&self, cached: Cached) {
-        let mut landing = self.landing.lock();
-        if landing.len() == LANDING {
-            landing.pop_front();
-        }
-        landing.push_back(cached);
-    }
 }
 
-/// Reads and checks a node.
-pub(crate) fn read_node(disk: &Disk, uuid: &[u8; 16], want: &Miss) -> Result<Cached> {
-    let page = disk.read_page(want.child.block)?;
-    let node = Node::decode(&page, want.shape, uuid, want.child, want.level, want.bounds)?;
+/// Checks the page of a node that was lacking.
+pub(crate) fn decode_node(page: &Page, uuid: &[u8; 16], want: &Miss) -> Result<Cached> {
+    let node = Node::decode(page, want.shape, uuid, want.child, want.level, want.bounds)?;
     Ok(Cached::new(want.child, Arc::new(node)))
 }
 
@@ -151,8 +128,11 @@ pub(crate) type DirtyNodes = FxHashMap<u64, Dirty>;
 
 /// All trees of an image.
 pub(crate) struct Forest {
-    pub(crate) disk: Arc<Disk>,
     pub(crate) cache: NodeCache,
+    /// Nodes that were read for the operation in progress, which the cache must not take from it.
+    pub(crate) guests: FxHashMap<u64, Cached>,
+    /// Blocks of nodes that could not be read where a step can do without.
+    pub(crate) unreadable: FxHashSet<u64>,
     pub(crate) uuid: [u8; 16],
     pub(crate) space: Space,
     /// Stamp of nodes made now.
@@ -172,8 +152,8 @@ pub(crate) struct Forest {
     pub(crate) found: Option<FoundLeaf>,
     /// Counts what may change a tree's shape.
     pub(crate) shape: u64,
-    /// Counts nodes that were handed out to be changed; see [`Forest::edits`].
-    pub(crate) writes: u64,
+    /// What stood in `dirty` under each block that the operation in progress has changed.
+    pub(crate) saved: FxHashMap<u64, Option<Dirty>>,
 }
 
 /// The leaf responsible for `lo..hi` of the tree at `top`, as long as no tree changes its shape.
@@ -219,13 +199,13 @@ impl Forest {
 impl Nodes for Forest {
     type Ref<'a> = Lent<'a>;
     #[inline]
-    fn node(&self, want: &Miss) -> Found<Lent<'_>> {
+    fn node(&self, want: &Miss) -> Step<Lent<'_>> {
         if let Some(node) = self.unwritten(want) {
-            return Ok(Ok(Lent { node, packed: None }));
+            return Ok(Lent { node, packed: None });
         }
-        match self.cache.get(want) {
-            Some(c) => Ok(Ok(Lent { node: &c.node, packed: c.packed.as_ref() })),
-            None => Ok(Err(*want)),
+        match self.cached(want) {
+            Some(c) => Ok(Lent { node: &c.node, packed: c.packed.as_ref() }),
+            None => Err(Lack::Node(*want).into()),
         }
     }
     #[inline]
@@ -237,60 +217,60 @@ impl Nodes for Forest {
     }
 }
 
-/// A forest that reads what is not in memory at once.
-pub(crate) struct Loading<'a>(pub(crate) &'a Forest);
-
-impl Nodes for Loading<'_> {
-    type Ref<'a>
-        = Arc<Node>
-    where
-        Self: 'a;
-    fn node(&self, want: &Miss) -> Found<Arc<Node>> {
-        let forest = self.0;
-        if let Some(node) = forest.unwritten(want).or_else(|| forest.cache.get(want).map(|c| &c.node)) {
-            return Ok(Ok(node.clone()));
-        }
-        if let Some(node) = forest.cache.landed(want) {
-            return Ok(Ok(node));
-        }
-        let read = read_node(&forest.disk, &forest.uuid, want)?;
-        let node = read.node.clone();
-        forest.cache.land(read);
-        Ok(Ok(node))
-    }
-}
-
 impl Forest {
-    /// Runs a lookup that loads what it lacks.
-    pub(crate) fn now<T>(&self, f: impl Fn(&Loading<'_>) -> Found<T>) -> Result<T> {
-        match f(&Loading(self))? {
-            Ok(t) => Ok(t),
-            Err(miss) => Err(Error::corrupt(format!("{}: can't be loaded", miss.child.block))),
+    #[inline]
+    fn cached(&self, want: &Miss) -> Option<&Cached> {
+        self.cache.get(want).or_else(|| self.guests.get(&want.child.block.0).filter(|c| c.is_for(want)))
+    }
+    /// A node to keep hold of.
+    pub(crate) fn load(&self, want: Miss) -> Step<Arc<Node>> {
+        match self.unwritten(&want).or_else(|| self.cached(&want).map(|c| &c.node)) {
+            Some(node) => Ok(node.clone()),
+            None => Err(Lack::Node(want).into()),
         }
     }
-    /// A node, read if it is not in memory.
-    pub(crate) fn load(&mut self, want: Miss) -> Result<Arc<Node>> {
-        self.cache.settle();
-        if let Some(node) = self.unwritten(&want).or_else(|| self.cache.get(&want).map(|c| &c.node)) {
-            return Ok(node.clone());
-        }
-        let read = read_node(&self.disk, &self.uuid, &want)?;
-        let node = read.node.clone();
-        self.cache.insert(read);
-        Ok(node)
+
+    // ---- operations as a whole
+
+    /// The changes made so far stand.
+    pub(crate) fn keep(&mut self) {
+        self.saved.clear();
+        self.space.keep();
     }
+    /// Takes back every change of a node or a count since [`Forest::keep`].
+    pub(crate) fn undo(&mut self) {
+        self.space.undo();
+        for (block, before) in self.saved.drain() {
+            match before {
+                Some(node) => {
+                    self.dirty.insert(block, node);
+                }
+                // Made by the operation: the block is one of those that nodes can be made in again.
+                None => {
+                    self.dirty.remove(&block);
+                    self.pool.push(Block(block));
+                }
+            }
+        }
+        self.dooms.clear();
+        (self.found, self.shape) = (None, self.shape + 1);
+    }
+    fn save(&mut self, block: Block) {
+        self.saved.entry(block.0).or_insert_with(|| self.dirty.get(&block.0).cloned());
+    }
+
+    // ---- writable nodes
 
     /// Puts blocks into the pool until `nodes` nodes can be made. `Ok(false)`: not without more space; what was got stays
     /// in the pool.
-    pub(crate) fn fill_pool(&mut self, nodes: usize) -> Result<bool> {
+    pub(crate) fn fill_pool(&mut self, nodes: usize) -> Step<bool> {
         while self.pool.len() < nodes {
             // More than is needed where there is plenty: nodes then lie together and do not cut data apart.
             let more = if self.space.available() > 16 * POOL { POOL } else { 0 };
             let want = (nodes - self.pool.len()).max(more as usize) as u32;
-            let disk = &*self.disk;
-            let run = match self.space.allocate(disk, Purpose::Nodes, want, false)? {
+            let run = match self.space.allocate(Purpose::Nodes, want, false)? {
                 Some(run) => run,
-                None => match self.space.allocate(disk, Purpose::Nodes, want, true)? {
+                None => match self.space.allocate(Purpose::Nodes, want, true)? {
                     Some(run) => run,
                     None => return Ok(false),
                 },
@@ -300,17 +280,18 @@ impl Forest {
         Ok(true)
     }
 
-    fn node_block(&mut self) -> Result<Block> {
+    fn node_block(&mut self) -> Step<Block> {
         if self.pool.is_empty() {
             self.fill_pool(1)?;
         }
         let block = self.pool.pop().ok_or_else(|| Error::corrupt("the reserve for nodes ran out"))?;
-        self.space.first_parent(&self.disk, block)?;
+        self.saved.entry(block.0).or_insert(None);
+        self.space.first_parent(block)?;
         Ok(block)
     }
 
     /// A new node with one parent: the caller's reference.
-    pub(super) fn allocate(&mut self, shape: Shape, node: Node) -> Result<Child> {
+    pub(super) fn allocate(&mut self, shape: Shape, node: Node) -> Step<Child> {
         let child = Child { block: self.node_block()?, stamp: self.stamp };
         self.dirty.insert(child.block.0, Dirty { stamp: child.stamp, shape, node: Arc::new(node) });
         Ok(child)
@@ -318,27 +299,23 @@ impl Forest {
 
     /// The node at `want`, writable by whoever holds the reference that this gives in exchange: itself, if it is of this generation and has one
     /// parent, else a copy. Forking one with more parents gives its children one more.
-    pub(super) fn shadow(&mut self, want: Miss) -> Result<Child> {
-        let count = self.space.count(&self.disk, want.child.block)?;
+    pub(super) fn shadow(&mut self, want: Miss) -> Step<Child> {
+        let count = self.space.count(want.child.block)?;
         if want.child.stamp == self.stamp && count == 1 {
             return Ok(want.child);
         }
         let node = self.load(want)?;
         if count > 1 {
-            self.each_block(&node, |forest, block| forest.space.incref(&forest.disk, block))?;
+            self.each_block(&node, |forest, block| forest.space.incref(block))?;
         }
         let copy = self.allocate(want.shape, (*node).clone())?;
-        self.space.decref(&self.disk, want.child.block)?;
+        self.space.decref(want.child.block)?;
         self.shadowed += 1;
         Ok(copy)
     }
 
     /// Calls `f` for every block that a node refers to.
-    pub(super) fn each_block(
-        &mut self,
-        node: &Node,
-        mut f: impl FnMut(&mut Forest, Block) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn each_block(&mut self, node: &Node, mut f: impl FnMut(&mut Forest, Block) -> Step<()>) -> Step<()> {
         match node {
             Node::Inner { entries, .. } => entries.iter().try_for_each(|e| f(self, e.child.block)),
             Node::Extents(leaf) => leaf
@@ -350,24 +327,20 @@ impl Forest {
         }
     }
 
-    /// Grows with every change of a node or a count: if it stands still, nothing has changed.
-    pub(crate) fn edits(&self) -> u64 {
-        self.writes + self.space.edits()
-    }
-
     /// A writable node's content.
-    pub(super) fn writable(&mut self, child: Child) -> Result<&mut Node> {
+    pub(super) fn writable(&mut self, child: Child) -> Step<&mut Node> {
         debug_assert_eq!(child.stamp, self.stamp, "writable nodes are of this generation");
-        self.writes += 1;
+        self.save(child.block);
         match self.dirty.get_mut(&child.block.0) {
             Some(d) => Ok(Arc::make_mut(&mut d.node)),
-            None => Err(Error::corrupt(format!("{}: a writable node is not in memory", child.block))),
+            None => Err(Error::corrupt(format!("{}: a writable node is not in memory", child.block)).into()),
         }
     }
 
     /// A node that nobody refers to any more loses its block. Its children are the caller's.
-    pub(super) fn free_node(&mut self, child: Child) -> Result<()> {
-        if self.space.decref(&self.disk, child.block)? == 0 && child.stamp == self.stamp {
+    pub(super) fn free_node(&mut self, child: Child) -> Step<()> {
+        if self.space.decref(child.block)? == 0 && child.stamp == self.stamp {
+            self.save(child.block);
             self.dirty.remove(&child.block.0);
         }
         Ok(())

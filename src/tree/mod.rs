@@ -12,11 +12,13 @@ mod packed;
 mod read;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub(crate) use edit::{Doomed, Fresh};
-pub(crate) use forest::{Cached, Dirty, DirtyNodes, Forest, NodeCache, read_node};
-pub(crate) use node::{Child, EXTENT_BYTES, Key, Node, Record, Root, Shape, Value};
+pub(crate) use forest::{Cached, Dirty, DirtyNodes, Forest, FoundLeaf, NodeCache, decode_node};
+pub(crate) use node::{EXTENT_BYTES, Node, Record, Root, Value};
 pub(crate) use read::{
-    Found, Miss, block as read_block, children_of, overlap, pieces as read_pieces, record as read_record,
-    records as read_records, step as read_step,
+    Nodes, block as read_block, overlap, pieces as read_pieces, record as read_record, records as read_records,
+    step as read_step,
 };
+pub(crate) use walk::Walk;

@@ -7,46 +7,20 @@
 //! * inner node: per child its first key (8 in extent trees, 16 in the catalog), block (8), birth stamp (8).
 
 use crate::{
-    BLOCK, EXTENT_MAX, Error, Result, VOLUME_MAX,
+    BLOCK, EXTENT_MAX, Error, Result,
     format::{self, HEADER, PAGE_PAYLOAD, Page, PageHeader, PageKind, RootPointer, get, get16, get64, put},
     hint,
-    units::{BLOCK_BYTES, Block, Stamp},
+    lack::{Child, Key, Shape},
+    units::{Block, Stamp},
 };
 use std::sync::Arc;
 
-/// A key: logical block in extent trees, packed catalog key in the catalog.
-pub(crate) type Key = u128;
-/// Keys of extent trees stay below this.
-pub(crate) const EXTENT_KEYS: Key = (VOLUME_MAX / BLOCK_BYTES) as Key;
-
-/// Which codec a tree uses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Shape {
-    Extents,
-    Records,
-}
-
-impl Shape {
-    /// One more than the largest key.
-    pub(crate) fn end(self) -> Key {
-        match self {
-            Shape::Extents => EXTENT_KEYS,
-            Shape::Records => Key::MAX,
-        }
+/// Bytes of a child in an inner node.
+fn inner_bytes(shape: Shape) -> usize {
+    match shape {
+        Shape::Extents => 24,
+        Shape::Records => 32,
     }
-    fn inner_bytes(self) -> usize {
-        match self {
-            Shape::Extents => 24,
-            Shape::Records => 32,
-        }
-    }
-}
-
-/// A reference to a node: where it is and the stamp that only the meant content carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Child {
-    pub(crate) block: Block,
-    pub(crate) stamp: Stamp,
 }
 
 /// A tree.
@@ -309,7 +283,7 @@ impl Node {
     /// Payload bytes on disk.
     pub(crate) fn bytes(&self, shape: Shape) -> usize {
         match self {
-            Node::Inner { entries, .. } => entries.len() * shape.inner_bytes(),
+            Node::Inner { entries, .. } => entries.len() * inner_bytes(shape),
             Node::Extents(leaf) => leaf.extents.len() * EXTENT_BYTES + leaf.sums.len() * 4,
             Node::Records(records) => records.iter().map(|r| RECORD_BYTES + r.value.len()).sum(),
         }
@@ -447,7 +421,7 @@ impl Node {
                 Ok(Node::Records(records))
             }
             _ => {
-                let width = shape.inner_bytes();
+                let width = inner_bytes(shape);
                 if items * width > PAGE_PAYLOAD {
                     return Err(bad("too many children"));
                 }

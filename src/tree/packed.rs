@@ -9,8 +9,11 @@
 //!
 //! A form beside the node, which stays what is edited and written.
 
-use super::node::{Child, ExtentLeaf, Key, Node};
-use crate::units::{Block, Stamp};
+use super::node::{ExtentLeaf, Node};
+use crate::{
+    lack::{Child, Key},
+    units::{Block, Stamp},
+};
 use std::hint::black_box;
 
 #[cfg(test)]

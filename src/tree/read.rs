@@ -1,23 +1,18 @@
 //! Reading a tree: single keys, ranges, and what to do when a node is not in memory.
 //!
-//! Lookups run under a lock and must not wait for a disk: where a node is not in memory they stop with a [`Miss`]; the
+//! Lookups run under a lock and must not wait for a disk: where a node is not in memory they stop with [`Lack::Node`]; the
 //! caller loads it outside the lock and asks again.
 
 use super::{
-    node::{Child, ExtentLeaf, Key, Node, Record, Root, Shape, Value, child_of},
+    node::{ExtentLeaf, Node, Record, Root, Value, child_of},
     packed::Packed,
 };
-use crate::{Error, Result, units::Block};
+use crate::{
+    Error,
+    lack::{Child, Key, Lack, Miss, Shape, Step, Stop},
+    units::Block,
+};
 use std::ops::Deref;
-
-/// A node that a lookup needs: enough to load and check it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Miss {
-    pub(crate) shape: Shape,
-    pub(crate) child: Child,
-    pub(crate) level: u8,
-    pub(crate) bounds: (Key, Key),
-}
 
 /// Where nodes come from.
 pub(crate) trait Nodes {
@@ -25,8 +20,8 @@ pub(crate) trait Nodes {
     type Ref<'a>: Deref<Target = Node>
     where
         Self: 'a;
-    /// The node, if it can be had here and now; the outer error is for good, the inner one asks for a load.
-    fn node(&self, want: &Miss) -> Found<Self::Ref<'_>>;
+    /// The node, if it can be had here and now.
+    fn node(&self, want: &Miss) -> Step<Self::Ref<'_>>;
     /// The form of a node in which single keys are found sooner, where it has one.
     fn packed<'a>(_: &Self::Ref<'a>) -> Option<&'a Packed>
     where
@@ -36,20 +31,8 @@ pub(crate) trait Nodes {
     }
 }
 
-/// What a lookup gives: an answer, or the node that it lacks.
-pub(crate) type Found<T> = Result<Result<T, Miss>>;
-
-macro_rules! have {
-    ($e:expr) => {
-        match $e? {
-            Ok(node) => node,
-            Err(miss) => return Ok(Err(miss)),
-        }
-    };
-}
-
-fn corrupt(child: Child) -> Error {
-    Error::corrupt(format!("{}: a node of another kind", child.block))
+fn corrupt(child: Child) -> Stop {
+    Error::corrupt(format!("{}: a node of another kind", child.block)).into()
 }
 
 fn root_miss(root: Root, shape: Shape) -> Option<Miss> {
@@ -65,12 +48,12 @@ pub(crate) fn step(at: Miss, entries: &[super::node::Entry], i: usize) -> Miss {
 
 /// The leaf that holds `key`, and the keys that it is responsible for.
 #[inline]
-fn leaf<N: Nodes>(nodes: &N, root: Root, shape: Shape, key: Key) -> Found<Option<(N::Ref<'_>, Miss)>> {
-    let Some(mut at) = root_miss(root, shape) else { return Ok(Ok(None)) };
+fn leaf<N: Nodes>(nodes: &N, root: Root, shape: Shape, key: Key) -> Step<Option<(N::Ref<'_>, Miss)>> {
+    let Some(mut at) = root_miss(root, shape) else { return Ok(None) };
     loop {
-        let node = have!(nodes.node(&at));
+        let node = nodes.node(&at)?;
         if at.level == 0 {
-            return Ok(Ok(Some((node, at))));
+            return Ok(Some((node, at)));
         }
         if let Some(packed) = N::packed(&node)
             && let Some((child, lo, hi)) = packed.child(key)
@@ -88,15 +71,15 @@ fn leaf<N: Nodes>(nodes: &N, root: Root, shape: Shape, key: Key) -> Found<Option
 
 /// Where one block is, with its checksum.
 #[inline]
-pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Found<Option<(Block, u32)>> {
-    let Some((node, at)) = have!(leaf(nodes, root, Shape::Extents, logical.into())) else { return Ok(Ok(None)) };
+pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Step<Option<(Block, u32)>> {
+    let Some((node, at)) = leaf(nodes, root, Shape::Extents, logical.into())? else { return Ok(None) };
     if let Some(packed) = N::packed(&node)
         && let Some(found) = packed.block(logical)
     {
-        return Ok(Ok(found));
+        return Ok(found);
     }
     let Node::Extents(leaf) = &*node else { return Err(corrupt(at.child)) };
-    Ok(Ok(leaf.block(logical)))
+    Ok(leaf.block(logical))
 }
 
 /// Gives `visit` the blocks `from..to` in order, holes too, in at most `most` pieces: first block, blocks, and unless it is a hole
@@ -108,18 +91,17 @@ pub(crate) fn pieces(
     to: u64,
     most: usize,
     visit: &mut impl FnMut(u64, u64, Option<(Block, &[u32])>),
-) -> Found<u64> {
+) -> Step<u64> {
     let (mut at, mut given) = (from, 0);
     while at < to && given < most {
-        let found = match leaf(nodes, root, Shape::Extents, at.into())? {
-            Ok(found) => found,
+        let found = match leaf(nodes, root, Shape::Extents, at.into()) {
             // What was found stands: asking for everything at once could need more nodes than the cache holds.
-            Err(_) if at > from => return Ok(Ok(at)),
-            Err(miss) => return Ok(Err(miss)),
+            Err(Stop::Lack(Lack::Node(_))) if at > from => return Ok(at),
+            found => found?,
         };
         let Some((node, miss)) = found else {
             visit(at, to - at, None);
-            return Ok(Ok(to));
+            return Ok(to);
         };
         let Node::Extents(leaf) = &*node else { return Err(corrupt(miss.child)) };
         let end = to.min(miss.bounds.1 as u64);
@@ -147,28 +129,33 @@ pub(crate) fn pieces(
             (at, given) = (end, given + 1);
         }
     }
-    Ok(Ok(at))
+    Ok(at)
 }
 
 /// The record at `key`.
-pub(crate) fn record(nodes: &impl Nodes, root: Root, key: Key) -> Found<Option<Value>> {
-    let Some((node, at)) = have!(leaf(nodes, root, Shape::Records, key)) else { return Ok(Ok(None)) };
+pub(crate) fn record(nodes: &impl Nodes, root: Root, key: Key) -> Step<Option<Value>> {
+    let Some((node, at)) = leaf(nodes, root, Shape::Records, key)? else { return Ok(None) };
     let Node::Records(records) = &*node else { return Err(corrupt(at.child)) };
-    Ok(Ok(records.binary_search_by_key(&key, |r| r.key).ok().map(|i| records[i].value.clone())))
+    Ok(records.binary_search_by_key(&key, |r| r.key).ok().map(|i| records[i].value.clone()))
 }
 
-/// Up to `most` records of `from..to`, in order.
-pub(crate) fn records(nodes: &impl Nodes, root: Root, from: Key, to: Key, most: usize) -> Found<Vec<Record>> {
+/// Some records of `from..to`, the first ones, in order and up to `most`; none only if there are none.
+pub(crate) fn records(nodes: &impl Nodes, root: Root, from: Key, to: Key, most: usize) -> Step<Vec<Record>> {
     let mut out = Vec::new();
     let mut at = from;
     while at < to && out.len() < most {
-        let Some((node, miss)) = have!(leaf(nodes, root, Shape::Records, at)) else { break };
+        let found = match leaf(nodes, root, Shape::Records, at) {
+            // What was found stands: all at once could need more nodes than the cache holds.
+            Err(Stop::Lack(Lack::Node(_))) if !out.is_empty() => break,
+            found => found?,
+        };
+        let Some((node, miss)) = found else { break };
         let Node::Records(records) = &*node else { return Err(corrupt(miss.child)) };
         let first = records.partition_point(|r| r.key < at);
         out.extend(records[first..].iter().take_while(|r| r.key < to).take(most - out.len()).cloned());
         at = miss.bounds.1;
     }
-    Ok(Ok(out))
+    Ok(out)
 }
 
 /// Extents of a leaf that reach into `lo..hi`.

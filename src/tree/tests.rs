@@ -1,26 +1,23 @@
 //! Trees against ordered maps, with exact counts.
 
 use super::{
-    Child, Forest, Fresh, Miss, Node, NodeCache, Record, Root, Shape, Value,
+    Forest, Fresh, Node, NodeCache, Record, Root, Value,
     node::{Entry, ExtentLeaf},
-    read::Nodes,
     read_block, read_step,
 };
 use crate::{
     format::PAGE_PAYLOAD,
-    io::{Disk, MemoryBackend},
+    lack::{Child, Miss, Shape},
     space::{Geometry, Space},
     units::{Block, Stamp},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 fn forest(fanout: usize) -> Forest {
-    let disk = Arc::new(Disk::new(Arc::new(MemoryBackend::new()), true));
     let geo = Geometry { base: 100, span: 1008, fanout: 252 };
     let mut space = Space::new(geo, [7; 16], 0, 1 << 20, (4, 0), Space::entry(0, 0), (0, 0), 0);
-    space.grow(&disk, 20).unwrap();
+    space.grow(20).unwrap();
     Forest {
-        disk,
         cache: NodeCache::new(1 << 20),
         uuid: [7; 16],
         space,
@@ -33,7 +30,9 @@ fn forest(fanout: usize) -> Forest {
         dooms: Vec::new(),
         found: None,
         shape: 0,
-        writes: 0,
+        guests: Default::default(),
+        unreadable: Default::default(),
+        saved: Default::default(),
     }
 }
 
@@ -44,7 +43,7 @@ fn parents(f: &Forest, child: Child, level: u8, seen: &mut BTreeMap<u64, u32>) {
         return;
     }
     let want = Miss { shape: Shape::Extents, child, level, bounds: (0, Shape::Extents.end()) };
-    match &*f.now(|nodes| nodes.node(&want)).unwrap() {
+    match &*f.load(want).unwrap() {
         Node::Inner { entries, .. } => {
             for i in 0..entries.len() {
                 parents(f, read_step(want, entries, i).child, level - 1, seen);
@@ -80,7 +79,7 @@ fn trees_are_maps_and_counts_are_parents() {
                 0 if trees.len() < 5 => {
                     let copy = trees[t].clone();
                     if let Some(child) = copy.0.node {
-                        f.space.incref(&f.disk, child.block).unwrap();
+                        f.space.incref(child.block).unwrap();
                     }
                     trees.push(copy);
                 }
@@ -96,9 +95,9 @@ fn trees_are_maps_and_counts_are_parents() {
                     let mut at = lo;
                     while at < lo + len.min(70) {
                         let want = (lo + len.min(70) - at).min(64) as u32;
-                        let run = f.space.allocate(&f.disk, crate::space::Purpose::Data, want, true).unwrap().unwrap();
+                        let run = f.space.allocate(crate::space::Purpose::Data, want, true).unwrap().unwrap();
                         for i in 0..u64::from(run.len) {
-                            f.space.first_parent(&f.disk, run.start.plus(i)).unwrap();
+                            f.space.first_parent(run.start.plus(i)).unwrap();
                             map.insert(at + i, step);
                         }
                         fresh.push((at, run.start, vec![step; run.len as usize]));
@@ -112,7 +111,7 @@ fn trees_are_maps_and_counts_are_parents() {
             if step % 20 == 0 {
                 for (root, map) in &trees {
                     for key in 0..4000 {
-                        let got = f.now(|n| read_block(n, *root, key)).unwrap().map(|b| b.1);
+                        let got = read_block(&f, *root, key).unwrap().map(|b| b.1);
                         assert_eq!(got, map.get(&key).copied(), "seed {seed} step {step} key {key}");
                     }
                 }
@@ -125,7 +124,7 @@ fn trees_are_maps_and_counts_are_parents() {
                 doomed.iter().for_each(|d| parents(&f, d.child, d.level, &mut seen));
                 for region in 0..20 {
                     let start = f.space.geometry().start(region).0;
-                    for (i, &n) in f.space.counts(&f.disk, region).unwrap().iter().enumerate() {
+                    for (i, &n) in f.space.counts(region).unwrap().iter().enumerate() {
                         if n < crate::format::COUNT_RETURNED {
                             let want = seen.get(&(start + i as u64)).copied().unwrap_or(0);
                             assert_eq!(n, want, "count of {:?}, seed {seed}", Block(start + i as u64));

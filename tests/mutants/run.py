@@ -36,6 +36,7 @@ HARNESSES = {
     "crash": ["concurrency::crash::"],
     "between": ["concurrency::between::"],
     "readers": ["concurrency::readers::"],
+    "chaos": ["concurrency::chaos::"],
     "close": ["concurrency::close::"],
     "background": ["background::"],
     "hostile": ["hostile::"],

@@ -2,9 +2,9 @@
 
 use super::{Purpose, Run, Space};
 use crate::{
-    Error, Result,
+    Error,
     format::COUNT_RETURNED,
-    io::Disk,
+    lack::Step,
     space::region::bit,
     units::{BLOCK_BYTES, Block},
 };
@@ -12,12 +12,12 @@ use crate::{
 impl Space {
     /// Takes up to `want` adjacent blocks, of count zero, out of what is available. `None`: nothing that it may take is
     /// left (`any`: however scattered; otherwise regions that are nearly full are left alone).
-    pub(crate) fn allocate(&mut self, disk: &Disk, purpose: Purpose, want: u32, any: bool) -> Result<Option<Run>> {
+    pub(crate) fn allocate(&mut self, purpose: Purpose, want: u32, any: bool) -> Step<Option<Run>> {
         let mine = purpose as usize;
         loop {
             let region = match self.cursors[mine] {
                 Some(r) => r,
-                None => match self.find_region(disk, any)? {
+                None => match self.find_region(any)? {
                     Some(r) => {
                         self.set_cursor(mine, Some(r));
                         r
@@ -30,7 +30,7 @@ impl Space {
                     None => return Ok(None),
                 },
             };
-            self.load(disk, region)?;
+            self.load(region)?;
             let start = self.geo.start(region);
             let r = self.regions.get_mut(&region).expect("loaded");
             if let Some((place, len)) = r.first_run(want) {
@@ -78,12 +78,12 @@ impl Space {
     }
 
     /// The region with most blocks available.
-    fn find_region(&mut self, disk: &Disk, any: bool) -> Result<Option<u64>> {
+    fn find_region(&mut self, any: bool) -> Step<Option<u64>> {
         let floor = if any { 1 } else { self.floor() };
         let fanout = u64::from(self.geo.fanout);
         let (mut level, mut index) = (self.top, 0);
         loop {
-            let page = self.load_index(disk, level, index)?;
+            let page = self.load_index(level, index)?;
             let Some((i, best)) = page.now.iter().map(|n| n.0).enumerate().max_by_key(|&(i, n)| (n, usize::MAX - i))
             else {
                 return Ok(None);
@@ -94,7 +94,7 @@ impl Space {
             index = index * fanout + i as u64;
             level -= 1;
             if level == 0 {
-                self.load(disk, index)?;
+                self.load(index)?;
                 if self.regions[&index].free < floor {
                     self.note(index);
                     (level, index) = (self.top, 0);
@@ -138,11 +138,15 @@ impl Space {
             }
         }
     }
-    /// Takes one particular free block, as recovery does with those that the log names. A log names none twice: what was placed since the
+    /// Takes particular free blocks, as recovery does with those that the log names. A log names none twice: what was placed since the
     /// checkpoint and freed again stays in quarantine until the next one.
-    pub(crate) fn take(&mut self, disk: &Disk, block: Block) -> Result<()> {
+    pub(crate) fn take(&mut self, run: Run) -> Step<()> {
+        self.touch_run(run.start, run.len)?;
+        (0..u64::from(run.len)).try_for_each(|i| self.take_block(run.start.plus(i)))
+    }
+    fn take_block(&mut self, block: Block) -> Step<()> {
         let (region, place) = self.locate(block)?;
-        self.load(disk, region)?;
+        self.load(region)?;
         let r = self.region_mut(region);
         match r.counts[place] {
             COUNT_RETURNED => {
@@ -157,8 +161,8 @@ impl Space {
                 r.held += 1;
                 self.available = self.available.saturating_sub(1);
             }
-            0 => return Err(Error::corrupt(format!("the log allocates {block} twice"))),
-            n => return Err(Error::corrupt(format!("the log allocates {block}, which has {n} parents"))),
+            0 => return Err(Error::corrupt(format!("the log allocates {block} twice")).into()),
+            n => return Err(Error::corrupt(format!("the log allocates {block}, which has {n} parents")).into()),
         }
         self.note(region);
         Ok(())

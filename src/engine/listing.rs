@@ -1,0 +1,86 @@
+//! What handles ask of the catalog: records, names, tags, lists. Each answer is of one moment; a list is of one moment a page.
+
+use super::{
+    catalog::{SnapshotRecord, VolumeRecord},
+    state::Engine,
+};
+use crate::{ErrorKind, Result, units::Target};
+use std::collections::BTreeMap;
+
+/// Records that one lookup reads at most.
+const PAGE: usize = 256;
+
+impl Engine {
+    /// A volume's record; `Deleted` if there is none.
+    pub(crate) fn volume_record(&self, id: u64) -> Result<VolumeRecord> {
+        self.step(|state| state.head(id).cloned())
+    }
+    /// A snapshot's record; `Deleted` if there is none.
+    pub(crate) fn snapshot_record(&self, id: u64) -> Result<SnapshotRecord> {
+        self.step(|state| state.frozen_head(id).cloned())
+    }
+    /// The size in bytes of a volume or snapshot.
+    pub(crate) fn size(&self, target: Target) -> Result<u64> {
+        self.lookup(|state| Ok(state.extent_root(target)?.1))
+    }
+    pub(crate) fn tags(&self, target: Target) -> Result<BTreeMap<String, String>> {
+        let (snapshot, id, records) = match target {
+            Target::Volume(id) => (false, id, self.volume_record(id)?.tag_records),
+            Target::Snapshot(id) => (true, id, self.snapshot_record(id)?.tag_records),
+        };
+        match records {
+            0 => Ok(BTreeMap::new()),
+            _ => self.lookup(|state| state.catalog_view().tags(snapshot, id)),
+        }
+    }
+    /// The snapshot with that id, if there still is one.
+    pub(crate) fn existing_snapshot(&self, id: u64) -> Result<Option<SnapshotRecord>> {
+        match self.snapshot_record(id) {
+            Ok(record) => Ok(Some(record)),
+            Err(e) if e.kind() == ErrorKind::Deleted => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Up to `most` volumes from an id on, by id.
+    pub(crate) fn volumes(&self, from: u64, most: usize) -> Result<Vec<(u64, VolumeRecord)>> {
+        self.lookup(|state| state.catalog_view().volumes(from, most.min(PAGE)))
+    }
+    /// Up to `most` snapshots from an id on, by id, and the id to go on from; `None`: there are no more. Fewer may come, where some belong to
+    /// volumes that are being removed.
+    #[allow(clippy::type_complexity, reason = "a page and where it ends")]
+    pub(crate) fn snapshots(&self, from: u64, most: usize) -> Result<(Vec<(u64, SnapshotRecord)>, Option<u64>)> {
+        self.lookup(|state| {
+            let mut page = state.catalog_view().snapshots(from, most.min(PAGE))?;
+            let next = page.last().and_then(|(id, _)| id.checked_add(1));
+            page.retain(|(_, record)| !state.sweeping.contains(&record.volume));
+            Ok((page, next))
+        })
+    }
+    /// All snapshots of a volume, by id.
+    pub(crate) fn snapshots_of(&self, volume: u64) -> Result<Vec<(u64, SnapshotRecord)>> {
+        let (mut ids, mut from) = (Vec::new(), Some(0));
+        while let Some(hash) = from {
+            let (page, next) = self.lookup(|state| state.catalog_view().snapshots_of(volume, hash, PAGE))?;
+            ids.extend(page);
+            from = next;
+        }
+        ids.sort_unstable();
+        let record = |id| Ok(self.existing_snapshot(id)?.map(|record| (id, record)));
+        ids.into_iter().filter_map(|id| record(id).transpose()).collect()
+    }
+
+    /// The first of `count` ids for new snapshots.
+    pub(crate) fn draw_snapshots(&self, count: usize) -> Result<u64> {
+        let mut state = self.state_mut()?;
+        let first = state.next_snapshot;
+        state.next_snapshot += count as u64;
+        Ok(first)
+    }
+    /// An id for a new volume.
+    pub(crate) fn draw_volume(&self) -> Result<u64> {
+        let mut state = self.state_mut()?;
+        state.next_volume += 1;
+        Ok(state.next_volume - 1)
+    }
+}

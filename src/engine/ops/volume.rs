@@ -1,0 +1,188 @@
+//! Volumes: made, cloned, renamed, resized, rolled back, deleted.
+
+use super::{Op, edge::EdgeNeed};
+use crate::{
+    Error, ErrorKind,
+    engine::{
+        catalog::{VolumeRecord, doomed_key},
+        state::State,
+    },
+    format::RootPointer,
+    lack::Step,
+    log::{DeleteMode, Placed, check_name, check_size, tag_chunks},
+    tree::{Doomed, Root},
+    units::{BLOCK_BYTES, Target, VOLUME_BLOCKS},
+};
+use std::collections::BTreeMap;
+
+type Tags = BTreeMap<String, String>;
+
+impl State {
+    // ---- what is demanded
+
+    /// A name that a volume may have and none has.
+    pub(super) fn check_volume_name(&mut self, name: &str) -> Step<()> {
+        check_name(name)?;
+        match self.catalog_view().volume_named(name)? {
+            Some(_) => Err(Error::new(ErrorKind::Exists, format!("volume {name:?} exists")).into()),
+            None => Ok(()),
+        }
+    }
+    /// `mode` `None`: a volume with snapshots is not deleted.
+    pub(super) fn check_delete_volume(&mut self, volume: u64, mode: Option<DeleteMode>) -> Step<Op> {
+        let record = self.head(volume)?;
+        if mode.is_none() && record.snapshots > 0 {
+            let (name, n) = (&record.name, record.snapshots);
+            let what = format!("volume {name:?} has {n} snapshots: say whether they stay or go too");
+            return Err(Error::invalid(what).into());
+        }
+        Ok(Op::DeleteVolume { volume, mode: mode.unwrap_or(DeleteMode::Keep) })
+    }
+    pub(super) fn check_resize(&mut self, volume: u64, size: u64) -> Step<(Op, Option<EdgeNeed>)> {
+        check_size(size)?;
+        let cuts = size < self.head(volume)?.size && !size.is_multiple_of(BLOCK_BYTES);
+        let edge = cuts.then_some(EdgeNeed { target: Target::Volume(volume), size });
+        Ok((Op::Resize { volume, size, edge: None }, edge))
+    }
+    pub(super) fn check_rollback(
+        &mut self,
+        volume: u64,
+        snapshot: u64,
+        keep_size: bool,
+    ) -> Step<(Op, Option<EdgeNeed>)> {
+        let now = self.head(volume)?.size;
+        let target = self.frozen_head(snapshot)?;
+        if target.volume != volume {
+            let of = target.volume;
+            let what = format!("snapshot {snapshot} is of volume {of}, not of volume {volume}: clone it instead");
+            return Err(Error::invalid(what).into());
+        }
+        let size = if keep_size { now } else { target.size };
+        let cuts = size < target.size && !size.is_multiple_of(BLOCK_BYTES);
+        let edge = cuts.then_some(EdgeNeed { target: Target::Snapshot(snapshot), size });
+        Ok((Op::Rollback { volume, snapshot, size, edge: None }, edge))
+    }
+
+    // ---- what is done
+
+    pub(super) fn create_volume(&mut self, id: u64, name: &str, size: u64, created: u64, tags: &Tags) -> Step<()> {
+        let (root, tag_records) = (RootPointer::default(), tag_chunks(tags)? as u16);
+        let record =
+            VolumeRecord { name: name.to_owned(), size, root, created, parent: None, snapshots: 0, tag_records };
+        self.add_volume(id, record, tags)
+    }
+    pub(super) fn clone_volume(&mut self, snapshot: u64, id: u64, name: &str, created: u64, tags: &Tags) -> Step<()> {
+        let origin = self.frozen_head(snapshot)?.clone();
+        self.add_reference(origin.root)?;
+        let record = VolumeRecord {
+            name: name.to_owned(),
+            size: origin.size,
+            root: origin.root,
+            created,
+            parent: Some(snapshot),
+            snapshots: 0,
+            tag_records: tag_chunks(tags)? as u16,
+        };
+        self.add_volume(id, record, tags)
+    }
+    fn add_volume(&mut self, id: u64, record: VolumeRecord, tags: &Tags) -> Step<()> {
+        self.next_volume = self.next_volume.max(id + 1);
+        let mut catalog = self.catalog();
+        catalog.put_volume_name(&record.name, id)?;
+        catalog.put_volume(id, &record)?;
+        if record.tag_records > 0 {
+            catalog.put_tags(false, id, tags)?;
+        }
+        self.set_head(id, record);
+        Ok(())
+    }
+    pub(super) fn delete_volume(&mut self, volume: u64, mode: DeleteMode) -> Step<()> {
+        let record = self.head(volume)?.clone();
+        let mut catalog = self.catalog();
+        catalog.remove_volume_name(&record.name)?;
+        catalog.remove_volume(volume)?;
+        if record.tag_records > 0 {
+            catalog.put_tags(false, volume, &Tags::new())?;
+        }
+        if mode == DeleteMode::Sweep && record.snapshots > 0 {
+            catalog.put_sweep(volume)?;
+            self.set_sweeping(volume, true);
+            self.frozen_heads.retain(|_, s| s.volume != volume);
+        }
+        self.heads.remove(&volume);
+        self.drop_root(record.root)
+    }
+    pub(super) fn rename_volume(&mut self, volume: u64, name: &str) -> Step<()> {
+        let old = self.head(volume)?.name.clone();
+        let mut catalog = self.catalog();
+        catalog.remove_volume_name(&old)?;
+        catalog.put_volume_name(name, volume)?;
+        name.clone_into(&mut self.head_mut(volume)?.name);
+        self.save_head(volume)
+    }
+    pub(super) fn resize(&mut self, volume: u64, size: u64, edge: Option<&Placed>) -> Step<()> {
+        if size < self.head(volume)?.size {
+            self.cut_end(volume, size, edge)?;
+        }
+        self.head_mut(volume)?.size = size;
+        self.save_head(volume)
+    }
+    pub(super) fn rollback(&mut self, volume: u64, snapshot: u64, size: u64, edge: Option<&Placed>) -> Step<()> {
+        let target = self.frozen_head(snapshot)?.clone();
+        let old = self.head(volume)?.root;
+        self.add_reference(target.root)?;
+        self.drop_root(old)?;
+        let head = self.head_mut(volume)?;
+        (head.root, head.parent, head.size) = (target.root, Some(snapshot), size);
+        self.save_head(volume)?;
+        if size < target.size { self.cut_end(volume, size, edge) } else { Ok(()) }
+    }
+    /// Cuts a volume at `size`; `edge` is its last block where that is cut in two.
+    fn cut_end(&mut self, volume: u64, size: u64, edge: Option<&Placed>) -> Step<()> {
+        self.cut(volume, size.div_ceil(BLOCK_BYTES), VOLUME_BLOCKS)?;
+        edge.map_or(Ok(()), |e| self.place(volume, e, false))
+    }
+
+    // ---- records and roots
+
+    pub(super) fn save_head(&mut self, id: u64) -> Step<()> {
+        let record = self.head(id)?.clone();
+        self.catalog().put_volume(id, &record)
+    }
+    /// Gives a volume its new tree.
+    pub(super) fn set_root(&mut self, volume: u64, root: Root) -> Step<()> {
+        let pointer = RootPointer::from(root);
+        if self.head(volume)?.root != pointer {
+            self.head_mut(volume)?.root = pointer;
+            self.save_head(volume)?;
+        }
+        while let Some(d) = self.forest.dooms.pop() {
+            self.doom(d)?;
+        }
+        Ok(())
+    }
+    /// Adds to the doomed list; the reference passes to it.
+    pub(in crate::engine) fn doom(&mut self, d: Doomed) -> Step<()> {
+        let sequence = self.doom_sequence;
+        self.doom_sequence += 1;
+        self.doomed += 1;
+        let pointer = Root { node: Some(d.child), level: d.level }.into();
+        self.catalog().put_doomed(doomed_key(sequence), pointer)
+    }
+    /// Takes a root's reference away.
+    pub(super) fn drop_root(&mut self, root: RootPointer) -> Step<()> {
+        let root = Root::from(root);
+        let Some(child) = root.node else { return Ok(()) };
+        if self.forest.space.count(child.block)? > 1 {
+            self.forest.space.decref(child.block).map(drop)
+        } else {
+            self.doom(Doomed { child, level: root.level })
+        }
+    }
+    pub(super) fn add_reference(&mut self, root: RootPointer) -> Step<()> {
+        match Root::from(root).node {
+            Some(child) => self.forest.space.incref(child.block),
+            None => Ok(()),
+        }
+    }
+}
