@@ -79,6 +79,28 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
+    /// The errno that a block device would answer with, for servers whose protocol has such numbers (NBD, ublk, FUSE, vhost).
+    ///
+    /// | kind | errno | why this one |
+    /// |---|---|---|
+    /// | `Invalid`, `OutOfRange` | `EINVAL` | the request itself is at fault, and neither the medium nor its capacity is |
+    /// | `NotFound` | `ENOENT` | |
+    /// | `Exists` | `EEXIST` | |
+    /// | `Deleted`, `Closed` | `ENODEV` | the Linux block layer's answer of a device that is gone |
+    /// | `Locked` | `EBUSY` | |
+    /// | `ReadOnly` | `EROFS` | |
+    /// | `NoSpace` | `ENOSPC` | as a thinly provisioned device answers; guests can pause and retry |
+    /// | `Corrupt` | `EILSEQ` | what the Linux block layer answers when integrity data does not match (`BLK_STS_PROTECTION`) |
+    /// | `UnsupportedVersion` | `EOPNOTSUPP` | |
+    /// | `WrongProcess` | `EBADF` | the handle means nothing in this process |
+    /// | `Cancelled` | `ECANCELED` | |
+    /// | `Io`, `Poisoned`, `Truncated` | `EIO` | |
+    ///
+    /// The host's own errno is never passed on in its place: after a failed write the outcome is unknown, and a host's `EAGAIN` or `ENOSPC`
+    /// would tell a guest that nothing was applied. It is in [`source`](error::Error::source).
+    pub fn errno(&self) -> i32 {
+        errno(self.kind).raw_os_error()
+    }
     /// The same message and cause as an error of another kind.
     pub(crate) fn of_kind(self, kind: ErrorKind) -> Error {
         Error { kind, ..self }
@@ -95,6 +117,47 @@ impl Error {
     pub fn at(mut self, place: impl fmt::Display) -> Error {
         self.message = format!("{place}: {}", self.message).into_boxed_str();
         self
+    }
+}
+
+fn errno(kind: ErrorKind) -> Errno {
+    match kind {
+        ErrorKind::Invalid | ErrorKind::OutOfRange => Errno::INVAL,
+        ErrorKind::NotFound => Errno::NOENT,
+        ErrorKind::Exists => Errno::EXIST,
+        ErrorKind::Deleted | ErrorKind::Closed => Errno::NODEV,
+        ErrorKind::Locked => Errno::BUSY,
+        ErrorKind::ReadOnly => Errno::ROFS,
+        ErrorKind::NoSpace => Errno::NOSPC,
+        ErrorKind::Corrupt => Errno::ILSEQ,
+        ErrorKind::UnsupportedVersion => Errno::OPNOTSUPP,
+        ErrorKind::WrongProcess => Errno::BADF,
+        ErrorKind::Cancelled => Errno::CANCELED,
+        ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::Truncated => Errno::IO,
+    }
+}
+
+/// The standard library's kind for an errno of this crate. `Other` stands where it has no stable one.
+fn io_kind(errno: Errno) -> io::ErrorKind {
+    match errno {
+        Errno::INVAL => io::ErrorKind::InvalidInput,
+        Errno::NOENT | Errno::NODEV => io::ErrorKind::NotFound,
+        Errno::EXIST => io::ErrorKind::AlreadyExists,
+        Errno::BUSY => io::ErrorKind::ResourceBusy,
+        Errno::ROFS => io::ErrorKind::ReadOnlyFilesystem,
+        Errno::NOSPC => io::ErrorKind::StorageFull,
+        Errno::ILSEQ => io::ErrorKind::InvalidData,
+        Errno::OPNOTSUPP => io::ErrorKind::Unsupported,
+        _ => io::ErrorKind::Other,
+    }
+}
+
+/// An [`io::Error`] that holds the whole [`Error`]: its kind follows from [`Error::errno`], its message is the same, and `get_ref` or
+/// `into_inner` with `downcast` gives the [`Error`] back. An [`io::Error`] holds either an errno or another error, so its `raw_os_error` is
+/// `None`: a caller that needs the number asks for [`Error::errno`] first.
+impl From<Error> for io::Error {
+    fn from(e: Error) -> io::Error {
+        io::Error::new(io_kind(errno(e.kind)), e)
     }
 }
 
@@ -121,3 +184,6 @@ impl error::Error for Error {
         self.source.as_ref().map(|e| e.as_ref() as _)
     }
 }
+
+#[cfg(test)]
+mod tests;
