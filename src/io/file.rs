@@ -349,16 +349,16 @@ impl FileBackend {
     }
 
     /// One read past the cache. `Ok(None)`: there is none to be had.
-    fn read_direct(&self, off: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+    fn read_direct(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let Some(direct) = self.direct.as_ref().filter(|_| !self.direct_failed.load(Relaxed)) else {
             return Ok(None);
         };
-        let lead = (off % DIRECT as u64) as usize;
+        let lead = (offset % DIRECT as u64) as usize;
         let whole = (lead + buf.len().min(DIRECT_MAX)).next_multiple_of(DIRECT);
         let mut space = vec![0; whole + DIRECT];
         let start = space.as_ptr().align_offset(DIRECT);
         let Some(bounce) = start.checked_add(whole).and_then(|end| space.get_mut(start..end)) else { return Ok(None) };
-        match retry(|| rustix::io::pread(direct, &mut *bounce, off - lead as u64)) {
+        match retry(|| rustix::io::pread(direct, &mut *bounce, offset - lead as u64)) {
             Ok(n) => {
                 let n = n.saturating_sub(lead).min(buf.len());
                 buf[..n].copy_from_slice(&bounce[lead..lead + n]);
@@ -401,20 +401,20 @@ impl Backend for FileBackend {
     fn len(&self) -> io::Result<u64> {
         Ok(retry(|| fs::fstat(&self.file))?.st_size as u64)
     }
-    fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
-        retry(|| rustix::io::pread(&self.file, &mut *buf, off))
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        retry(|| rustix::io::pread(&self.file, &mut *buf, offset))
     }
-    fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
-        if let Some(n) = self.read_direct(off, buf)? {
+    fn read_cold(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(n) = self.read_direct(offset, buf)? {
             return Ok(n);
         }
         if !self.cache_is_medium {
-            let from = off - off % DIRECT as u64;
-            let len = (off - from).saturating_add(buf.len() as u64).next_multiple_of(DIRECT as u64);
+            let from = offset - offset % DIRECT as u64;
+            let len = (offset - from).saturating_add(buf.len() as u64).next_multiple_of(DIRECT as u64);
             // A hint, and one that spares dirty and mapped pages: hence `has_cold_reads`.
             let _ = fs::fadvise(&self.file, from, NonZeroU64::new(len), fs::Advice::DontNeed);
         }
-        self.read_at(off, buf)
+        self.read_at(offset, buf)
     }
     fn drop_cache(&self) {
         if !self.cache_is_medium {
@@ -425,39 +425,39 @@ impl Backend for FileBackend {
         self.cache_is_medium || (self.direct.is_some() && !self.direct_failed.load(Relaxed))
     }
     #[inline]
-    fn read_mapped(&self, off: u64, buf: &mut [u8]) -> io::Result<bool> {
-        Ok(self.map.as_ref().is_some_and(|map| map.read(&self.file, off, buf)))
+    fn read_mapped(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        Ok(self.map.as_ref().is_some_and(|map| map.read(&self.file, offset, buf)))
     }
     #[inline]
-    fn prefetch(&self, off: u64) {
+    fn prefetch(&self, offset: u64) {
         if let Some(map) = &self.map {
-            map.prefetch(off);
+            map.prefetch(offset);
         }
     }
-    fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
-        retry(|| rustix::io::pwrite(&self.file, buf, off))
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
+        retry(|| rustix::io::pwrite(&self.file, buf, offset))
     }
-    fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let bufs = &bufs[..bufs.len().min(IOV_MAX)];
-        retry(|| rustix::io::pwritev(&self.file, bufs, off))
+        retry(|| rustix::io::pwritev(&self.file, bufs, offset))
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         let set = || retry(|| fs::ftruncate(&self.file, len));
         self.map.as_ref().map_or_else(set, |map| map.resize(len, set))
     }
-    fn punch(&self, off: u64, len: u64) -> io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         if len == 0 {
             return Ok(());
         }
         let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        retry(|| fs::fallocate(&self.file, how, off, len)).map_err(unsupported)
+        retry(|| fs::fallocate(&self.file, how, offset, len)).map_err(unsupported)
     }
-    fn reserve(&self, off: u64, len: u64) -> io::Result<()> {
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         if len == 0 {
             return Ok(());
         }
-        let end = off.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
-        match retry(|| fs::fallocate(&self.file, FallocateFlags::empty(), off, len)).map_err(unsupported) {
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
+        match retry(|| fs::fallocate(&self.file, FallocateFlags::empty(), offset, len)).map_err(unsupported) {
             // A host that promises nothing: the file has the room all the same.
             Err(e) if e.kind() == io::ErrorKind::Unsupported && self.len()? >= end => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::Unsupported => self.set_len(end),
@@ -467,16 +467,18 @@ impl Backend for FileBackend {
     fn is_fresh_space_weak(&self) -> bool {
         self.fresh_is_weak
     }
-    fn push(&self, off: u64, len: u64) -> io::Result<()> {
+    fn push(&self, offset: u64, len: u64) -> io::Result<()> {
         let Some(file) = &self.checkpoint else { return Err(Errno::BADF.into()) };
-        let (Ok(off), Ok(len)) = (i64::try_from(off), i64::try_from(len)) else { return Err(Errno::INVAL.into()) };
+        let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
+            return Err(Errno::INVAL.into());
+        };
         if len == 0 {
             // To the call a length of zero means "to the end".
             return Ok(());
         }
         // SAFETY: the descriptor is open for as long as `file` is borrowed; all other arguments are plain numbers, and no
         // memory of this process is read or written by the call.
-        match unsafe { libc::sync_file_range(file.as_raw_fd(), off, len, libc::SYNC_FILE_RANGE_WRITE) } {
+        match unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) } {
             0 => Ok(()),
             _ => Err(unsupported(io::Error::last_os_error())),
         }

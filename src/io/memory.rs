@@ -22,11 +22,11 @@ struct Image {
     chunks: FxHashMap<u64, Box<[u8]>>,
 }
 
-/// The parts of `len` bytes at `off`, cut at the borders of chunks: chunk, offset in it, length, offset in the whole.
-fn parts(off: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize, usize)> {
+/// The parts of `len` bytes at `offset`, cut at the borders of chunks: chunk, offset in it, length, offset in the whole.
+fn parts(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize, usize)> {
     let mut done = 0;
     std::iter::from_fn(move || {
-        let at = off + done as u64;
+        let at = offset + done as u64;
         let (chunk, within) = (at / CHUNK, at % CHUNK);
         let n = (len - done).min((CHUNK - within) as usize);
         let part = (chunk, within as usize, n, done);
@@ -35,14 +35,14 @@ fn parts(off: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize, usize
     })
 }
 
-fn end(off: u64, len: u64) -> io::Result<u64> {
-    off.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or_else(|| io::ErrorKind::FileTooLarge.into())
+fn end(offset: u64, len: u64) -> io::Result<u64> {
+    offset.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or_else(|| io::ErrorKind::FileTooLarge.into())
 }
 
 impl Image {
-    fn read(&self, off: u64, buf: &mut [u8]) -> usize {
-        let n = usize::try_from(self.len.saturating_sub(off)).unwrap_or(usize::MAX).min(buf.len());
-        for (chunk, within, n, at) in parts(off, n) {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
+        let n = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+        for (chunk, within, n, at) in parts(offset, n) {
             match self.chunks.get(&chunk) {
                 Some(bytes) => buf[at..at + n].copy_from_slice(&bytes[within..within + n]),
                 None => buf[at..at + n].fill(0),
@@ -50,9 +50,9 @@ impl Image {
         }
         n
     }
-    fn write(&mut self, off: u64, buf: &[u8]) -> io::Result<()> {
-        let end = end(off, buf.len() as u64)?;
-        for (chunk, within, n, at) in parts(off, buf.len()) {
+    fn write(&mut self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let end = end(offset, buf.len() as u64)?;
+        for (chunk, within, n, at) in parts(offset, buf.len()) {
             let bytes = self.chunks.entry(chunk).or_insert_with(|| vec![0; CHUNK as usize].into());
             bytes[within..within + n].copy_from_slice(&buf[at..at + n]);
         }
@@ -61,18 +61,18 @@ impl Image {
         }
         Ok(())
     }
-    /// Zeroes `off..end`, giving back the chunks that lie inside.
-    fn clear(&mut self, off: u64, end: u64) {
+    /// Zeroes `offset..end`, giving back the chunks that lie inside.
+    fn clear(&mut self, offset: u64, end: u64) {
         let end = end.min(self.len);
-        if off >= end {
+        if offset >= end {
             return;
         }
-        let (first, last) = (off / CHUNK, (end - 1) / CHUNK);
+        let (first, last) = (offset / CHUNK, (end - 1) / CHUNK);
         self.chunks.retain(|&chunk, bytes| {
             if chunk < first || chunk > last {
                 return true;
             }
-            let from = off.saturating_sub(chunk * CHUNK) as usize;
+            let from = offset.saturating_sub(chunk * CHUNK) as usize;
             let to = (end - chunk * CHUNK).min(CHUNK) as usize;
             bytes[from..to].fill(0);
             from > 0 || (to < CHUNK as usize && end < self.len)
@@ -110,27 +110,21 @@ impl Backend for MemoryBackend {
     fn len(&self) -> io::Result<u64> {
         Ok(self.image.read().len)
     }
-    fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(self.image.read().read(off, buf))
-    }
-    fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.read_at(off, buf)
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(self.image.read().read(offset, buf))
     }
     fn has_cold_reads(&self) -> bool {
         true
     }
-    fn read_mapped(&self, _off: u64, _buf: &mut [u8]) -> io::Result<bool> {
-        Ok(false)
-    }
-    fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
-        self.image.write().write(off, buf)?;
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
+        self.image.write().write(offset, buf)?;
         Ok(buf.len())
     }
-    fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut image = self.image.write();
         let mut done = 0;
         for buf in bufs {
-            image.write(end(off, done as u64)?, buf)?;
+            image.write(end(offset, done as u64)?, buf)?;
             done += buf.len();
         }
         Ok(done)
@@ -143,24 +137,18 @@ impl Backend for MemoryBackend {
         image.len = len;
         Ok(())
     }
-    fn punch(&self, off: u64, len: u64) -> io::Result<()> {
-        let end = end(off, len)?;
-        self.image.write().clear(off, end);
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = end(offset, len)?;
+        self.image.write().clear(offset, end);
         Ok(())
     }
-    fn reserve(&self, off: u64, len: u64) -> io::Result<()> {
-        let end = end(off, len)?;
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = end(offset, len)?;
         let mut image = self.image.write();
         image.len = image.len.max(end);
         Ok(())
     }
-    fn push(&self, _off: u64, _len: u64) -> io::Result<()> {
-        Ok(())
-    }
     fn sync_data(&self, _lane: Lane) -> io::Result<()> {
         Ok(())
-    }
-    fn same_process(&self) -> bool {
-        true
     }
 }

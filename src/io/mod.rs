@@ -34,52 +34,99 @@ pub enum Lane {
     Space,
 }
 
+/// One image's storage. Offsets and lengths are bytes. All calls may come from any thread at once, but for [`set_len`](Backend::set_len) and
+/// [`reserve`](Backend::reserve), of which the engine makes one at a time.
+///
+/// Five methods are required; with these alone a store works and keeps its promises on storage that always has space. Every other method has
+/// a default that is safe, and whose documentation says what a store does without it:
+///
+/// | default | what is weaker for it |
+/// |---|---|
+/// | [`read_cold`](Backend::read_cold), [`has_cold_reads`](Backend::has_cold_reads), [`drop_cache`](Backend::drop_cache) | an opening after a *failed* sync may take for durable what only a cache below this backend holds; storage without such a cache answers `true` |
+/// | [`reserve`](Backend::reserve) | a full host shows when data is written, as [`Io`](crate::ErrorKind::Io) and a poisoned store, rather than as [`NoSpace`](crate::ErrorKind::NoSpace) with nothing applied |
+/// | [`is_fresh_space_weak`](Backend::is_fresh_space_weak) | an acknowledged flush can be lost where the storage below tracks which space was ever written and loses track of it (ext4, XFS) |
+/// | [`release`](Backend::release) | a lock that this backend holds stays until it is dropped: another opening waits for the last handle, not for `close` |
+/// | [`same_process`](Backend::same_process) | a forked child is not refused: parent and child are two writers of one image, which destroys it |
+/// | [`punch`](Backend::punch) | no promise; freed space is used again but never returned to the host |
+/// | [`read_mapped`](Backend::read_mapped), [`prefetch`](Backend::prefetch), [`write_vectored_at`](Backend::write_vectored_at), [`push`](Backend::push) | no promise; speed |
+///
+/// Locking out a second writer is the backend's own affair, whichever methods it has: [`FileBackend`] holds a lock from its opening on.
 #[allow(clippy::len_without_is_empty, reason = "an empty image is none")]
-/// One image's storage. Offsets and lengths are bytes. All calls may come from any thread at once.
 pub trait Backend: Send + Sync {
-    /// The length in bytes.
+    /// Returns the length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// Reads at `off`; may be short; `Ok(0)` only at the end.
-    fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize>;
-    /// Reads what the medium holds rather than a cache of it, where the host can; otherwise as [`Backend::read_at`].
-    /// Used by recovery only. Any alignment of `off` and `buf`.
-    fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize>;
-    /// Whether [`Backend::read_cold`] really bypasses the cache (or the cache is the medium).
-    fn has_cold_reads(&self) -> bool;
+    /// Reads at `offset`; may be short; `Ok(0)` only at the end.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes at `offset`, growing the image where it ends before that; may be short. An error poisons the store, except
+    /// [`Interrupted`](io::ErrorKind::Interrupted), after which the call is repeated.
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize>;
+    /// Sets the length. What it adds reads as zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes everything written before the call durable, with all that is needed to read it back (length included).
+    ///
+    /// A failed sync is final, and the engine never repeats one. Syncs of different lanes may run at the same time, and each must fail
+    /// if a write before it was lost. A backend with one cache that reports a loss once, to one of two syncs at a time, has to
+    /// serialise them and to fail every later one.
+    fn sync_data(&self, lane: Lane) -> io::Result<()>;
+
+    /// Writes the buffers one after the other at `offset`; may be short. The default writes the first buffer that is not empty.
+    fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        bufs.iter().find(|b| !b.is_empty()).map_or(Ok(0), |first| self.write_at(offset, first))
+    }
+    /// Reads what the medium holds rather than a cache of it, where the host can. Used by recovery only. Any alignment of `offset` and
+    /// `buf`. The default is [`Backend::read_at`].
+    fn read_cold(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_at(offset, buf)
+    }
+    /// Returns whether [`Backend::read_cold`] really bypasses every cache (or the cache is the medium). [`crate::Store::has_cold_reads`]
+    /// passes it on. The default, `false`, is the answer that promises less.
+    fn has_cold_reads(&self) -> bool {
+        false
+    }
     /// Drops what the host has cached of the file and written out, or believes that it has: after a failed write-out its cache can hold
     /// pages that the medium does not, and take what is written there again for a change of what is there. Called at most once, while
-    /// nothing is mapped. A hint, where the host can't.
+    /// nothing is mapped. A hint, where the host can't; the default does nothing.
     fn drop_cache(&self) {}
-    /// Copies `buf.len()` bytes at `off` out of a shared read-only map. `Ok(false)`: there is no map (or none there),
+    /// Copies `buf.len()` bytes at `offset` out of a shared read-only map. `Ok(false)`, the default: there is no map (or none there),
     /// use [`Backend::read_at`]. Never faults on a medium that fails when the window is first touched.
-    fn read_mapped(&self, off: u64, buf: &mut [u8]) -> io::Result<bool>;
-    /// Has the processor fetch the first bytes at `off` of a map, for a read that is about to come. A hint.
-    fn prefetch(&self, _off: u64) {}
-    /// Writes at `off`; may be short.
-    fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize>;
-    /// Writes the buffers one after the other at `off`; may be short.
-    fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Sets the length.
-    fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Gives a range back to the host; it reads as zeros from then on. `Unsupported` is no failure.
-    fn punch(&self, off: u64, len: u64) -> io::Result<()>;
+    fn read_mapped(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        let _ = (offset, buf);
+        Ok(false)
+    }
+    /// Has the processor fetch the first bytes at `offset` of a map, for a read that is about to come. A hint; the default does nothing.
+    fn prefetch(&self, offset: u64) {
+        let _ = offset;
+    }
+    /// Returns a range to the host; it reads as zeros from then on. `Unsupported`, the default, is no failure.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Makes the host promise space for a range, growing the file where it ends inside the range. Contents stay;
-    /// fresh space reads as zeros.
-    fn reserve(&self, off: u64, len: u64) -> io::Result<()>;
-    /// Whether space that was reserved and never written is a weaker disk than space that was: whether the host keeps a note of its own
-    /// of what was written there, which a failure can take back after a sync returned `Ok`, and whether writing the space once ends
-    /// that. So it is on filesystems that overwrite in place (ext4, XFS).
+    /// fresh space reads as zeros. The default grows the image by [`Backend::set_len`] and promises nothing.
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
+        if len > 0 && self.len()? < end { self.set_len(end) } else { Ok(()) }
+    }
+    /// Returns whether space that was reserved and never written is a weaker disk than space that was: whether the host keeps a note of its
+    /// own of what was written there, which a failure can take back after a sync returned `Ok`, and whether writing the space once ends
+    /// that. So it is on filesystems that overwrite in place (ext4, XFS). The default is `false`.
     fn is_fresh_space_weak(&self) -> bool {
         false
     }
-    /// Starts writing a range out, on the checkpoint's description. May fail as a sync does.
-    fn push(&self, off: u64, len: u64) -> io::Result<()>;
-    /// Makes everything written before the call durable, with all that is needed to read it back (length included).
-    fn sync_data(&self, lane: Lane) -> io::Result<()>;
-    /// The store was closed: nothing is written from here on, and whoever waits for the image may have it.
+    /// Starts writing a range out, on the checkpoint's description, so that the sync that follows has less to wait for. May fail as a sync
+    /// does. The default does nothing.
+    fn push(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Ok(())
+    }
+    /// The store was closed: nothing is written from here on, and whoever waits for the image may have it. The default does nothing.
     fn release(&self) {}
-    /// Called with the current process's identity checks: `false` in a forked child of the process that opened this.
-    fn same_process(&self) -> bool;
+    /// Returns `false` in a forked child of the process that opened this: operations are refused there with
+    /// [`WrongProcess`](crate::ErrorKind::WrongProcess). The default, `true`, is for processes that don't use a store after a fork.
+    fn same_process(&self) -> bool {
+        true
+    }
 }
 
 /// What else the engine takes from the host: time and randomness.

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests print how long they took, and run threads")]
 
 mod api;
+mod backend;
 mod background;
 mod basic;
 #[cfg(feature = "cli")]
