@@ -3,11 +3,11 @@
 use crate::{
     BLOCK, Error, IMAGE_MAX, Result, Store, audit,
     engine::{Config, Engine, Owner},
-    io::{Backend, FileBackend, Host, ReadPath, SystemHost},
+    io::{Backend, FileBackend, Host, ImageFiles, ReadPath, SystemHost},
     knobs::Knobs,
     units::BLOCK_BYTES,
 };
-use std::{path::Path, sync::Arc};
+use std::{os::fd::AsFd, path::Path, sync::Arc};
 
 /// Builder of stores.
 ///
@@ -153,11 +153,8 @@ impl Options {
     /// Makes a new image file, which appears under its name only when it is complete. `Exists` if the name is taken.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
-        let config = self.config()?;
-        let file = Arc::new(FileBackend::create(path, self.read_path).map_err(|e| e.at(path.display()))?);
-        let engine = Engine::create(file.clone(), Arc::new(SystemHost), config).map_err(|e| e.at(path.display()))?;
-        file.publish().map_err(|e| e.at(path.display()))?;
-        Ok(Store { engine: Owner::new(engine)? })
+        let made = self.create_file_on(|read_path| FileBackend::create(path, read_path));
+        made.map_err(|e| e.at(path.display()))
     }
     /// Opens an image for writing; recovers it if it was not closed. `Locked` if anyone else has it.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
@@ -171,6 +168,51 @@ impl Options {
         let path = path.as_ref();
         let file = FileBackend::open(path, false, self.read_path).map_err(|e| e.at(path.display()))?;
         self.open_read_only_on(Arc::new(file), Arc::new(SystemHost)).map_err(|e| e.at(path.display()))
+    }
+    /// [`Options::create`] as `name` in an open directory, for a process that can't open absolute paths or `/proc`. The name is a plain one,
+    /// without a slash.
+    pub fn create_at(&self, dir: impl AsFd, name: impl AsRef<Path>) -> Result<Store> {
+        let name = name.as_ref();
+        let made = self.create_file_on(|read_path| FileBackend::create_at(dir, name, read_path));
+        made.map_err(|e| e.at(name.display()))
+    }
+    /// [`Options::open`] of `name` in an open directory, with nothing outside of it opened. A symbolic link is `Invalid`.
+    pub fn open_at(&self, dir: impl AsFd, name: impl AsRef<Path>) -> Result<Store> {
+        let name = name.as_ref();
+        let file = FileBackend::open_at(dir, name, true, self.read_path).map_err(|e| e.at(name.display()))?;
+        self.open_on(Arc::new(file), Arc::new(SystemHost)).map_err(|e| e.at(name.display()))
+    }
+    /// [`Options::open_read_only`] of `name` in an open directory, as [`Options::open_at`] does.
+    pub fn open_read_only_at(&self, dir: impl AsFd, name: impl AsRef<Path>) -> Result<Store> {
+        let name = name.as_ref();
+        let file = FileBackend::open_at(dir, name, false, self.read_path).map_err(|e| e.at(name.display()))?;
+        self.open_read_only_on(Arc::new(file), Arc::new(SystemHost)).map_err(|e| e.at(name.display()))
+    }
+    /// Makes a new image in an empty file that was opened for reading and writing, as a [`std::fs::File`] or as [`ImageFiles`]. `Exists` if the
+    /// file is not empty. Where this fails the file is empty again; after a crash it may hold part of an image, which does not open.
+    pub fn create_file(&self, file: impl Into<ImageFiles>) -> Result<Store> {
+        self.create_file_on(|read_path| FileBackend::create_from_files(file, read_path))
+    }
+    /// [`Options::open`] of a file that was opened for reading and writing, as a [`std::fs::File`] or as [`ImageFiles`]. A file alone is
+    /// opened anew through `/proc/self/fd`; `Invalid` where that can't be.
+    pub fn open_file(&self, file: impl Into<ImageFiles>) -> Result<Store> {
+        let file = FileBackend::from_files(file, true, self.read_path)?;
+        self.open_on(Arc::new(file), Arc::new(SystemHost))
+    }
+    /// [`Options::open_read_only`] of a file that was opened for reading.
+    pub fn open_file_read_only(&self, file: impl Into<ImageFiles>) -> Result<Store> {
+        let file = FileBackend::from_files(file, false, self.read_path)?;
+        self.open_read_only_on(Arc::new(file), Arc::new(SystemHost))
+    }
+    fn create_file_on(&self, file: impl FnOnce(ReadPath) -> Result<FileBackend>) -> Result<Store> {
+        let config = self.config()?;
+        let file = Arc::new(file(self.read_path)?);
+        let made = Engine::create(file.clone(), Arc::new(SystemHost), config).and_then(|engine| {
+            file.publish()?;
+            Ok(engine)
+        });
+        let engine = made.inspect_err(|_| file.abandon()).map_err(Error::nothing_applied)?;
+        Ok(Store { engine: Owner::new(engine)? })
     }
     /// [`Options::create`] on any storage.
     pub fn create_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {

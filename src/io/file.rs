@@ -6,9 +6,9 @@ use super::{
     Backend, Host, Lane,
     map::{ForkMark, Map},
 };
-use crate::{Error, ErrorKind, Result, error::is_no_space};
+use crate::Result;
 use rustix::{
-    fs::{self, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, StatxFlags},
+    fs::{self, AtFlags, FallocateFlags, FlockOperation, OFlags, StatxFlags},
     io::Errno,
     rand::{GetRandomFlags, getrandom},
 };
@@ -17,8 +17,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io::{self, IoSlice},
     num::NonZeroU64,
-    os::fd::{AsRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    os::fd::AsRawFd,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -26,8 +25,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+mod open;
 #[cfg(test)]
 mod tests;
+
+pub use open::ImageFiles;
+use open::Pending;
+use open::{Source, open_error};
 
 /// Alignment of offset, length and memory that every `O_DIRECT` read is given.
 const DIRECT: usize = 4096;
@@ -78,20 +82,6 @@ pub struct FileBackend {
     pending: Mutex<Option<Pending>>,
 }
 
-/// Where a file under construction is and where it shall be.
-struct Pending {
-    dir: OwnedFd,
-    temporary: PathBuf,
-    name: PathBuf,
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        // Best effort: what stays behind is a stray file under a name that nothing opens.
-        let _ = fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty());
-    }
-}
-
 /// Repeats a call that a signal interrupted.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {
@@ -102,73 +92,11 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// A failed opening. Errors here don't name the path: the caller has it.
-fn open_error(what: &str, e: io::Error) -> Error {
-    let kind = match Errno::from_io_error(&e) {
-        Some(Errno::NOENT | Errno::NOTDIR) => ErrorKind::NotFound,
-        Some(Errno::EXIST) => ErrorKind::Exists,
-        Some(Errno::NAMETOOLONG | Errno::INVAL) => ErrorKind::Invalid,
-        _ if e.kind() == io::ErrorKind::InvalidInput => ErrorKind::Invalid,
-        _ if is_no_space(&e) => ErrorKind::NoSpace,
-        _ => ErrorKind::Io,
-    };
-    Error::caused(kind, what, e)
-}
-
-fn regular(stat: &fs::Stat) -> Result<()> {
-    let what = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => return Ok(()),
-        FileType::Directory => "a directory",
-        FileType::Fifo => "a pipe",
-        FileType::Socket => "a socket",
-        FileType::BlockDevice | FileType::CharacterDevice => "a device",
-        _ => "no regular file",
-    };
-    Err(Error::invalid(format!("this is {what}; an image is a regular file")))
-}
-
-fn same_file(a: &fs::Stat, b: &fs::Stat) -> bool {
-    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
-}
-
-fn lock(file: &File, exclusive: bool) -> Result<()> {
-    let how = if exclusive { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
-    retry(|| fs::flock(file, how)).map_err(|e| match Errno::from_io_error(&e) {
-        Some(Errno::WOULDBLOCK) => Error::new(ErrorKind::Locked, "the image is open elsewhere"),
-        Some(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => Error::io("the filesystem can't lock the image", e),
-        _ => Error::io("lock the image", e),
-    })
-}
-
-/// A second description of the file behind `file`: opened anew, since descriptors made by `dup` share one, and with
-/// it the errors that a sync reports. `path` is where to look when `/proc` is not there.
-fn reopen(file: &File, path: &Path, flags: OFlags) -> io::Result<File> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let through_proc = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let opened = retry(|| fs::open(&through_proc, flags, Mode::empty()))
-        .or_else(|_| retry(|| fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty())))?;
-    if !same_file(&fs::fstat(&opened)?, &fs::fstat(file)?) {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the file was replaced while it was opened"));
-    }
-    Ok(opened.into())
-}
-
 /// Keeps reads from changing the file's access time: with it changed, the next `fdatasync` of some filesystems writes the inode as
 /// well. Only a file's owner may ask for this; for others reads do as they do.
 fn keep_access_time(file: &File) {
     if let Ok(flags) = fs::fcntl_getfl(file) {
         let _ = fs::fcntl_setfl(file, flags | OFlags::NOATIME);
-    }
-}
-
-/// Has btrfs overwrite an empty file's data where it is (`chattr +C`) rather than elsewhere: on a full filesystem, an image has to be able to
-/// write its log and its superblocks, and to free space. The image's own checksums take the place of those that btrfs then leaves out.
-/// Where this fails, or once the file shares its extents with a snapshot of the filesystem, overwriting needs free space again.
-fn overwrite_in_place(file: &File) {
-    if fs::fstatfs(file).is_ok_and(|s| s.f_type as u32 == magic::BTRFS)
-        && let Ok(flags) = fs::ioctl_getflags(file)
-    {
-        let _ = fs::ioctl_setflags(file, flags | fs::IFlags::NOCOW);
     }
 }
 
@@ -217,113 +145,16 @@ mod magic {
 }
 
 impl FileBackend {
-    /// Opens the image at `path` and locks it before a byte of it is read. Symbolic links are followed.
-    ///
-    /// `NotFound` if there is nothing, `Locked` if it is open elsewhere, `Invalid` if it is no regular file or, for
-    /// writing, has more than one name (a lock or a rename by one name says nothing to users of the other).
-    pub fn open(path: impl AsRef<Path>, writable: bool, read_path: ReadPath) -> Result<FileBackend> {
-        let given = path.as_ref();
-        for _ in 0..TRIES {
-            let path = given.canonicalize().map_err(|e| open_error("open the image", e))?;
-            // Looked at before it is opened: to open a device or a pipe can have effects.
-            regular(&retry(|| fs::stat(&path)).map_err(|e| open_error("open the image", e))?)?;
-            let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-            let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let file: File = match retry(|| fs::open(&path, flags, Mode::empty())) {
-                Ok(file) => file.into(),
-                // A symbolic link by now.
-                Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => continue,
-                Err(e) => return Err(open_error("open the image", e)),
-            };
-            let stat = fs::fstat(&file).map_err(|e| open_error("open the image", e.into()))?;
-            regular(&stat)?;
-            lock(&file, writable)?;
-            // The lock is worth something only if who comes next by this path meets the same file.
-            match retry(|| fs::stat(&path)) {
-                Ok(now) if same_file(&now, &stat) && now.st_nlink > 1 && writable => {
-                    return Err(Error::invalid("the file has more than one name (hard links)"));
-                }
-                Ok(now) if same_file(&now, &stat) => return FileBackend::new(file, &path, writable, read_path, None),
-                _ => {}
-            }
-        }
-        Err(Error::new(ErrorKind::Io, "the image was replaced again and again while it was opened"))
-    }
-
-    /// Makes a new, empty file that shall become the image at `path`, under a temporary name beside it. It is locked,
-    /// and nobody else can read it (mode 0600). [`FileBackend::publish`] gives it its name; dropped before that, it
-    /// leaves nothing.
-    pub fn create(path: impl AsRef<Path>, read_path: ReadPath) -> Result<FileBackend> {
-        let path = path.as_ref();
-        let Some(name) = path.file_name() else { return Err(Error::invalid("names no file")) };
-        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-            return Err(Error::invalid("names a directory"));
-        }
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let parent = parent.canonicalize().map_err(|e| open_error("open the directory", e))?;
-        let dir_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir =
-            retry(|| fs::open(&parent, dir_flags, Mode::empty())).map_err(|e| open_error("open the directory", e))?;
-        match retry(|| fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
-            Ok(_) => return Err(Error::new(ErrorKind::Exists, "the file exists")),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(open_error("look for the image", e)),
-        }
-        for _ in 0..TRIES {
-            let temporary = PathBuf::from(format!(".snapdisk-{:016x}.tmp", SystemHost.random()));
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let file: File = match retry(|| fs::openat(&dir, &temporary, flags, Mode::RUSR | Mode::WUSR)) {
-                Ok(file) => file.into(),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(open_error("create the image", e)),
-            };
-            overwrite_in_place(&file);
-            let at = parent.join(&temporary);
-            let pending = Pending { dir, temporary, name: name.into() };
-            lock(&file, true)?;
-            return FileBackend::new(file, &at, true, read_path, Some(pending));
-        }
-        Err(Error::new(ErrorKind::Io, "no temporary name is free"))
-    }
-
-    /// Gives a created file its name, durably: after a crash there is no file of that name, or this one as it is
-    /// now. `Exists` if the name was taken meanwhile. Does nothing if that was done before.
-    pub fn publish(&self) -> Result<()> {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(p) = pending.as_ref() else { return Ok(()) };
-        fs::fsync(&self.file).map_err(|e| open_error("sync a new image", e.into()))?;
-        // A rename is one step: no crash leaves the file with two names.
-        match retry(|| fs::renameat_with(&p.dir, &p.temporary, &p.dir, &p.name, RenameFlags::NOREPLACE)) {
-            Err(e) if renames_only_over(&e) => {
-                retry(|| fs::linkat(&p.dir, &p.temporary, &p.dir, &p.name, AtFlags::empty()))
-                    .map_err(|e| open_error("name a new image", e))?;
-                retry(|| fs::unlinkat(&p.dir, &p.temporary, AtFlags::empty()))
-                    .map_err(|e| open_error("take a new image's temporary name away", e))?;
-            }
-            renamed => renamed.map_err(|e| open_error("name a new image", e))?,
-        }
-        let synced = fs::fsync(&p.dir).map_err(|e| open_error("sync a new image's directory", e.into()));
-        *pending = None;
-        synced
-    }
-
-    fn new(
-        file: File,
-        path: &Path,
-        writable: bool,
-        read_path: ReadPath,
-        pending: Option<Pending>,
-    ) -> Result<FileBackend> {
+    fn new(file: File, source: &mut Source<'_>, writable: bool, read_path: ReadPath) -> Result<FileBackend> {
         let fs_type = retry(|| fs::fstatfs(&file)).map_err(|e| open_error("look at the filesystem", e))?.f_type as u32;
         let cache_is_medium = magic::MEMORY.contains(&fs_type);
-        let again = || {
-            let opened = writable.then(|| reopen(&file, path, OFlags::RDWR)).transpose();
-            opened.map_err(|e| open_error("open the image once more", e))
+        let (checkpoint, space) = match writable {
+            true => (Some(source.second(&file, Lane::Checkpoint)?), Some(source.second(&file, Lane::Space)?)),
+            false => (None, None),
         };
-        let (checkpoint, space) = (again()?, again()?);
         let direct = match cache_is_medium || fs_type == magic::ZFS || !reads_direct(&file) {
             true => None,
-            false => reopen(&file, path, OFlags::RDONLY | OFlags::DIRECT).ok(),
+            false => source.direct(&file).ok(),
         };
         [Some(&file), direct.as_ref()].into_iter().flatten().for_each(keep_access_time);
         let mapped = match read_path {
@@ -341,7 +172,7 @@ impl FileBackend {
             cache_is_medium,
             map: mapped.then(Map::new),
             opener: ForkMark::new(),
-            pending: Mutex::new(pending),
+            pending: Mutex::new(None),
         };
         // Some filesystems take the flag and refuse the reads. An error of the medium shows again when it matters.
         let _ = backend.read_cold(0, &mut [0]);
@@ -371,11 +202,6 @@ impl FileBackend {
             Err(e) => Err(e),
         }
     }
-}
-
-/// Whether a filesystem failed a rename because it can't keep a rename from replacing what is there.
-fn renames_only_over(e: &io::Error) -> bool {
-    matches!(Errno::from_io_error(e), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
 /// `false` if the kernel says that it reads this file through its cache even where `O_DIRECT` is given.

@@ -18,7 +18,7 @@ mod stripe;
 use std::io::{self, IoSlice};
 
 pub(crate) use disk::Disk;
-pub use file::{FileBackend, ReadPath, SystemHost};
+pub use file::{FileBackend, ImageFiles, ReadPath, SystemHost};
 pub use memory::MemoryBackend;
 pub(crate) use stripe::{Alone, STRIPES, stripe};
 

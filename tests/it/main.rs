@@ -17,6 +17,7 @@ mod files;
 mod flips;
 mod format;
 mod hostile;
+mod jail;
 mod model;
 mod room;
 mod salvage;

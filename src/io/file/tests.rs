@@ -1,11 +1,16 @@
 //! Files: locks, what is refused, cold reads, holes, and the map against `pread`.
 
 use super::*;
-use crate::io::{MemoryBackend, map};
+use crate::{
+    ErrorKind,
+    io::{MemoryBackend, map},
+};
 use parking_lot::{RwLock, RwLockReadGuard};
+use rustix::fs::{FileType, Mode};
 use std::{
     fs as sfs,
     os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -493,4 +498,20 @@ fn the_host_has_a_clock_and_random_numbers() {
     let h = SystemHost;
     assert!(h.now() > 1_600_000_000_000_000_000);
     assert_ne!(h.random(), h.random());
+}
+
+#[test]
+fn a_given_file_that_did_not_become_an_image_is_emptied_and_one_that_did_is_not() {
+    let d = dir();
+    let given = || sfs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(d.path().join("a"));
+    let b = FileBackend::create_from_files(given().unwrap(), ReadPath::Auto).unwrap();
+    b.write_at(0, b"half an image").unwrap();
+    b.abandon();
+    assert_eq!(b.len().unwrap(), 0);
+    drop(b);
+    let b = FileBackend::create_from_files(given().unwrap(), ReadPath::Auto).unwrap();
+    b.write_at(0, b"an image").unwrap();
+    b.publish().unwrap();
+    b.abandon();
+    assert_eq!(b.len().unwrap(), 8);
 }
