@@ -6,12 +6,14 @@
 use snapdisk::{Options, io::ImageFiles};
 use std::{
     fs::{File, OpenOptions},
+    io::Write,
     path::Path,
 };
 
 /// Starts a phase of the trace. The line that is written is the mark.
 fn phase(name: &str) {
-    eprintln!("phase {name}");
+    // One call, so that it is one line of the trace.
+    std::io::stderr().write_all(format!("phase {name}\n").as_bytes()).expect("standard error");
 }
 
 fn main() -> snapdisk::Result<()> {

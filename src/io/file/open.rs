@@ -162,7 +162,7 @@ impl Source<'_> {
 }
 
 fn through_proc(file: &File, flags: OFlags) -> io::Result<OwnedFd> {
-    retry(|| fs::open(format!("/proc/self/fd/{}", file.as_raw_fd()), flags, Mode::empty()))
+    retry(|| fs::openat(fs::CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), flags, Mode::empty()))
 }
 
 /// A failed opening. Errors here don't name the path: the caller has it.
