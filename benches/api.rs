@@ -20,13 +20,13 @@ fn describe(c: &mut Criterion) {
     let disks: Vec<_> = (0..DISKS)
         .map(|d| {
             let id = format!("disk-{d:014}");
-            let o = NewOptions { tags: tags("", format!("disk {d}")), ..NewOptions::default() };
+            let o = NewOptions::new().tags(tags("", format!("disk {d}")));
             store.create_volume_with(&id, 1 << 30, o).unwrap()
         })
         .collect();
     for i in 0..SNAPSHOTS {
         let tags = tags(&format!("disk-{:014}", i % DISKS), format!("snapshot {i} of a disk"));
-        let o = NewOptions { tags, durability: Durability::Deferred };
+        let o = NewOptions::new().tags(tags).durability(Durability::Deferred);
         store.snapshot_with(&disks[i % DISKS], &format!("disksnapshot-{i:014}"), o).unwrap();
     }
     let service = SnapshotService::new(store.clone(), Directory::default()).unwrap();

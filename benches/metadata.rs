@@ -22,7 +22,7 @@ use std::{fs::File, path::Path, sync::Arc};
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const RAW: &str = "raw 4 KiB pwrite + fdatasync";
-const DEFERRED: NewOptions = NewOptions { tags: std::collections::BTreeMap::new(), durability: Durability::Deferred };
+const DEFERRED: NewOptions = NewOptions::new().durability(Durability::Deferred);
 
 struct Image {
     name: &'static str,

@@ -10,9 +10,9 @@ use crate::{
 use std::ops::Range;
 
 /// First bytes of an image.
-pub const MAGIC: [u8; 8] = *b"SNAPDISK";
+pub(crate) const MAGIC: [u8; 8] = *b"SNAPDISK";
 /// Format version that this code writes, and the only one that it reads.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 /// The two superblock slots, 64 KiB apart.
 pub const SLOTS: [Block; 2] = [Block(0), Block(16)];
 /// First page of the intent log's ring.
@@ -22,7 +22,7 @@ pub const SUPERBLOCK: usize = 512;
 /// Bytes of header in nodes, count pages, index pages and log pages.
 pub const HEADER: usize = 64;
 /// Payload bytes of a node, count page or index page.
-pub const PAGE_PAYLOAD: usize = BLOCK - HEADER;
+pub(crate) const PAGE_PAYLOAD: usize = BLOCK - HEADER;
 /// Payload bytes of a log page: its own hash takes the last eight.
 pub const LOG_PAYLOAD: usize = BLOCK - HEADER - 8;
 /// Blocks that one count page covers, at most.
@@ -30,15 +30,15 @@ pub const SPAN_MAX: u32 = (PAGE_PAYLOAD / 4) as u32;
 /// Entries of an index page, at most.
 pub const INDEX_FANOUT_MAX: u32 = (PAGE_PAYLOAD / 16) as u32;
 /// Levels of index pages above the count pages, at most.
-pub const INDEX_LEVELS: u8 = 4;
+pub(crate) const INDEX_LEVELS: u8 = 4;
 /// A count that marks the engine's own block: a home of a count page or index page.
 pub const COUNT_SYSTEM: u32 = u32::MAX;
 /// A count that marks a block whose space was given back to the host.
 pub const COUNT_RETURNED: u32 = u32::MAX - 1;
 /// The largest real count.
-pub const COUNT_MAX: u32 = u32::MAX - 2;
+pub(crate) const COUNT_MAX: u32 = u32::MAX - 2;
 /// Levels of a tree, at most. Ten levels of fan-out four already hold more than an image can.
-pub const TREE_LEVELS: u8 = 32;
+pub(crate) const TREE_LEVELS: u8 = 32;
 
 /// One page's bytes.
 pub type Page = [u8; BLOCK];
@@ -306,7 +306,7 @@ impl Superblock {
     }
 
     /// Whether a page starts like a superblock, valid or not.
-    pub fn has_magic(page: &Page) -> bool {
+    pub(crate) fn has_magic(page: &Page) -> bool {
         page[..8] == MAGIC
     }
 

@@ -12,7 +12,12 @@ mod bytes;
 mod codec;
 mod engine;
 mod error;
+// The bytes on disk, for the tools of this project: the explorer, the fuzz targets and the tests that forge images.
+#[cfg(feature = "sim")]
 pub mod format;
+#[cfg(not(feature = "sim"))]
+#[allow(dead_code, unreachable_pub, reason = "public with the feature `sim`, for tools")]
+mod format;
 mod hint;
 #[cfg(feature = "http")]
 pub mod http;
@@ -26,6 +31,7 @@ mod space;
 mod store;
 mod sync;
 mod tree;
+#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "two of them are public with the feature `sim`"))]
 mod units;
 mod volume;
 
@@ -38,9 +44,9 @@ pub use knobs::Knobs;
 pub use options::Options;
 pub use snapshot::Snapshot;
 pub use store::{DeleteSnapshots, Durability, NewOptions, Store, Update};
-pub use units::{
-    ATOMIC_WRITE_MAX, BLOCK, Block, EXTENT_MAX, IMAGE_MAX, SECTOR, SnapshotId, Stamp, VOLUME_MAX, VolumeId,
-};
+pub use units::{ATOMIC_WRITE_MAX, BLOCK, EXTENT_MAX, IMAGE_MAX, SECTOR, SnapshotId, VOLUME_MAX, VolumeId};
+#[cfg(feature = "sim")]
+pub use units::{Block, Stamp};
 pub use volume::{MapExtent, Volume};
 
 /// What the simulator needs to know of an image.

@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// When a new snapshot or clone is durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum Durability {
     /// When the call returns.
     #[default]
@@ -19,7 +20,14 @@ pub enum Durability {
 }
 
 /// What a new volume, snapshot or clone gets besides its name, in the same record.
+///
+/// ```
+/// use snapdisk::{Durability, NewOptions};
+/// let later = NewOptions::new().tag("made-by", "backup").durability(Durability::Deferred);
+/// assert_eq!(later.tags["made-by"], "backup");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct NewOptions {
     /// Free-form tags; together up to 32 KiB.
     pub tags: BTreeMap<String, String>,
@@ -27,8 +35,34 @@ pub struct NewOptions {
     pub durability: Durability,
 }
 
+impl NewOptions {
+    /// No tags, and durable when the call returns.
+    pub const fn new() -> NewOptions {
+        NewOptions { tags: BTreeMap::new(), durability: Durability::Immediate }
+    }
+    /// Replaces all tags.
+    #[must_use]
+    pub fn tags(mut self, tags: BTreeMap<String, String>) -> Self {
+        self.tags = tags;
+        self
+    }
+    /// Adds one tag, or replaces its value.
+    #[must_use]
+    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.tags.insert(key.into(), value.into());
+        self
+    }
+    /// When it is durable.
+    #[must_use]
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+}
+
 /// What becomes of the snapshots of a volume that is deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum DeleteSnapshots {
     /// A volume that has any is not deleted: `Invalid`.
     #[default]

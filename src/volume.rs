@@ -16,6 +16,7 @@ use std::{
 
 /// A part of a volume or snapshot: data, or a hole that reads as zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct MapExtent {
     /// First byte.
     pub offset: u64,

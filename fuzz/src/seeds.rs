@@ -94,7 +94,7 @@ fn few(store: Store) -> Store {
 fn rich(store: Store) -> Store {
     let tags = |n: u64| {
         let tags = (0..n).map(|i| (format!("key{i}"), "value".repeat(20 + i as usize))).collect();
-        NewOptions { tags, durability: Durability::Immediate }
+        NewOptions::new().tags(tags).durability(Durability::Immediate)
     };
     let a = store.create_volume_with("a", 300 * BLOCK, tags(3)).expect("create");
     let b = store.create_volume("b", (1 << 40) + 512).expect("create");

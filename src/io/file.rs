@@ -44,6 +44,7 @@ const TRIES: usize = 16;
 
 /// How the data of an image is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum ReadPath {
     /// [`Map`](ReadPath::Map), but [`Pread`](ReadPath::Pread) on network filesystems and FUSE, where a map need not
     /// agree with what was written.

@@ -23,8 +23,10 @@ pub use memory::MemoryBackend;
 pub(crate) use stripe::{Alone, STRIPES, stripe};
 
 /// Which of the open file descriptions a sync goes through. Linux reports a writeback error once per description,
-/// so a flush and a checkpoint that shared one could hide each other's failure.
+/// so a flush and a checkpoint that shared one could hide each other's failure. A backend that keeps a description for each gives one to a
+/// lane that it does not know as well, or fails the sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
 pub enum Lane {
     /// Group commits.
     Flush,

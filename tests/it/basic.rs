@@ -146,10 +146,11 @@ fn run(seed: u64, fanout: usize, span: u32) {
                 let n = pick(&mut r);
                 next += 1;
                 let name = format!("s{next}");
-                let o = NewOptions {
-                    durability: if r.below(2) == 0 { Durability::Deferred } else { Durability::Immediate },
-                    ..Default::default()
-                };
+                let o = NewOptions::new().durability(if r.below(2) == 0 {
+                    Durability::Deferred
+                } else {
+                    Durability::Immediate
+                });
                 let v = volume(&store, &n);
                 store.snapshot_with(&v, &name, o).unwrap();
                 frozen.insert((v.id().0, name), model[&n].clone());

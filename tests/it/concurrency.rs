@@ -86,7 +86,7 @@ fn life_goes_on(store: &Store, v: &Volume, flushing: u64) {
     let mut part = [0; 108];
     v.read_at(&mut part, 10 * B).unwrap();
     assert_eq!((part[6], part[7], part[106], part[107]), (1, 5, 5, 1));
-    let o = NewOptions { durability: Durability::Deferred, ..NewOptions::default() };
+    let o = NewOptions::new().durability(Durability::Deferred);
     let s = store.snapshot_with(v, &format!("beside{flushing}"), o.clone()).unwrap();
     v.write_at(&[6; BLOCK], flushing * B).unwrap();
     let mut buf = [0; BLOCK];

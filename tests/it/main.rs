@@ -23,5 +23,6 @@ mod room;
 mod salvage;
 mod schedule;
 mod settings;
+mod surface;
 mod tidy;
 mod unreadable;

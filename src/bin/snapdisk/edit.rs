@@ -55,7 +55,7 @@ pub(crate) fn rollback(image: &Path, target: &Target) -> Outcome {
 pub(crate) fn clone(image: &Path, target: &Target, name: &str) -> Outcome {
     writing(image, |store| {
         let snapshot = find(store, target)?;
-        let options = NewOptions { tags: length::carried(&snapshot.tags()?), ..NewOptions::default() };
+        let options = NewOptions::new().tags(length::carried(&snapshot.tags()?));
         Ok(store.clone_volume_with(&snapshot, name, options).map(drop)?)
     })
 }

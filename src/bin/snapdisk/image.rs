@@ -44,7 +44,7 @@ fn sweep(store: &Store) -> Outcome {
 /// Makes the volume that an import fills.
 pub(crate) fn create_unfinished(store: &Store, bytes: u64) -> Result<Volume> {
     let tags = [(TAG.0.to_owned(), TAG.1.to_owned())].into();
-    store.create_volume_with(UNFINISHED, bytes, NewOptions { tags, ..NewOptions::default() })
+    store.create_volume_with(UNFINISHED, bytes, NewOptions::new().tags(tags))
 }
 
 /// Whether the volume is an import that is not finished, and so not to be shown.

@@ -201,7 +201,7 @@ impl Model {
                 volume(letter)?.discard((from * SECTOR) as u64, ((to - from) * SECTOR) as u64)
             }
             Act::Snapshot { volume: letter, durability } => {
-                let o = NewOptions { durability: *durability, ..NewOptions::default() };
+                let o = NewOptions::new().durability(*durability);
                 store.snapshot_with(&volume(letter)?, &format!("s{n}"), o).map(drop)
             }
             Act::DeleteSnapshot(i) => store.delete_snapshot(&snapshot(*i)?),

@@ -117,7 +117,7 @@ fn a_page_costs_what_it_shows() {
         let tags = [("api.region", "cn"), ("api.company", "1"), ("api.project", "default"), ("api.disk", id)];
         let tags = tags.iter().map(|(k, v)| (String::from(*k), String::from(*v)));
         let tags = tags.chain([("api.name".to_owned(), format!("s{i}"))]).collect();
-        let o = NewOptions { tags, durability: snapdisk::Durability::Deferred };
+        let o = NewOptions::new().tags(tags).durability(snapdisk::Durability::Deferred);
         w.store.snapshot_with(&volume, &format!("disksnapshot-{i:014}"), o).unwrap();
     }
     let w = World { service: w.again(), ..w };

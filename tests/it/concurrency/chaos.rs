@@ -55,7 +55,7 @@ fn step(store: &Store, rng: &mut Rng, name: &str) -> Result<()> {
         23 | 24 => v.resize(size),
         25 | 26 => {
             let durability = if rng.one_in(2) { Durability::Deferred } else { Durability::Immediate };
-            store.snapshot_with(&v, name, NewOptions { durability, ..NewOptions::default() }).map(drop)
+            store.snapshot_with(&v, name, NewOptions::new().durability(durability)).map(drop)
         }
         27..=29 => store.delete_snapshot(&snapshot(rng)?),
         30 => v.rollback(&snapshot(rng)?),

@@ -32,10 +32,7 @@ fn snapshots(store: &Store, world: &World, done: &AtomicBool, seed: u64) -> VecD
         let name = format!("s{round}");
         let least = world.past.finished();
         let members = [(&world.volumes[0], &*name), (&world.volumes[1], &*name)];
-        let o = NewOptions {
-            durability: if rng.one_in(2) { Durability::Deferred } else { Durability::Immediate },
-            ..NewOptions::default()
-        };
+        let o = NewOptions::new().durability(if rng.one_in(2) { Durability::Deferred } else { Durability::Immediate });
         let pair = store.snapshot_group_with(&members, o).unwrap();
         let most = world.past.begun();
         let now = of_snapshots(&pair);

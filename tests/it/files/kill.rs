@@ -118,7 +118,7 @@ impl Model {
                 store.volume(volume)?.discard(at, len)
             }
             Act::Snapshot { volume, durability } => {
-                let o = NewOptions { durability, ..NewOptions::default() };
+                let o = NewOptions::new().durability(durability);
                 store.snapshot_with(&store.volume(volume)?, &format!("s{n}"), o).map(drop)
             }
             Act::DeleteSnapshot(i) => store.delete_snapshot(&snapshot(i)?),

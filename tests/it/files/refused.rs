@@ -69,7 +69,7 @@ fn bad_names_and_sizes_are_refused() {
         refuses(store, Invalid, "resize", || a.resize(size));
     }
     let many: BTreeMap<_, _> = (0..1000).map(|i| (format!("key{i}"), "x".repeat(50))).collect();
-    let tagged = || NewOptions { tags: many.clone(), ..NewOptions::default() };
+    let tagged = || NewOptions::new().tags(many.clone());
     refuses(store, Invalid, "tags", || store.create_volume_with("new", 512, tagged()));
     refuses(store, Invalid, "tags", || store.snapshot_with(a, "new", tagged()));
     refuses(store, Invalid, "tags", || store.clone_volume_with(s, "new", tagged()));

@@ -320,7 +320,7 @@ impl Run {
                 let result = store.volume(&name).and_then(|v| match op {
                     Op::Snap { .. } => store.snapshot(&v, &snap).map(drop),
                     _ => {
-                        let deferred = NewOptions { durability: Durability::Deferred, ..NewOptions::default() };
+                        let deferred = NewOptions::new().durability(Durability::Deferred);
                         store.snapshot_with(&v, &snap, deferred).map(drop)
                     }
                 });
@@ -409,7 +409,7 @@ impl Run {
                 let tags = if n % 3 == 1 { self.tags(n) } else { BTreeMap::new() };
                 let object = Object { tags: tags::hash(&tags), ..Object::new(size) };
                 next.volumes.insert(name.clone(), Arc::new(object));
-                let new = NewOptions { tags, ..NewOptions::default() };
+                let new = NewOptions::new().tags(tags);
                 (durable(next), store.create_volume_with(&name, size, new).map(drop))
             }
             Op::DelVol { v, how } => {

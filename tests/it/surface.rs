@@ -1,0 +1,87 @@
+//! What of the crate an embedder can see: what may grow says so, and the format is not part of it.
+
+use std::{fs, path::Path};
+
+/// Types that anyone may construct or match on as a whole, with the reason why nothing will be added to them.
+const EXHAUSTIVE: &[(&str, &str)] = &[
+    ("VolumeId", "a number"),
+    ("SnapshotId", "a number"),
+    ("Block", "a number, and with the feature `sim` only"),
+    ("Stamp", "a number, and with the feature `sim` only"),
+    ("SystemHost", "stands for the machine and has no parts"),
+    ("Knobs", "sizes that tests shrink, with the feature `sim` only"),
+    ("PageKind", "bytes of format 1, with the feature `sim` only"),
+    ("PageHeader", "bytes of format 1, with the feature `sim` only"),
+    ("RootPointer", "bytes of format 1, with the feature `sim` only"),
+    ("Superblock", "bytes of format 1, with the feature `sim` only"),
+    ("LogHeader", "bytes of format 1, with the feature `sim` only"),
+];
+
+/// The public structs with a public field and the public enums of a source that any caller could construct or match without a
+/// rest.
+fn exhaustive(text: &str) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (i, line) in lines.iter().enumerate() {
+        let (rest, is_enum) = match (line.strip_prefix("pub struct "), line.strip_prefix("pub enum ")) {
+            (Some(rest), _) => (rest, false),
+            (_, Some(rest)) => (rest, true),
+            _ => continue,
+        };
+        let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+        let body = lines[i + 1..].iter().take_while(|l| !l.starts_with('}'));
+        let open = match rest.split_once('(') {
+            Some((_, fields)) => fields.starts_with("pub "),
+            None if rest.ends_with(';') => true,
+            None => is_enum || body.clone().any(|l| l.starts_with("    pub ")),
+        };
+        let attributes = lines[..i].iter().rev().take_while(|l| l.starts_with('#') || l.starts_with("///"));
+        if open && !attributes.into_iter().any(|l| *l == "#[non_exhaustive]") {
+            found.push(name);
+        }
+    }
+    found
+}
+
+#[test]
+fn what_may_grow_is_non_exhaustive() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    for dir in ["", "io", "io/file"] {
+        for entry in fs::read_dir(src.join(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(path).unwrap();
+                found.extend(exhaustive(&text).into_iter().map(str::to_owned));
+            }
+        }
+    }
+    found.sort();
+    let mut allowed: Vec<_> = EXHAUSTIVE.iter().map(|(name, _)| (*name).to_owned()).collect();
+    allowed.sort();
+    assert_eq!(found, allowed, "a public type that is not #[non_exhaustive] needs a reason");
+}
+
+#[test]
+fn an_open_type_is_caught() {
+    let open = [
+        "pub struct A {\n    pub a: u8,\n}",
+        "pub struct A {\n    a: u8,\n    pub b: u8,\n}",
+        "pub struct A(pub u8);",
+        "pub struct A;",
+        "#[derive(Debug)]\npub enum A {\n    B,\n}",
+        "#[non_exhaustive]\npub enum B {\n}\n\npub struct A<T> {\n    pub a: T,\n}",
+    ];
+    for text in open {
+        assert_eq!(exhaustive(text), ["A"], "{text}");
+    }
+    for text in [
+        "pub struct A {\n    a: u8,\n}\npub fn f() {\n    pub b: u8,\n}",
+        "pub struct A(u8);",
+        "#[non_exhaustive]\n#[derive(Debug)]\npub enum A {\n}",
+        "#[non_exhaustive]\n/// x\npub struct A {\n    pub a: u8,\n}",
+        "pub(crate) struct A(pub u8);",
+    ] {
+        assert!(exhaustive(text).is_empty(), "{text}");
+    }
+}
