@@ -26,6 +26,7 @@ mod knobs;
 mod lack;
 mod log;
 mod options;
+mod read_disk;
 mod snapshot;
 mod space;
 mod store;
@@ -42,12 +43,13 @@ pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "sim")]
 pub use knobs::Knobs;
 pub use options::Options;
+pub use read_disk::{MapExtent, ReadDisk};
 pub use snapshot::Snapshot;
 pub use store::{DeleteSnapshots, Durability, NewOptions, Store, Update};
 pub use units::{ATOMIC_WRITE_MAX, BLOCK, EXTENT_MAX, IMAGE_MAX, SECTOR, SnapshotId, VOLUME_MAX, VolumeId};
 #[cfg(feature = "sim")]
 pub use units::{Block, Stamp};
-pub use volume::{MapExtent, Volume};
+pub use volume::Volume;
 
 /// What the simulator needs to know of an image.
 #[cfg(feature = "sim")]

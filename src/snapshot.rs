@@ -2,11 +2,12 @@
 
 use crate::{
     Result, SnapshotId,
-    engine::Owner,
+    engine::{Owner, Wish},
+    read_disk::{MapExtent, PREFERRED, ReadDisk},
     units::Target,
-    volume::{MapExtent, time},
+    volume::time,
 };
-use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, fmt, io::IoSliceMut, ops::Range, sync::Arc, time::SystemTime};
 
 /// A handle to a snapshot. Cheap to clone; may be used from any thread. Once the snapshot is deleted everything that reads answers
 /// `Deleted`.
@@ -56,9 +57,34 @@ impl Snapshot {
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.engine.read(Target::Snapshot(self.id.0), buf, offset)
     }
+    /// [`Snapshot::read_at`] into several buffers, one after the other. The whole range is checked first.
+    pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
+        ReadDisk::read_vectored_at(self, bufs, offset)
+    }
+    /// Replaces its tags; the content of a snapshot never changes. Durable when it returns.
+    pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {
+        self.engine.commit(&[Wish::SetTags { snapshot: true, id: self.id.0, tags }], true).map(drop)
+    }
+    /// The length, and alignment, in bytes that reads are best made in where there is a choice, as of [`crate::Volume::preferred_io_size`].
+    pub fn preferred_io_size(&self) -> u64 {
+        PREFERRED
+    }
     /// Which parts of a byte range hold data, in order and without gaps. Whole blocks count as data.
     pub fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
         crate::volume::extents(&self.engine, Target::Snapshot(self.id.0), range)
+    }
+}
+
+impl ReadDisk for Snapshot {
+    /// `Deleted` once the snapshot is, unlike [`Snapshot::size`], which needs no store.
+    fn size(&self) -> Result<u64> {
+        self.engine.size(Target::Snapshot(self.id.0))
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        Snapshot::read_at(self, buf, offset)
+    }
+    fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
+        Snapshot::extents(self, range)
     }
 }
 

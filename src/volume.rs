@@ -3,6 +3,7 @@
 use crate::{
     Error, ErrorKind, Result, Snapshot, SnapshotId, VolumeId,
     engine::{Bytes, Engine, Owner, Wish},
+    read_disk::{MapExtent, PREFERRED, ReadDisk},
     units::{BLOCK_BYTES, Target},
 };
 use std::{
@@ -13,18 +14,6 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-
-/// A part of a volume or snapshot: data, or a hole that reads as zeros.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct MapExtent {
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub len: u64,
-    /// Data or hole.
-    pub data: bool,
-}
 
 /// A handle to a volume. Cheap to clone; all methods take `&self` and may be called from any thread at once.
 ///
@@ -148,6 +137,19 @@ impl Volume {
     pub fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
         extents(&self.engine, self.target(), range)
     }
+    /// The length, and alignment, in bytes that requests are best made in where there is a choice: 256 KiB, the largest extent. Any other is
+    /// served as well; whole blocks of 4096 bytes are the fast path.
+    pub fn preferred_io_size(&self) -> u64 {
+        PREFERRED
+    }
+    /// The unit, and alignment, in bytes in which a discard frees space: 4096. Of a shorter piece the bytes are zeroed and no space comes back.
+    pub fn discard_granularity(&self) -> u64 {
+        BLOCK_BYTES
+    }
+    /// The longest write in bytes that appears whole or not at all after a crash, at any alignment: [`crate::ATOMIC_WRITE_MAX`].
+    pub fn atomic_write_max(&self) -> u64 {
+        crate::ATOMIC_WRITE_MAX as u64
+    }
     /// Makes durable every operation of the store that returned before this call. Without anything new it costs nothing.
     pub fn flush(&self) -> Result<()> {
         self.engine.flush()
@@ -186,6 +188,21 @@ impl Volume {
     fn rollback_to(&self, snapshot: &Snapshot, keep_size: bool) -> Result<()> {
         crate::store::same_store(&self.engine, &snapshot.engine)?;
         self.engine.commit(&[Wish::Rollback { volume: self.id.0, snapshot: snapshot.id.0, keep_size }], true).map(drop)
+    }
+}
+
+impl ReadDisk for Volume {
+    fn size(&self) -> Result<u64> {
+        Volume::size(self)
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        Volume::read_at(self, buf, offset)
+    }
+    fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
+        Volume::extents(self, range)
+    }
+    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
+        Volume::read_vectored_at(self, bufs, offset)
     }
 }
 

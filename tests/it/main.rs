@@ -11,6 +11,7 @@ mod cli;
 mod concurrency;
 mod corpus;
 mod costs;
+mod disks;
 mod explorer;
 mod faults;
 mod files;

@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["log"],
     &["engine"],
     &["audit"],
+    &["read_disk"],
     &["snapshot", "volume", "store", "options"],
     &["api"],
     &["nbd", "http", "cli"],
