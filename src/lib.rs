@@ -18,6 +18,7 @@ pub mod format;
 #[cfg(not(feature = "sim"))]
 #[allow(dead_code, unreachable_pub, reason = "public with the feature `sim`, for tools")]
 mod format;
+mod handle;
 mod hint;
 #[cfg(feature = "http")]
 pub mod http;
@@ -45,7 +46,7 @@ pub use knobs::Knobs;
 pub use options::Options;
 pub use read_disk::{MapExtent, ReadDisk};
 pub use snapshot::Snapshot;
-pub use store::{DeleteSnapshots, Durability, NewOptions, Store, Update};
+pub use store::{DeleteSnapshots, Durability, NewOptions, SnapshotRef, Store, Update};
 pub use units::{ATOMIC_WRITE_MAX, BLOCK, EXTENT_MAX, IMAGE_MAX, SECTOR, SnapshotId, VOLUME_MAX, VolumeId};
 #[cfg(feature = "sim")]
 pub use units::{Block, Stamp};

@@ -2,7 +2,7 @@
 
 use crate::{
     BLOCK, Error, IMAGE_MAX, Result, Store, audit,
-    engine::{Config, Engine, Owner},
+    engine::{Config, Engine},
     io::{Backend, FileBackend, Host, ImageFiles, ReadPath, SystemHost},
     knobs::Knobs,
     units::BLOCK_BYTES,
@@ -212,12 +212,12 @@ impl Options {
             Ok(engine)
         });
         let engine = made.inspect_err(|_| file.abandon()).map_err(Error::nothing_applied)?;
-        Ok(Store { engine: Owner::new(engine)? })
+        Store::new(engine)
     }
     /// [`Options::create`] on any storage.
     pub fn create_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
         let engine = Engine::create(backend, host, self.config()?).map_err(Error::nothing_applied)?;
-        Ok(Store { engine: Owner::new(engine)? })
+        Store::new(engine)
     }
     /// [`Options::open`] on any storage.
     pub fn open_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
@@ -225,7 +225,7 @@ impl Options {
         let engine = Engine::open(backend, host, self.config()?, true).map_err(Error::nothing_applied)?;
         self.trust(&engine).and_then(|()| engine.take_owed()).inspect_err(|_| engine.disk.cut_back(len))?;
         engine.begin_epoch().map_err(Error::nothing_applied)?;
-        Ok(Store { engine: Owner::new(engine)? })
+        Store::new(engine)
     }
     /// Checks an image from elsewhere before anyone gets it.
     fn trust(&self, engine: &Engine) -> Result<()> {
@@ -245,7 +245,7 @@ impl Options {
     pub fn open_read_only_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Store> {
         let engine = Engine::open(backend, host, self.config()?, false)?;
         self.trust(&engine)?;
-        Ok(Store { engine: Owner::new(engine)? })
+        Store::new(engine)
     }
     /// Opens for reading what can be had of an image whose log is damaged: the state before the damage, which is *older* than what was
     /// acknowledged. The second part says what is missing; `None`: nothing is.
@@ -258,6 +258,6 @@ impl Options {
     pub fn open_salvage_on(&self, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<(Store, Option<Error>)> {
         let (engine, lost) = Engine::open_with(backend, host, self.config()?, false, true)?;
         self.trust(&engine)?;
-        Ok((Store { engine: Owner::new(engine)? }, lost))
+        Ok((Store::new(engine)?, lost))
     }
 }

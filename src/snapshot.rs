@@ -2,19 +2,18 @@
 
 use crate::{
     Result, SnapshotId,
-    engine::{Owner, Wish},
+    engine::Wish,
+    handle::Handle,
     read_disk::{MapExtent, PREFERRED, ReadDisk},
-    units::Target,
     volume::time,
 };
-use std::{collections::BTreeMap, fmt, io::IoSliceMut, ops::Range, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, fmt, io::IoSliceMut, ops::Range, time::SystemTime};
 
 /// A handle to a snapshot. Cheap to clone; may be used from any thread. Once the snapshot is deleted everything that reads answers
 /// `Deleted`.
 #[derive(Clone)]
 pub struct Snapshot {
-    pub(crate) engine: Arc<Owner>,
-    pub(crate) id: SnapshotId,
+    pub(crate) handle: Handle<SnapshotId>,
     pub(crate) volume: crate::VolumeId,
     pub(crate) created: u64,
     pub(crate) size: u64,
@@ -22,11 +21,12 @@ pub struct Snapshot {
 
 impl Snapshot {
     fn record(&self) -> Result<crate::engine::SnapshotRecord> {
-        self.engine.snapshot_record(self.id.0)
+        let this = self.handle.enter()?;
+        this.engine.snapshot_record(this.number)
     }
     /// Its id.
     pub fn id(&self) -> SnapshotId {
-        self.id
+        self.handle.name()
     }
     /// Its name.
     pub fn name(&self) -> Result<String> {
@@ -43,7 +43,7 @@ impl Snapshot {
     /// The snapshot that the volume's content was derived from when this one was taken; `None` if there was none or it is gone.
     pub fn parent(&self) -> Result<Option<SnapshotId>> {
         let Some(parent) = self.record()?.parent else { return Ok(None) };
-        Ok(self.engine.existing_snapshot(parent)?.map(|_| SnapshotId(parent)))
+        Ok(self.handle.enter()?.engine.existing_snapshot(parent)?.map(|_| SnapshotId(parent)))
     }
     /// Bytes.
     pub fn size(&self) -> u64 {
@@ -51,11 +51,13 @@ impl Snapshot {
     }
     /// Its tags.
     pub fn tags(&self) -> Result<BTreeMap<String, String>> {
-        self.engine.tags(Target::Snapshot(self.id.0))
+        let this = self.handle.enter()?;
+        this.engine.tags(this.target)
     }
     /// Fills `buf` from `offset` (bytes). `OutOfRange` past the end, `Corrupt` where a block does not verify.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.engine.read(Target::Snapshot(self.id.0), buf, offset)
+        let this = self.handle.enter()?;
+        this.engine.read(this.target, buf, offset)
     }
     /// [`Snapshot::read_at`] into several buffers, one after the other. The whole range is checked first.
     pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
@@ -63,7 +65,8 @@ impl Snapshot {
     }
     /// Replaces its tags; the content of a snapshot never changes. Durable when it returns.
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {
-        self.engine.commit(&[Wish::SetTags { snapshot: true, id: self.id.0, tags }], true).map(drop)
+        let this = self.handle.enter()?;
+        this.engine.commit(&[Wish::SetTags { snapshot: true, id: this.number, tags }], true).map(drop)
     }
     /// The length, and alignment, in bytes that reads are best made in where there is a choice, as of [`crate::Volume::preferred_io_size`].
     pub fn preferred_io_size(&self) -> u64 {
@@ -71,14 +74,15 @@ impl Snapshot {
     }
     /// Which parts of a byte range hold data, in order and without gaps. Whole blocks count as data.
     pub fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
-        crate::volume::extents(&self.engine, Target::Snapshot(self.id.0), range)
+        crate::volume::extents(self.handle.enter()?, range)
     }
 }
 
 impl ReadDisk for Snapshot {
     /// `Deleted` once the snapshot is, unlike [`Snapshot::size`], which needs no store.
     fn size(&self) -> Result<u64> {
-        self.engine.size(Target::Snapshot(self.id.0))
+        let this = self.handle.enter()?;
+        this.engine.size(this.target)
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         Snapshot::read_at(self, buf, offset)
@@ -90,6 +94,6 @@ impl ReadDisk for Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot").field("id", &self.id.0).field("volume", &self.volume.0).finish_non_exhaustive()
+        f.debug_struct("Snapshot").field("id", &self.id().0).field("volume", &self.volume.0).finish_non_exhaustive()
     }
 }

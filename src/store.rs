@@ -3,10 +3,11 @@
 use crate::{
     Error, ErrorKind, Progress, Report, Result, ScrubReport, Snapshot, SnapshotId, Volume, VolumeId,
     audit::{self, Stats},
-    engine::{Owner, SnapshotRecord, Wish},
+    engine::{Engine, SnapshotRecord, Wish},
+    handle::Root,
     log::DeleteMode,
 };
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
 /// When a new snapshot or clone is durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -78,42 +79,31 @@ pub enum DeleteSnapshots {
 /// Dropping the last handle (of volumes and snapshots too) without [`Store::close`] is a crash: what was flushed is safe, the rest is lost.
 #[derive(Clone)]
 pub struct Store {
-    pub(crate) engine: Arc<Owner>,
+    root: Root,
 }
 
-pub(crate) fn same_store(a: &Arc<Owner>, b: &Arc<Owner>) -> Result<()> {
-    if Arc::ptr_eq(a, b) { Ok(()) } else { Err(Error::invalid("a handle of another store")) }
+pub(crate) fn snapshot_handle(root: &Root, id: u64, r: &SnapshotRecord) -> Snapshot {
+    Snapshot { handle: root.handle(id), volume: VolumeId(r.volume), created: r.created, size: r.size }
 }
 
-pub(crate) fn snapshot_handle(engine: &Arc<Owner>, id: u64, r: &SnapshotRecord) -> Snapshot {
-    Snapshot {
-        engine: engine.clone(),
-        id: SnapshotId(id),
-        volume: VolumeId(r.volume),
-        created: r.created,
-        size: r.size,
-    }
+pub(crate) fn open_snapshot(root: &Root, id: u64) -> Result<Snapshot> {
+    let record = root.enter()?.snapshot_record(id)?;
+    Ok(snapshot_handle(root, id, &record))
 }
 
-pub(crate) fn open_snapshot(engine: &Arc<Owner>, id: u64) -> Result<Snapshot> {
-    let record = engine.snapshot_record(id)?;
-    Ok(snapshot_handle(engine, id, &record))
+fn members(root: &Root, list: &[(&Volume, &str)]) -> Result<Vec<(u64, u64, String)>> {
+    let volumes: Vec<u64> = list.iter().map(|(v, _)| root.own(&v.handle)).collect::<Result<_>>()?;
+    let first = root.enter_to_write()?.draw_snapshots(list.len())?;
+    Ok(volumes.into_iter().zip(first..).zip(list).map(|((v, id), (_, name))| (v, id, (*name).to_owned())).collect())
 }
 
-fn members(engine: &Arc<Owner>, list: &[(&Volume, &str)]) -> Result<Vec<(u64, u64, String)>> {
-    list.iter().try_for_each(|(v, _)| same_store(engine, &v.engine))?;
-    let first = engine.draw_snapshots(list.len())?;
-    Ok((first..).zip(list).map(|(id, (v, name))| (v.id.0, id, (*name).to_owned())).collect())
-}
-
-pub(crate) fn snapshot(engine: &Arc<Owner>, list: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
-    engine.disk.writes_allowed()?;
-    let members = members(engine, list)?;
+pub(crate) fn snapshot(root: &Root, list: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
+    let members = members(root, list)?;
+    let engine = root.enter_to_write()?;
     let made = engine.commit(&[Wish::Snapshot { members, tags: o.tags }], o.durability == Durability::Immediate)?;
     // Nothing is looked up any more: the snapshots exist, and an error would say that they do not.
     let handle = |&(volume, id, size): &(u64, u64, u64)| Snapshot {
-        engine: engine.clone(),
-        id: SnapshotId(id),
+        handle: root.handle(id),
         volume: VolumeId(volume),
         created: made.created,
         size,
@@ -132,11 +122,14 @@ impl DeleteSnapshots {
 }
 
 impl Store {
+    pub(crate) fn new(engine: Engine) -> Result<Store> {
+        Ok(Store { root: Root::new(engine)? })
+    }
     fn volume_handle(&self, id: u64) -> Volume {
-        Volume { engine: self.engine.clone(), id: VolumeId(id) }
+        Volume { handle: self.root.handle(id) }
     }
     fn one(&self, wish: Wish) -> Result<()> {
-        self.engine.commit(&[wish], true).map(drop)
+        self.root.enter()?.commit(&[wish], true).map(drop)
     }
 
     /// Makes a volume of `bytes` (a multiple of 512 up to 256 TiB) that reads as zeros. `Exists` if the name is taken.
@@ -145,28 +138,29 @@ impl Store {
     }
     /// [`Store::create_volume`] with tags.
     pub fn create_volume_with(&self, name: &str, bytes: u64, o: NewOptions) -> Result<Volume> {
-        self.engine.disk.writes_allowed()?;
-        let id = self.engine.draw_volume()?;
+        let engine = self.root.enter_to_write()?;
+        let id = engine.draw_volume()?;
         let wish = Wish::CreateVolume { id, name: name.to_owned(), size: bytes, tags: o.tags };
-        self.engine.commit(&[wish], o.durability == Durability::Immediate)?;
+        engine.commit(&[wish], o.durability == Durability::Immediate)?;
         Ok(self.volume_handle(id))
     }
     /// The volume of that name.
     pub fn volume(&self, name: &str) -> Result<Volume> {
-        let id = self.engine.lookup(|state| state.catalog_view().volume_named(name))?;
+        let id = self.root.enter()?.lookup(|state| state.catalog_view().volume_named(name))?;
         let id = id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no volume {name:?}")))?;
         Ok(self.volume_handle(id))
     }
     /// The volume with that id; `Deleted` if there is none.
     pub fn volume_by_id(&self, id: VolumeId) -> Result<Volume> {
-        self.engine.volume_record(id.0)?;
+        self.root.enter()?.volume_record(id.0)?;
         Ok(self.volume_handle(id.0))
     }
     /// All volumes, by name.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
+        let engine = self.root.enter()?;
         let (mut list, mut from) = (Vec::new(), 0);
         loop {
-            let page = self.engine.volumes(from, usize::MAX)?;
+            let page = engine.volumes(from, usize::MAX)?;
             let Some(last) = page.last() else { break };
             from = last.0.saturating_add(1);
             list.extend(page);
@@ -180,7 +174,7 @@ impl Store {
     }
     /// [`Store::snapshot`] with tags, or durable later.
     pub fn snapshot_with(&self, volume: &Volume, name: &str, o: NewOptions) -> Result<Snapshot> {
-        snapshot(&self.engine, &[(volume, name)], o).map(|mut made| made.remove(0))
+        snapshot(&self.root, &[(volume, name)], o).map(|mut made| made.remove(0))
     }
     /// Takes snapshots of several volumes at one point in time, all or none. `Invalid` for an empty list or a volume that stands twice.
     pub fn snapshot_group(&self, members: &[(&Volume, &str)]) -> Result<Vec<Snapshot>> {
@@ -188,21 +182,22 @@ impl Store {
     }
     /// [`Store::snapshot_group`] with tags for each member, or durable later.
     pub fn snapshot_group_with(&self, members: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
-        snapshot(&self.engine, members, o)
+        snapshot(&self.root, members, o)
     }
     /// All snapshots, oldest first; those of deleted volumes that were kept as well.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let engine = self.root.enter()?;
         let (mut list, mut from) = (Vec::new(), Some(0));
         while let Some(id) = from {
-            let (page, next) = self.engine.snapshots(id, usize::MAX)?;
-            list.extend(page.iter().map(|(id, r)| snapshot_handle(&self.engine, *id, r)));
+            let (page, next) = engine.snapshots(id, usize::MAX)?;
+            list.extend(page.iter().map(|(id, r)| snapshot_handle(&self.root, *id, r)));
             from = next;
         }
         Ok(list)
     }
     /// The snapshot with that id; `Deleted` if there is none.
     pub fn snapshot_by_id(&self, id: SnapshotId) -> Result<Snapshot> {
-        open_snapshot(&self.engine, id.0)
+        open_snapshot(&self.root, id.0)
     }
     /// Makes a volume that starts as the snapshot is. Durable when it returns; O(1).
     pub fn clone_volume(&self, snapshot: &Snapshot, name: &str) -> Result<Volume> {
@@ -210,44 +205,44 @@ impl Store {
     }
     /// [`Store::clone_volume`] with tags, or durable later.
     pub fn clone_volume_with(&self, snapshot: &Snapshot, name: &str, o: NewOptions) -> Result<Volume> {
-        same_store(&self.engine, &snapshot.engine)?;
-        self.engine.disk.writes_allowed()?;
-        let id = self.engine.draw_volume()?;
-        let wish = Wish::Clone { snapshot: snapshot.id.0, id, name: name.to_owned(), tags: o.tags };
-        self.engine.commit(&[wish], o.durability == Durability::Immediate)?;
+        let snapshot = self.root.own(&snapshot.handle)?;
+        let engine = self.root.enter_to_write()?;
+        let id = engine.draw_volume()?;
+        let wish = Wish::Clone { snapshot, id, name: name.to_owned(), tags: o.tags };
+        engine.commit(&[wish], o.durability == Durability::Immediate)?;
         Ok(self.volume_handle(id))
     }
     /// Deletes a volume. Its handles answer `Deleted` from then on; its space comes back in the background.
     pub fn delete_volume(&self, volume: &Volume, snapshots: DeleteSnapshots) -> Result<()> {
-        same_store(&self.engine, &volume.engine)?;
-        self.one(Wish::DeleteVolume { volume: volume.id.0, mode: snapshots.mode() })
+        let volume = self.root.own(&volume.handle)?;
+        self.one(Wish::DeleteVolume { volume, mode: snapshots.mode() })
     }
     /// Deletes a snapshot, whatever was made from it. What nothing else shares comes back in the background.
     pub fn delete_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
-        same_store(&self.engine, &snapshot.engine)?;
-        self.one(Wish::DeleteSnapshot { snapshot: snapshot.id.0 })
+        let snapshot = self.root.own(&snapshot.handle)?;
+        self.one(Wish::DeleteSnapshot { snapshot })
     }
     /// Renames a volume.
     pub fn rename(&self, volume: &Volume, name: &str) -> Result<()> {
-        same_store(&self.engine, &volume.engine)?;
-        self.one(Wish::RenameVolume { volume: volume.id.0, name: name.to_owned() })
+        let volume = self.root.own(&volume.handle)?;
+        self.one(Wish::RenameVolume { volume, name: name.to_owned() })
     }
     /// Renames a snapshot.
     pub fn rename_snapshot(&self, snapshot: &Snapshot, name: &str) -> Result<()> {
-        same_store(&self.engine, &snapshot.engine)?;
-        self.one(Wish::RenameSnapshot { snapshot: snapshot.id.0, name: name.to_owned() })
+        let snapshot = self.root.own(&snapshot.handle)?;
+        self.one(Wish::RenameSnapshot { snapshot, name: name.to_owned() })
     }
     /// Several operations as one record: all of them happen, or none, also after a crash. They are checked and done, in order,
     /// when `f` returns `Ok`; handles that it got are good from then on. `Invalid`, and nothing happens, if any of them was given a
     /// handle of another store.
     pub fn update<T>(&self, f: impl FnOnce(&mut Update<'_>) -> Result<T>) -> Result<T> {
-        self.engine.disk.writes_allowed()?;
+        let engine = self.root.enter_to_write()?;
         let mut update = Update { store: self, wishes: Vec::new(), refused: None };
         let out = f(&mut update)?;
         if let Some(refused) = update.refused {
             return Err(refused);
         }
-        self.engine.commit(&update.wishes, true)?;
+        engine.commit(&update.wishes, true)?;
         Ok(out)
     }
     /// Checks everything: checksums, counts, order. Writes nothing. Reads all data once for each tree that refers to it.
@@ -256,7 +251,7 @@ impl Store {
     }
     /// [`Store::check`] that tells how far it is, and stops with `Cancelled` when told `false`.
     pub fn check_with(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Report> {
-        audit::check(&self.engine, progress)
+        audit::check(self.root.enter()?, progress)
     }
     /// Verifies every block that a snapshot holds. A snapshot with damage gets the tag [`crate::DAMAGED`]; one that has it and
     /// verifies loses it. A store that is open for reading is verified and not marked.
@@ -264,68 +259,92 @@ impl Store {
     /// `progress` is called after each MiB: it may sleep, to leave the disk to others, and stops the scrub with `Cancelled`
     /// by returning `false`; what was marked until then stays. Snapshots that are taken or deleted meanwhile are left out.
     pub fn scrub(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<ScrubReport> {
-        audit::scrub(&self.engine, progress)
+        audit::scrub(self.root.enter()?, progress)
     }
     /// Figures. Walks all trees (not the data) for the bytes of each volume and snapshot.
     pub fn stats(&self) -> Result<Stats> {
-        audit::stats(&self.engine)
+        audit::stats(self.root.enter()?)
     }
     /// [`Store::stats`] without those of single volumes and snapshots. O(1).
     pub fn totals(&self) -> Result<Stats> {
-        audit::totals(&self.engine)
+        audit::totals(self.root.enter()?)
     }
     /// One bounded step of background work: a checkpoint that is due, then up to `budget` nodes of reclaim. `true`: there is more. With
     /// manual maintenance nothing else does it.
     pub fn maintain(&self, budget: usize) -> Result<bool> {
-        self.engine.disk.writes_allowed()?;
-        self.engine.maintain(budget)
+        self.root.enter_to_write()?.maintain(budget)
     }
     /// Writes what the log says to its home and releases the log.
     pub fn checkpoint(&self) -> Result<()> {
-        drop(self.engine.view()?);
-        self.engine.checkpoint()
+        let engine = self.root.enter()?;
+        drop(engine.view()?);
+        engine.checkpoint()
     }
     /// Subtrees and deleted volumes that wait for reclaim. O(1).
     pub fn reclaim_pending(&self) -> Result<u64> {
-        let state = self.engine.view()?;
+        let state = self.root.enter()?.view()?;
         Ok(state.doomed + state.sweeping.len() as u64)
     }
     /// Waits until everything deleted is reclaimed and its space is free.
     pub fn wait_reclaimed(&self) -> Result<()> {
-        drop(self.engine.view()?);
-        self.engine.wait_reclaimed()
+        let engine = self.root.enter()?;
+        drop(engine.view()?);
+        engine.wait_reclaimed()
     }
     /// Makes durable every operation that returned before this call.
     pub fn flush(&self) -> Result<()> {
-        self.engine.flush()
+        self.root.enter()?.flush()
     }
     /// Writes, without a sync, the empty group that proves the last flush, as maintenance in the background does when idle.
     pub fn mark(&self) -> Result<()> {
-        self.engine.mark()
+        self.root.enter()?.mark()
     }
     /// Flushes, writes a last checkpoint and closes: every other handle answers `Closed` from then on. Errors show here, not when dropped.
     pub fn close(self) -> Result<()> {
-        self.engine.close()
+        self.root.enter()?.close()
     }
     /// The last failure of background work that poisoned nothing: reclaim that could not read a node, say. What it left undone is tried
     /// again after the next checkpoint or, where bytes do not verify, at the next opening. O(1).
     pub fn background_error(&self) -> Option<Error> {
-        self.engine.background.lock().clone()
+        self.root.fact(|engine| engine.background.lock().clone())
     }
     /// Whether it was opened for reading.
     pub fn is_read_only(&self) -> bool {
-        !self.engine.disk.is_writable()
+        !self.root.fact(|engine| engine.disk.is_writable())
     }
     /// Whether recovery could read past the host's cache. Where not (some network and FUSE filesystems), a store that is opened after a failed
     /// sync may take data for durable that is not.
     pub fn has_cold_reads(&self) -> bool {
-        self.engine.disk.has_cold_reads()
+        self.root.fact(|engine| engine.disk.has_cold_reads())
     }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("read_only", &self.is_read_only()).finish_non_exhaustive()
+    }
+}
+
+/// A snapshot as an operation of an [`Update`] names it: by its handle or, for one that an earlier operation of the same update makes, by its
+/// id. A handle of another store is refused; an id is taken for one of this store.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotRef<'a>(By<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum By<'a> {
+    Id(SnapshotId),
+    Handle(&'a Snapshot),
+}
+
+impl From<SnapshotId> for SnapshotRef<'_> {
+    fn from(id: SnapshotId) -> Self {
+        SnapshotRef(By::Id(id))
+    }
+}
+
+impl<'a> From<&'a Snapshot> for SnapshotRef<'a> {
+    fn from(snapshot: &'a Snapshot) -> Self {
+        SnapshotRef(By::Handle(snapshot))
     }
 }
 
@@ -343,9 +362,22 @@ impl Update<'_> {
     }
     /// Adds an operation on a volume of this store. With a handle of another one the whole update is refused.
     fn wish_on(&mut self, volume: &Volume, wish: impl FnOnce(u64) -> Wish) {
-        match same_store(&self.store.engine, &volume.engine) {
-            Ok(()) => self.wishes.push(wish(volume.id.0)),
+        match self.store.root.own(&volume.handle) {
+            Ok(volume) => self.wishes.push(wish(volume)),
             Err(e) => self.refuse(&e),
+        }
+    }
+    /// [`Update::wish_on`] with a snapshot.
+    fn wish_of(&mut self, snapshot: SnapshotRef<'_>, wish: impl FnOnce(u64) -> Wish) {
+        match self.number(snapshot) {
+            Ok(snapshot) => self.wishes.push(wish(snapshot)),
+            Err(e) => self.refuse(&e),
+        }
+    }
+    fn number(&self, snapshot: SnapshotRef<'_>) -> Result<u64> {
+        match snapshot.0 {
+            By::Id(id) => Ok(id.0),
+            By::Handle(snapshot) => self.store.root.own(&snapshot.handle),
         }
     }
     fn refuse(&mut self, e: &Error) {
@@ -353,25 +385,34 @@ impl Update<'_> {
     }
     /// As [`Store::create_volume_with`].
     pub fn create_volume(&mut self, name: &str, bytes: u64, tags: BTreeMap<String, String>) -> Result<Volume> {
-        let id = self.store.engine.draw_volume()?;
+        let id = self.store.root.enter_to_write()?.draw_volume()?;
         self.wish(Wish::CreateVolume { id, name: name.to_owned(), size: bytes, tags });
         Ok(self.store.volume_handle(id))
     }
     /// As [`Store::snapshot_with`]; gives the new snapshot's id.
     pub fn snapshot(&mut self, volume: &Volume, name: &str, tags: BTreeMap<String, String>) -> Result<SnapshotId> {
-        let members = members(&self.store.engine, &[(volume, name)]).inspect_err(|e| self.refuse(e))?;
+        let members = members(&self.store.root, &[(volume, name)]).inspect_err(|e| self.refuse(e))?;
         let id = members[0].1;
         self.wish(Wish::Snapshot { members, tags });
         Ok(SnapshotId(id))
     }
     /// As [`Volume::rollback`].
-    pub fn rollback(&mut self, volume: &Volume, snapshot: SnapshotId) {
-        self.wish_on(volume, |volume| Wish::Rollback { volume, snapshot: snapshot.0, keep_size: false });
+    pub fn rollback<'s>(&mut self, volume: &Volume, snapshot: impl Into<SnapshotRef<'s>>) {
+        match self.number(snapshot.into()) {
+            Ok(snapshot) => self.wish_on(volume, |volume| Wish::Rollback { volume, snapshot, keep_size: false }),
+            Err(e) => self.refuse(&e),
+        }
     }
     /// As [`Store::clone_volume_with`].
-    pub fn clone_volume(&mut self, snapshot: SnapshotId, name: &str, tags: BTreeMap<String, String>) -> Result<Volume> {
-        let id = self.store.engine.draw_volume()?;
-        self.wish(Wish::Clone { snapshot: snapshot.0, id, name: name.to_owned(), tags });
+    pub fn clone_volume<'s>(
+        &mut self,
+        snapshot: impl Into<SnapshotRef<'s>>,
+        name: &str,
+        tags: BTreeMap<String, String>,
+    ) -> Result<Volume> {
+        let snapshot = self.number(snapshot.into()).inspect_err(|e| self.refuse(e))?;
+        let id = self.store.root.enter_to_write()?.draw_volume()?;
+        self.wish(Wish::Clone { snapshot, id, name: name.to_owned(), tags });
         Ok(self.store.volume_handle(id))
     }
     /// As [`Store::delete_volume`].
@@ -379,16 +420,16 @@ impl Update<'_> {
         self.wish_on(volume, |volume| Wish::DeleteVolume { volume, mode: snapshots.mode() });
     }
     /// As [`Store::delete_snapshot`].
-    pub fn delete_snapshot(&mut self, snapshot: SnapshotId) {
-        self.wish(Wish::DeleteSnapshot { snapshot: snapshot.0 });
+    pub fn delete_snapshot<'s>(&mut self, snapshot: impl Into<SnapshotRef<'s>>) {
+        self.wish_of(snapshot.into(), |snapshot| Wish::DeleteSnapshot { snapshot });
     }
     /// As [`Store::rename`].
     pub fn rename(&mut self, volume: &Volume, name: &str) {
         self.wish_on(volume, |volume| Wish::RenameVolume { volume, name: name.to_owned() });
     }
     /// As [`Store::rename_snapshot`].
-    pub fn rename_snapshot(&mut self, snapshot: SnapshotId, name: &str) {
-        self.wish(Wish::RenameSnapshot { snapshot: snapshot.0, name: name.to_owned() });
+    pub fn rename_snapshot<'s>(&mut self, snapshot: impl Into<SnapshotRef<'s>>, name: &str) {
+        self.wish_of(snapshot.into(), |snapshot| Wish::RenameSnapshot { snapshot, name: name.to_owned() });
     }
     /// As [`Volume::resize`].
     pub fn resize(&mut self, volume: &Volume, bytes: u64) {
@@ -399,7 +440,7 @@ impl Update<'_> {
         self.wish_on(volume, |id| Wish::SetTags { snapshot: false, id, tags });
     }
     /// Replaces a snapshot's tags.
-    pub fn set_snapshot_tags(&mut self, snapshot: SnapshotId, tags: BTreeMap<String, String>) {
-        self.wish(Wish::SetTags { snapshot: true, id: snapshot.0, tags });
+    pub fn set_snapshot_tags<'s>(&mut self, snapshot: impl Into<SnapshotRef<'s>>, tags: BTreeMap<String, String>) {
+        self.wish_of(snapshot.into(), |id| Wish::SetTags { snapshot: true, id, tags });
     }
 }

@@ -2,16 +2,16 @@
 
 use crate::{
     Error, ErrorKind, Result, Snapshot, SnapshotId, VolumeId,
-    engine::{Bytes, Engine, Owner, Wish},
+    engine::{Bytes, Wish},
+    handle::{Entered, Handle},
     read_disk::{MapExtent, PREFERRED, ReadDisk},
-    units::{BLOCK_BYTES, Target},
+    units::BLOCK_BYTES,
 };
 use std::{
     collections::BTreeMap,
     fmt,
     io::{IoSlice, IoSliceMut},
     ops::Range,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -22,15 +22,14 @@ use std::{
 /// 1 MiB borders, lowest first. What returned is durable after the next `flush` of any handle.
 #[derive(Clone)]
 pub struct Volume {
-    pub(crate) engine: Arc<Owner>,
-    pub(crate) id: VolumeId,
+    pub(crate) handle: Handle<VolumeId>,
 }
 
 pub(crate) fn time(nanos: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
 }
 
-pub(crate) fn extents(engine: &Engine, target: Target, range: Range<u64>) -> Result<Vec<MapExtent>> {
+pub(crate) fn extents(Entered { engine, target, .. }: Entered<'_>, range: Range<u64>) -> Result<Vec<MapExtent>> {
     let len = range.end.checked_sub(range.start).ok_or_else(|| Error::invalid("a range that ends before it starts"))?;
     let (mut at, to) = (range.start / BLOCK_BYTES, range.end.div_ceil(BLOCK_BYTES));
     let mut out: Vec<MapExtent> = Vec::new();
@@ -59,15 +58,13 @@ pub(crate) fn extents(engine: &Engine, target: Target, range: Range<u64>) -> Res
 }
 
 impl Volume {
-    fn target(&self) -> Target {
-        Target::Volume(self.id.0)
-    }
     fn record(&self) -> Result<crate::engine::VolumeRecord> {
-        self.engine.volume_record(self.id.0)
+        let this = self.handle.enter()?;
+        this.engine.volume_record(this.number)
     }
     /// Its id.
     pub fn id(&self) -> VolumeId {
-        self.id
+        self.handle.name()
     }
     /// Its name.
     pub fn name(&self) -> Result<String> {
@@ -75,15 +72,18 @@ impl Volume {
     }
     /// Bytes.
     pub fn size(&self) -> Result<u64> {
-        self.engine.size(self.target())
+        let this = self.handle.enter()?;
+        this.engine.size(this.target)
     }
     /// Its tags.
     pub fn tags(&self) -> Result<BTreeMap<String, String>> {
-        self.engine.tags(self.target())
+        let this = self.handle.enter()?;
+        this.engine.tags(this.target)
     }
     /// Replaces its tags. Durable when it returns.
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {
-        self.engine.commit(&[Wish::SetTags { snapshot: false, id: self.id.0, tags }], true).map(drop)
+        let this = self.handle.enter()?;
+        this.engine.commit(&[Wish::SetTags { snapshot: false, id: this.number, tags }], true).map(drop)
     }
     /// When it was made, by the host's clock.
     pub fn created(&self) -> Result<SystemTime> {
@@ -92,18 +92,20 @@ impl Volume {
     /// The snapshot that its content was last taken as, cloned from or rolled back to; `None` if there is none or it is gone.
     pub fn parent(&self) -> Result<Option<SnapshotId>> {
         let Some(parent) = self.record()?.parent else { return Ok(None) };
-        Ok(self.engine.existing_snapshot(parent)?.map(|_| SnapshotId(parent)))
+        Ok(self.handle.enter()?.engine.existing_snapshot(parent)?.map(|_| SnapshotId(parent)))
     }
 
     /// Fills `buf` from `offset`. `Corrupt` where a block does not verify: never other bytes.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.engine.read(self.target(), buf, offset)
+        let this = self.handle.enter()?;
+        this.engine.read(this.target, buf, offset)
     }
     /// [`Volume::read_at`] into several buffers, one after the other. The whole range is checked first.
     pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
         let len = bufs.iter().map(|b| b.len() as u64).sum();
         let size = self.size()?;
-        self.engine.view()?.check_range(self.target(), size, offset, len)?;
+        let this = self.handle.enter()?;
+        this.engine.view()?.check_range(this.target, size, offset, len)?;
         let mut at = offset;
         for buf in bufs {
             self.read_at(buf, at)?;
@@ -114,28 +116,32 @@ impl Volume {
     /// Writes `buf` at `offset`. An error of a write longer than 1 MiB speaks of the first unit that failed: the units before it were
     /// applied.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        self.engine.write(self.id.0, Bytes::One(buf), offset)
+        let this = self.handle.enter()?;
+        this.engine.write(this.number, Bytes::One(buf), offset)
     }
     /// [`Volume::write_at`], durable when it returns.
     pub fn write_fua_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         self.write_at(buf, offset)?;
-        self.engine.flush_applied()
+        self.handle.enter()?.engine.flush_applied()
     }
     /// [`Volume::write_at`] from several buffers, as one write.
     pub fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        self.engine.write(self.id.0, Bytes::Many(bufs), offset)
+        let this = self.handle.enter()?;
+        this.engine.write(this.number, Bytes::Many(bufs), offset)
     }
     /// Makes a range read as zeros and gives its space back. One unit, whatever its length; a few nodes of work.
     pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        self.engine.cut(self.id.0, offset, len)
+        let this = self.handle.enter()?;
+        this.engine.cut(this.number, offset, len)
     }
     /// The same as [`Volume::discard`]: zeros need no space here.
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
-        self.engine.cut(self.id.0, offset, len)
+        let this = self.handle.enter()?;
+        this.engine.cut(this.number, offset, len)
     }
     /// Which parts of a byte range hold data, in order and without gaps. Whole blocks count as data.
     pub fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
-        extents(&self.engine, self.target(), range)
+        extents(self.handle.enter()?, range)
     }
     /// The length, and alignment, in bytes that requests are best made in where there is a choice: 256 KiB, the largest extent. Any other is
     /// served as well; whole blocks of 4096 bytes are the fast path.
@@ -152,29 +158,33 @@ impl Volume {
     }
     /// Makes durable every operation of the store that returned before this call. Without anything new it costs nothing.
     pub fn flush(&self) -> Result<()> {
-        self.engine.flush()
+        self.handle.enter()?.engine.flush()
     }
     /// Grows or shrinks to `bytes`, a multiple of 512. What is cut off is gone; what is added reads as zeros. Durable when it returns.
     pub fn resize(&self, bytes: u64) -> Result<()> {
-        self.engine.commit(&[Wish::Resize { volume: self.id.0, size: bytes }], true).map(drop)
+        let this = self.handle.enter()?;
+        this.engine.commit(&[Wish::Resize { volume: this.number, size: bytes }], true).map(drop)
     }
     /// Takes a snapshot. Durable when it returns; O(1).
     pub fn snapshot(&self, name: &str) -> Result<Snapshot> {
-        crate::store::snapshot(&self.engine, &[(self, name)], crate::NewOptions::default())
+        crate::store::snapshot(self.handle.root(), &[(self, name)], crate::NewOptions::default())
             .map(|mut made| made.remove(0))
     }
-    /// An existing snapshot of this volume.
+    /// An existing snapshot of this volume. `NotFound` if it has none of that name.
     pub fn snapshot_named(&self, name: &str) -> Result<Snapshot> {
-        let id = self.engine.lookup(|state| state.catalog_view().snapshot_named(self.id.0, name))?;
+        self.record()?;
+        let this = self.handle.enter()?;
+        let id = this.engine.lookup(|state| state.catalog_view().snapshot_named(this.number, name))?;
         let id =
-            id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("volume {} has no snapshot {name:?}", self.id)))?;
-        crate::store::open_snapshot(&self.engine, id)
+            id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{} has no snapshot {name:?}", this.target)))?;
+        crate::store::open_snapshot(self.handle.root(), id)
     }
     /// Its snapshots, oldest first.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
         self.record()?;
-        let list = self.engine.snapshots_of(self.id.0)?;
-        Ok(list.into_iter().map(|(id, r)| crate::store::snapshot_handle(&self.engine, id, &r)).collect())
+        let this = self.handle.enter()?;
+        let list = this.engine.snapshots_of(this.number)?;
+        Ok(list.into_iter().map(|(id, r)| crate::store::snapshot_handle(self.handle.root(), id, &r)).collect())
     }
     /// Makes the volume what `snapshot`, one of its own, is: contents and size. No snapshot is lost, older or newer. Durable when it
     /// returns; O(1).
@@ -186,8 +196,9 @@ impl Volume {
         self.rollback_to(snapshot, true)
     }
     fn rollback_to(&self, snapshot: &Snapshot, keep_size: bool) -> Result<()> {
-        crate::store::same_store(&self.engine, &snapshot.engine)?;
-        self.engine.commit(&[Wish::Rollback { volume: self.id.0, snapshot: snapshot.id.0, keep_size }], true).map(drop)
+        let this = self.handle.enter()?;
+        let snapshot = self.handle.root().own(&snapshot.handle)?;
+        this.engine.commit(&[Wish::Rollback { volume: this.number, snapshot, keep_size }], true).map(drop)
     }
 }
 
@@ -208,6 +219,6 @@ impl ReadDisk for Volume {
 
 impl fmt::Debug for Volume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Volume").field("id", &self.id.0).finish_non_exhaustive()
+        f.debug_struct("Volume").field("id", &self.id().0).finish_non_exhaustive()
     }
 }

@@ -17,6 +17,7 @@ mod faults;
 mod files;
 mod flips;
 mod format;
+mod handles;
 mod hostile;
 mod jail;
 mod model;

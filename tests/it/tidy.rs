@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["log"],
     &["engine"],
     &["audit"],
+    &["handle"],
     &["read_disk"],
     &["snapshot", "volume", "store", "options"],
     &["api"],
