@@ -1,4 +1,80 @@
-#![doc = include_str!("../README.md")]
+//! Many virtual disks in one image file, inside the process that uses them, with copy-on-write snapshots.
+//!
+//! A store is one file. It holds *volumes*, which are writable disks of up to 256 TiB, and *snapshots* of them, which never change. Taking,
+//! rolling back to, cloning and deleting a snapshot costs one small record and one sync, whatever the size of the disk and however many
+//! snapshots there are. Every block is covered by a checksum, and after a crash the image holds exactly the state after some
+//! prefix of the operations, with at least all that was flushed.
+//!
+//! The crate is for authors of virtual machine monitors, sandboxes, build and test environments, and storage services. It is a library with
+//! blocking calls; it is no filesystem, has no encryption or compression, and serves no block device. It needs Linux on a 64-bit machine.
+//!
+//! # Example
+//!
+//! ```
+//! use snapdisk::{Options, ReadDisk};
+//!
+//! # fn main() -> snapdisk::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("disks.img");
+//! let store = Options::new().create(&path)?;
+//! let disk = store.create_volume("root", 10 << 30)?;
+//! disk.write_at(b"hello", 4096)?;
+//! let before = disk.snapshot("before")?;
+//! disk.write_at(b"HELLO", 4096)?;
+//! disk.flush()?;
+//!
+//! // A second branch that starts at the snapshot, and the first one back at it.
+//! let copy = store.clone_volume(&before, "experiment")?;
+//! disk.rollback(&before)?;
+//! let disks: [&dyn ReadDisk; 3] = [&disk, &before, &copy];
+//! for disk in disks {
+//!     let mut buf = [0; 5];
+//!     disk.read_at(&mut buf, 4096)?;
+//!     assert_eq!(&buf, b"hello");
+//! }
+//! store.close()?;
+//!
+//! // Another day, or after a crash.
+//! let store = Options::new().open(&path)?;
+//! assert_eq!(store.volume("root")?.snapshots()?.len(), 1);
+//! # store.close() }
+//! ```
+//!
+//! # The types, in the order in which one meets them
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Options`] | how an image is created or opened: by path, below an open directory, in files that are open already, or on storage of one's own |
+//! | [`Store`] | the open image: makes, finds, clones and deletes volumes and snapshots; checks; closes |
+//! | [`Volume`] | a writable disk: reads, writes, discards, flushes, resizes, rolls back |
+//! | [`Snapshot`] | a frozen one: reads |
+//! | [`ReadDisk`] | what both of them do alike, for code that takes either |
+//! | [`NewOptions`] | tags of a new volume, snapshot or clone, and when it is durable |
+//! | [`Update`] | several operations as one, all of which happen or none |
+//! | [`Error`], [`ErrorKind`] | what went wrong, whether it was applied, and the errno of a block device; converts into [`std::io::Error`] |
+//! | [`Stats`], [`Report`], [`ScrubReport`] | figures, and what checks found |
+//! | [`io::Backend`] | storage of one's own: five methods |
+//!
+//! Handles are cheap to clone and may be used from any thread at once. A store has one writer, which holds a lock on the file, or any number of readers.
+//!
+//! # What is durable when
+//!
+//! A write is seen by every later read when it returns, and is durable when a later [`Volume::flush`] or [`Store::flush`] of any handle has returned; a write
+//! of up to [`ATOMIC_WRITE_MAX`] bytes is there whole or not at all. Creating, snapshotting, cloning, rolling back, renaming and deleting are
+//! durable when they return, unless [`Durability::Deferred`] was asked for. Dropping a store without [`Store::close`] is as a crash is.
+//! After a failed write or sync every change answers [`ErrorKind::Poisoned`] until the image is opened again; reads go on.
+//!
+//! # Features
+//!
+//! * `api`: a snapshot service over a store, typed and flat, without HTTP. `http`: the same behind signed requests, with a page for people. `cli`: the
+//!   command `snapdisk`.
+//! * `sim`: the simulated disk, the format and what else the project's own tools need. It promises no stable interface.
+//!
+//! # Further
+//!
+//! In the repository: `docs/embedding.md` (jails, passed files, system calls, errors of a server), `docs/architecture.md` (how it works, the
+//! invariants), `docs/format.md` (every byte), `docs/reliability.md` (how the promises are tested), `README.md` (the command, and quirks that are worth
+//! knowing), `examples/`.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("snapdisk needs Linux: flock, fallocate, O_DIRECT and MADV_POPULATE_READ are what it stands on");
@@ -69,4 +145,13 @@ pub mod sim_support {
     pub fn protected(durable: Arc<dyn io::Backend>, host: Arc<dyn io::Host>, options: &Options) -> Result<Protected> {
         crate::audit::protected(durable, host, options.config()?)
     }
+}
+
+/// The examples of the README and of the page for embedders, to be compiled.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/embedding.md")]
+    struct Embedding;
 }

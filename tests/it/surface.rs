@@ -1,6 +1,6 @@
 //! What of the crate an embedder can see: what may grow says so, and the format is not part of it.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// Types that anyone may construct or match on as a whole, with the reason why nothing will be added to them.
 const EXHAUSTIVE: &[(&str, &str)] = &[
@@ -60,6 +60,29 @@ fn what_may_grow_is_non_exhaustive() {
     let mut allowed: Vec<_> = EXHAUSTIVE.iter().map(|(name, _)| (*name).to_owned()).collect();
     allowed.sort();
     assert_eq!(found, allowed, "a public type that is not #[non_exhaustive] needs a reason");
+}
+
+/// The text of a file of the project.
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let (manifest, page) = (page("Cargo.toml"), page("docs/dependencies.md"));
+    let list = manifest.split("[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let named = list.lines().filter_map(|l| l.split_once(" = ").map(|(name, _)| name)).filter(|n| !n.starts_with('#'));
+    let named: BTreeSet<String> = named.map(str::to_owned).collect();
+    let rows = page.lines().filter(|l| l.starts_with('|')).filter_map(|l| l.rsplit(" | ").nth(1));
+    let told: BTreeSet<String> = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    assert_eq!(told, named);
+}
+
+#[test]
+fn the_readme_names_the_oldest_compiler() {
+    let manifest = page("Cargo.toml");
+    let oldest = manifest.lines().find_map(|l| l.strip_prefix("rust-version = ")).unwrap().trim_matches('"');
+    assert!(page("README.md").contains(&format!("| Rust | {oldest} or later")));
 }
 
 #[test]
