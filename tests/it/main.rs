@@ -27,4 +27,5 @@ mod schedule;
 mod settings;
 mod surface;
 mod tidy;
+mod undone;
 mod unreadable;

@@ -42,6 +42,7 @@ HARNESSES = {
     "hostile": ["hostile::"],
     "room": ["room::"],
     "schedule": ["schedule::"],
+    "undone": ["undone::"],
 }
 
 PLANTED = """
