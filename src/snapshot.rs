@@ -2,7 +2,7 @@
 
 use crate::{
     Result, SnapshotId,
-    engine::Wish,
+    engine::Ask,
     handle::Handle,
     read_disk::{MapExtent, PREFERRED, ReadDisk},
     volume::time,
@@ -66,7 +66,7 @@ impl Snapshot {
     /// Replaces its tags; the content of a snapshot never changes. Durable when it returns.
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.commit(&[Wish::SetTags { snapshot: true, id: this.number, tags }], true).map(drop)
+        this.engine.commit(&[Ask::set_snapshot_tags(this.number, tags)], true).map(drop)
     }
     /// The length, and alignment, in bytes that reads are best made in where there is a choice, as of [`crate::Volume::preferred_io_size`].
     pub fn preferred_io_size(&self) -> u64 {

@@ -3,7 +3,7 @@
 use crate::{
     Error, ErrorKind, Progress, Report, Result, ScrubReport, Snapshot, SnapshotId, Volume, VolumeId,
     audit::{self, Stats},
-    engine::{Engine, SnapshotRecord, Wish},
+    engine::{Ask, Engine, SnapshotRecord},
     handle::Root,
     log::DeleteMode,
 };
@@ -100,7 +100,7 @@ fn members(root: &Root, list: &[(&Volume, &str)]) -> Result<Vec<(u64, u64, Strin
 pub(crate) fn snapshot(root: &Root, list: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
     let members = members(root, list)?;
     let engine = root.enter_to_write()?;
-    let made = engine.commit(&[Wish::Snapshot { members, tags: o.tags }], o.durability == Durability::Immediate)?;
+    let made = engine.commit(&[Ask::snapshot(members, o.tags)], o.durability == Durability::Immediate)?;
     // Nothing is looked up any more: the snapshots exist, and an error would say that they do not.
     let handle = |&(volume, id, size): &(u64, u64, u64)| Snapshot {
         handle: root.handle(id),
@@ -128,8 +128,8 @@ impl Store {
     fn volume_handle(&self, id: u64) -> Volume {
         Volume { handle: self.root.handle(id) }
     }
-    fn one(&self, wish: Wish) -> Result<()> {
-        self.root.enter()?.commit(&[wish], true).map(drop)
+    fn one(&self, ask: Ask) -> Result<()> {
+        self.root.enter()?.commit(&[ask], true).map(drop)
     }
 
     /// Makes a volume of `bytes` (a multiple of 512 up to 256 TiB) that reads as zeros. `Exists` if the name is taken.
@@ -140,8 +140,8 @@ impl Store {
     pub fn create_volume_with(&self, name: &str, bytes: u64, o: NewOptions) -> Result<Volume> {
         let engine = self.root.enter_to_write()?;
         let id = engine.draw_volume()?;
-        let wish = Wish::CreateVolume { id, name: name.to_owned(), size: bytes, tags: o.tags };
-        engine.commit(&[wish], o.durability == Durability::Immediate)?;
+        let ask = Ask::create_volume(id, name, bytes, o.tags);
+        engine.commit(&[ask], o.durability == Durability::Immediate)?;
         Ok(self.volume_handle(id))
     }
     /// The volume of that name.
@@ -208,41 +208,41 @@ impl Store {
         let snapshot = self.root.own(&snapshot.handle)?;
         let engine = self.root.enter_to_write()?;
         let id = engine.draw_volume()?;
-        let wish = Wish::Clone { snapshot, id, name: name.to_owned(), tags: o.tags };
-        engine.commit(&[wish], o.durability == Durability::Immediate)?;
+        let ask = Ask::clone_volume(snapshot, id, name, o.tags);
+        engine.commit(&[ask], o.durability == Durability::Immediate)?;
         Ok(self.volume_handle(id))
     }
     /// Deletes a volume. Its handles answer `Deleted` from then on; its space comes back in the background.
     pub fn delete_volume(&self, volume: &Volume, snapshots: DeleteSnapshots) -> Result<()> {
         let volume = self.root.own(&volume.handle)?;
-        self.one(Wish::DeleteVolume { volume, mode: snapshots.mode() })
+        self.one(Ask::delete_volume(volume, snapshots.mode()))
     }
     /// Deletes a snapshot, whatever was made from it. What nothing else shares comes back in the background.
     pub fn delete_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
         let snapshot = self.root.own(&snapshot.handle)?;
-        self.one(Wish::DeleteSnapshot { snapshot })
+        self.one(Ask::delete_snapshot(snapshot))
     }
     /// Renames a volume.
     pub fn rename(&self, volume: &Volume, name: &str) -> Result<()> {
         let volume = self.root.own(&volume.handle)?;
-        self.one(Wish::RenameVolume { volume, name: name.to_owned() })
+        self.one(Ask::rename_volume(volume, name))
     }
     /// Renames a snapshot.
     pub fn rename_snapshot(&self, snapshot: &Snapshot, name: &str) -> Result<()> {
         let snapshot = self.root.own(&snapshot.handle)?;
-        self.one(Wish::RenameSnapshot { snapshot, name: name.to_owned() })
+        self.one(Ask::rename_snapshot(snapshot, name))
     }
     /// Several operations as one record: all of them happen, or none, also after a crash. They are checked and done, in order,
     /// when `f` returns `Ok`; handles that it got are good from then on. `Invalid`, and nothing happens, if any of them was given a
     /// handle of another store.
     pub fn update<T>(&self, f: impl FnOnce(&mut Update<'_>) -> Result<T>) -> Result<T> {
         let engine = self.root.enter_to_write()?;
-        let mut update = Update { store: self, wishes: Vec::new(), refused: None };
+        let mut update = Update { store: self, asked: Vec::new(), refused: None };
         let out = f(&mut update)?;
         if let Some(refused) = update.refused {
             return Err(refused);
         }
-        engine.commit(&update.wishes, true)?;
+        engine.commit(&update.asked, true)?;
         Ok(out)
     }
     /// Checks everything: checksums, counts, order. Writes nothing. Reads all data once for each tree that refers to it.
@@ -351,26 +351,26 @@ impl<'a> From<&'a Snapshot> for SnapshotRef<'a> {
 /// Operations that become one record: see [`Store::update`].
 pub struct Update<'a> {
     store: &'a Store,
-    wishes: Vec<Wish>,
+    asked: Vec<Ask>,
     /// The first handle of another store that an operation was given.
     refused: Option<Error>,
 }
 
 impl Update<'_> {
-    fn wish(&mut self, wish: Wish) {
-        self.wishes.push(wish);
+    fn ask(&mut self, ask: Ask) {
+        self.asked.push(ask);
     }
     /// Adds an operation on a volume of this store. With a handle of another one the whole update is refused.
-    fn wish_on(&mut self, volume: &Volume, wish: impl FnOnce(u64) -> Wish) {
+    fn ask_on(&mut self, volume: &Volume, ask: impl FnOnce(u64) -> Ask) {
         match self.store.root.own(&volume.handle) {
-            Ok(volume) => self.wishes.push(wish(volume)),
+            Ok(volume) => self.asked.push(ask(volume)),
             Err(e) => self.refuse(&e),
         }
     }
-    /// [`Update::wish_on`] with a snapshot.
-    fn wish_of(&mut self, snapshot: SnapshotRef<'_>, wish: impl FnOnce(u64) -> Wish) {
+    /// [`Update::ask_on`] with a snapshot.
+    fn ask_of(&mut self, snapshot: SnapshotRef<'_>, ask: impl FnOnce(u64) -> Ask) {
         match self.number(snapshot) {
-            Ok(snapshot) => self.wishes.push(wish(snapshot)),
+            Ok(snapshot) => self.asked.push(ask(snapshot)),
             Err(e) => self.refuse(&e),
         }
     }
@@ -386,20 +386,20 @@ impl Update<'_> {
     /// As [`Store::create_volume_with`].
     pub fn create_volume(&mut self, name: &str, bytes: u64, tags: BTreeMap<String, String>) -> Result<Volume> {
         let id = self.store.root.enter_to_write()?.draw_volume()?;
-        self.wish(Wish::CreateVolume { id, name: name.to_owned(), size: bytes, tags });
+        self.ask(Ask::create_volume(id, name, bytes, tags));
         Ok(self.store.volume_handle(id))
     }
     /// As [`Store::snapshot_with`]; gives the new snapshot's id.
     pub fn snapshot(&mut self, volume: &Volume, name: &str, tags: BTreeMap<String, String>) -> Result<SnapshotId> {
         let members = members(&self.store.root, &[(volume, name)]).inspect_err(|e| self.refuse(e))?;
         let id = members[0].1;
-        self.wish(Wish::Snapshot { members, tags });
+        self.ask(Ask::snapshot(members, tags));
         Ok(SnapshotId(id))
     }
     /// As [`Volume::rollback`].
     pub fn rollback<'s>(&mut self, volume: &Volume, snapshot: impl Into<SnapshotRef<'s>>) {
         match self.number(snapshot.into()) {
-            Ok(snapshot) => self.wish_on(volume, |volume| Wish::Rollback { volume, snapshot, keep_size: false }),
+            Ok(snapshot) => self.ask_on(volume, |volume| Ask::rollback(volume, snapshot, false)),
             Err(e) => self.refuse(&e),
         }
     }
@@ -412,35 +412,35 @@ impl Update<'_> {
     ) -> Result<Volume> {
         let snapshot = self.number(snapshot.into()).inspect_err(|e| self.refuse(e))?;
         let id = self.store.root.enter_to_write()?.draw_volume()?;
-        self.wish(Wish::Clone { snapshot, id, name: name.to_owned(), tags });
+        self.ask(Ask::clone_volume(snapshot, id, name, tags));
         Ok(self.store.volume_handle(id))
     }
     /// As [`Store::delete_volume`].
     pub fn delete_volume(&mut self, volume: &Volume, snapshots: DeleteSnapshots) {
-        self.wish_on(volume, |volume| Wish::DeleteVolume { volume, mode: snapshots.mode() });
+        self.ask_on(volume, |volume| Ask::delete_volume(volume, snapshots.mode()));
     }
     /// As [`Store::delete_snapshot`].
     pub fn delete_snapshot<'s>(&mut self, snapshot: impl Into<SnapshotRef<'s>>) {
-        self.wish_of(snapshot.into(), |snapshot| Wish::DeleteSnapshot { snapshot });
+        self.ask_of(snapshot.into(), Ask::delete_snapshot);
     }
     /// As [`Store::rename`].
     pub fn rename(&mut self, volume: &Volume, name: &str) {
-        self.wish_on(volume, |volume| Wish::RenameVolume { volume, name: name.to_owned() });
+        self.ask_on(volume, |volume| Ask::rename_volume(volume, name));
     }
     /// As [`Store::rename_snapshot`].
     pub fn rename_snapshot<'s>(&mut self, snapshot: impl Into<SnapshotRef<'s>>, name: &str) {
-        self.wish_of(snapshot.into(), |snapshot| Wish::RenameSnapshot { snapshot, name: name.to_owned() });
+        self.ask_of(snapshot.into(), |snapshot| Ask::rename_snapshot(snapshot, name));
     }
     /// As [`Volume::resize`].
     pub fn resize(&mut self, volume: &Volume, bytes: u64) {
-        self.wish_on(volume, |volume| Wish::Resize { volume, size: bytes });
+        self.ask_on(volume, |volume| Ask::resize(volume, bytes));
     }
     /// Replaces a volume's tags.
     pub fn set_volume_tags(&mut self, volume: &Volume, tags: BTreeMap<String, String>) {
-        self.wish_on(volume, |id| Wish::SetTags { snapshot: false, id, tags });
+        self.ask_on(volume, |id| Ask::set_volume_tags(id, tags));
     }
     /// Replaces a snapshot's tags.
     pub fn set_snapshot_tags<'s>(&mut self, snapshot: impl Into<SnapshotRef<'s>>, tags: BTreeMap<String, String>) {
-        self.wish_of(snapshot.into(), |id| Wish::SetTags { snapshot: true, id, tags });
+        self.ask_of(snapshot.into(), |id| Ask::set_snapshot_tags(id, tags));
     }
 }

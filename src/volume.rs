@@ -2,7 +2,7 @@
 
 use crate::{
     Error, ErrorKind, Result, Snapshot, SnapshotId, VolumeId,
-    engine::{Bytes, Wish},
+    engine::{Ask, Bytes},
     handle::{Entered, Handle},
     read_disk::{MapExtent, PREFERRED, ReadDisk},
     units::BLOCK_BYTES,
@@ -83,7 +83,7 @@ impl Volume {
     /// Replaces its tags. Durable when it returns.
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.commit(&[Wish::SetTags { snapshot: false, id: this.number, tags }], true).map(drop)
+        this.engine.commit(&[Ask::set_volume_tags(this.number, tags)], true).map(drop)
     }
     /// When it was made, by the host's clock.
     pub fn created(&self) -> Result<SystemTime> {
@@ -163,7 +163,7 @@ impl Volume {
     /// Grows or shrinks to `bytes`, a multiple of 512. What is cut off is gone; what is added reads as zeros. Durable when it returns.
     pub fn resize(&self, bytes: u64) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.commit(&[Wish::Resize { volume: this.number, size: bytes }], true).map(drop)
+        this.engine.commit(&[Ask::resize(this.number, bytes)], true).map(drop)
     }
     /// Takes a snapshot. Durable when it returns; O(1).
     pub fn snapshot(&self, name: &str) -> Result<Snapshot> {
@@ -198,7 +198,7 @@ impl Volume {
     fn rollback_to(&self, snapshot: &Snapshot, keep_size: bool) -> Result<()> {
         let this = self.handle.enter()?;
         let snapshot = self.handle.root().own(&snapshot.handle)?;
-        this.engine.commit(&[Wish::Rollback { volume: this.number, snapshot, keep_size }], true).map(drop)
+        this.engine.commit(&[Ask::rollback(this.number, snapshot, keep_size)], true).map(drop)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Capture, capture::Tally};
 use crate::{
     BLOCK, Error, ErrorKind, Progress, Result, SnapshotId, VolumeId,
-    engine::{Engine, Wish},
+    engine::{Ask, Engine},
     format::RootPointer,
     lack::{Miss, Shape, Stop},
     tree::{Node, Root, read_step},
@@ -110,8 +110,8 @@ fn mark_damage(engine: &Engine, id: SnapshotId, found: Option<&(u64, String)>, o
         if had != found.is_some() && engine.disk.is_writable() {
             let value = found.map(|(offset, what)| format!("offset {offset}: {what}"));
             // One tag, not all: others may be set meanwhile.
-            let wish = Wish::SetSnapshotTag { snapshot: id.0, key: DAMAGED.to_owned(), value };
-            engine.commit(&[wish], true)?;
+            let ask = Ask::set_snapshot_tag(id.0, DAMAGED, value);
+            engine.commit(&[ask], true)?;
         }
         Ok(had)
     });

@@ -22,7 +22,7 @@ mod writeback;
 pub(crate) use catalog::{CatalogView, SnapshotRecord, VolumeRecord};
 #[cfg(feature = "sim")]
 pub(crate) use open::newest_superblock;
-pub(crate) use ops::{Bytes, Wish};
+pub(crate) use ops::{Ask, Bytes};
 pub(crate) use owner::Owner;
 #[cfg(feature = "sim")]
 pub(crate) use recover::needed_len;

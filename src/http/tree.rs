@@ -115,32 +115,32 @@ impl Screen<'_> {
     /// The screen of the disk that the place names.
     pub(super) fn one_disk(&self, out: &mut String) -> Result<(), Fault> {
         let place = self.place;
-        let wish = DescribeDisk {
+        let request = DescribeDisk {
             region: place.region.to_owned(),
             disk_ids: Some(vec![place.disk.to_owned()]),
             ..DescribeDisk::default()
         };
-        let Some(disk) = self.service.describe_disk(&self.session.caller, &wish)?.infos.pop() else {
+        let Some(disk) = self.service.describe_disk(&self.session.caller, &request)?.infos.pop() else {
             out.push_str(
                 "<p class=\"fault\" role=\"alert\">There is no such disk.</p><p><a href=\"/\">All disks</a></p>",
             );
             return Ok(());
         };
         let searched = !place.keyword.is_empty();
-        let mut wish = DescribeSnapshot {
+        let mut request = DescribeSnapshot {
             region: disk.region.clone(),
             disk_id: Some(disk.disk_id.clone()),
             limit: Some(1),
             ..DescribeSnapshot::default()
         };
-        let all = self.service.describe_snapshot(&self.session.caller, &wish)?.total_count;
-        wish.keyword = Some(place.keyword.to_owned());
-        let total = self.service.describe_snapshot(&self.session.caller, &wish)?.total_count;
+        let all = self.service.describe_snapshot(&self.session.caller, &request)?.total_count;
+        request.keyword = Some(place.keyword.to_owned());
+        let total = self.service.describe_snapshot(&self.session.caller, &request)?.total_count;
         // Lists are oldest first, and pages are counted from the newest.
         let end = total.saturating_sub(place.offset);
         let begin = end.saturating_sub(SNAPSHOTS);
-        (wish.offset, wish.limit) = (i64::try_from(begin).ok(), Some((end - begin).max(1) as i64));
-        let mut list = self.service.describe_snapshot(&self.session.caller, &wish)?.infos;
+        (request.offset, request.limit) = (i64::try_from(begin).ok(), Some((end - begin).max(1) as i64));
+        let mut list = self.service.describe_snapshot(&self.session.caller, &request)?.infos;
         list.truncate((end - begin) as usize);
 
         let _ = write!(

@@ -151,14 +151,14 @@ impl Screen<'_> {
 
     fn disks(&self, out: &mut String) -> Result<(), Fault> {
         let place = self.place;
-        let wish = DescribeDisk {
+        let request = DescribeDisk {
             region: place.region.to_owned(),
             offset: i64::try_from(place.offset).ok(),
             limit: Some(DISKS as i64),
             keyword: Some(place.keyword.to_owned()),
             ..DescribeDisk::default()
         };
-        let disks = self.service.describe_disk(&self.session.caller, &wish)?;
+        let disks = self.service.describe_disk(&self.session.caller, &request)?;
         let searched = !place.keyword.is_empty();
         if disks.total_count > DISKS || searched {
             out.push_str(&self.search("Find disks by name or remark"));
@@ -273,15 +273,15 @@ impl Screen<'_> {
 
     /// A disk in the list.
     fn disk(&self, disk: &DiskInfo, out: &mut String) -> Result<(), Fault> {
-        let mut wish = DescribeSnapshot {
+        let mut request = DescribeSnapshot {
             region: disk.region.clone(),
             disk_id: Some(disk.disk_id.clone()),
             limit: Some(1),
             ..DescribeSnapshot::default()
         };
-        let total = self.service.describe_snapshot(&self.session.caller, &wish)?.total_count;
-        wish.offset = i64::try_from(total.saturating_sub(1)).ok();
-        let newest = self.service.describe_snapshot(&self.session.caller, &wish)?.infos.pop();
+        let total = self.service.describe_snapshot(&self.session.caller, &request)?.total_count;
+        request.offset = i64::try_from(total.saturating_sub(1)).ok();
+        let newest = self.service.describe_snapshot(&self.session.caller, &request)?.infos.pop();
         self.disk_head(disk, total, newest.as_ref(), out);
         out.push_str("</section>\n");
         Ok(())

@@ -1,6 +1,9 @@
 //! Operations on volumes and snapshots: one, or several as one record.
 
-use super::edge::{Edge, EdgeNeed};
+use super::{
+    ask::Ask,
+    edge::{Edge, EdgeNeed},
+};
 use crate::{
     Error, Result,
     engine::{
@@ -9,80 +12,11 @@ use crate::{
         state::{Engine, State},
     },
     lack::{Lack, Step},
-    log::{DeleteMode, Op, Placed},
+    log::{Op, Placed},
     units::{BLOCK_BYTES, Target},
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::smallvec;
-use std::collections::BTreeMap;
-
-type Tags = BTreeMap<String, String>;
-
-/// An operation as asked for, before it is checked. Ids of what is to be made were drawn before.
-#[derive(Clone, Debug)]
-pub(crate) enum Wish {
-    CreateVolume {
-        id: u64,
-        name: String,
-        size: u64,
-        tags: Tags,
-    },
-    Snapshot {
-        members: Vec<(u64, u64, String)>,
-        tags: Tags,
-    },
-    Rollback {
-        volume: u64,
-        snapshot: u64,
-        keep_size: bool,
-    },
-    Clone {
-        snapshot: u64,
-        id: u64,
-        name: String,
-        tags: Tags,
-    },
-    /// `None`: refuse if there are snapshots.
-    DeleteVolume {
-        volume: u64,
-        mode: Option<DeleteMode>,
-    },
-    DeleteSnapshot {
-        snapshot: u64,
-    },
-    RenameVolume {
-        volume: u64,
-        name: String,
-    },
-    RenameSnapshot {
-        snapshot: u64,
-        name: String,
-    },
-    Resize {
-        volume: u64,
-        size: u64,
-    },
-    SetTags {
-        snapshot: bool,
-        id: u64,
-        tags: Tags,
-    },
-    /// Sets or removes one tag of a snapshot and leaves the others as they are at that moment.
-    SetSnapshotTag {
-        snapshot: u64,
-        key: String,
-        value: Option<String>,
-    },
-}
-
-impl Wish {
-    fn frees(&self) -> bool {
-        matches!(
-            self,
-            Wish::Rollback { .. } | Wish::DeleteVolume { .. } | Wish::DeleteSnapshot { .. } | Wish::Resize { .. }
-        )
-    }
-}
 
 /// What an update made, as of the moment at which it was applied.
 #[derive(Debug, Default)]
@@ -98,7 +32,7 @@ pub(crate) struct Committed {
 /// Operations that become one record, or none does.
 struct Batch<'a> {
     engine: &'a Engine,
-    wishes: &'a [Wish],
+    asked: &'a [Ask],
     claim: Claim,
     /// Blocks that a size cuts in two, by the number of the operation: to be read, and as read.
     wanted: Vec<(usize, EdgeNeed)>,
@@ -109,10 +43,10 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(engine: &'a Engine, wishes: &'a [Wish]) -> Batch<'a> {
-        let claim = if wishes.iter().all(Wish::frees) { Claim::Freeing } else { Claim::Ordinary };
+    fn new(engine: &'a Engine, asked: &'a [Ask]) -> Batch<'a> {
+        let claim = if asked.iter().all(Ask::frees) { Claim::Freeing } else { Claim::Ordinary };
         let (wanted, edges, fresh) = (Vec::new(), FxHashMap::default(), FxHashSet::default());
-        Batch { engine, wishes, claim, wanted, edges, fresh, prepared: false }
+        Batch { engine, asked, claim, wanted, edges, fresh, prepared: false }
     }
     /// Places the block that an operation cuts in two: new content for what stands there, if anything does.
     fn place_edge(
@@ -160,7 +94,7 @@ impl Request for Batch<'_> {
     type Made = Committed;
     fn prepare(&mut self) -> Result<()> {
         if !std::mem::replace(&mut self.prepared, true) {
-            self.engine.fetch_names(self.wishes)?;
+            self.engine.fetch_names(self.asked)?;
         }
         for (i, need) in std::mem::take(&mut self.wanted) {
             let edge = self.engine.read_edge(need.target, need.size / BLOCK_BYTES)?.cut_at(need.size);
@@ -174,10 +108,10 @@ impl Request for Batch<'_> {
     fn attempt(&mut self, state: &mut State, any: bool) -> Step<Committed> {
         let mut made =
             Committed { created: self.engine.host.now(), target: state.log.target(), ..Committed::default() };
-        let (mut ops, mut staged) = (Vec::with_capacity(self.wishes.len()), Vec::new());
+        let (mut ops, mut staged) = (Vec::with_capacity(self.asked.len()), Vec::new());
         self.fresh.clear();
-        for (i, wish) in self.wishes.iter().enumerate() {
-            let (mut op, need) = state.check(wish, made.created)?;
+        for (i, ask) in self.asked.iter().enumerate() {
+            let (mut op, need) = state.check(ask, made.created)?;
             op.validate()?;
             state.check_new(&op)?;
             if let Some(need) = need {
@@ -212,9 +146,9 @@ impl Request for Batch<'_> {
 }
 
 impl Engine {
-    /// Makes all wishes one record, or none; `durable`: on disk before this returns.
-    pub(crate) fn commit(&self, wishes: &[Wish], durable: bool) -> Result<Committed> {
-        let Changed { made, relieve } = self.change(&mut Batch::new(self, wishes))?;
+    /// Makes all that is asked one record, or none; `durable`: on disk before this returns.
+    pub(crate) fn commit(&self, asked: &[Ask], durable: bool) -> Result<Committed> {
+        let Changed { made, relieve } = self.change(&mut Batch::new(self, asked))?;
         if durable {
             self.flush_to(made.target)?;
         } else {
@@ -225,19 +159,8 @@ impl Engine {
 
     /// Reads the leaves for new names before the lock is taken: names are scattered over the catalog by their hash, so that nearly every one
     /// of many needs a leaf that is not in memory.
-    fn fetch_names(&self, wishes: &[Wish]) -> Result<()> {
+    fn fetch_names(&self, asked: &[Ask]) -> Result<()> {
         let fetch = |volume, name: &str| self.lookup(|state| state.catalog_view().named_in(volume, name).map(drop));
-        for wish in wishes {
-            match wish {
-                Wish::CreateVolume { name, .. } | Wish::Clone { name, .. } | Wish::RenameVolume { name, .. } => {
-                    fetch(None, name)?;
-                }
-                Wish::Snapshot { members, .. } => {
-                    members.iter().try_for_each(|(id, _, name)| fetch(Some(*id), name))?
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        asked.iter().flat_map(Ask::names).try_for_each(|(volume, name)| fetch(volume, name))
     }
 }

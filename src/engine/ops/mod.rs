@@ -3,6 +3,7 @@
 //!
 //! What an operation lacks, or finds damaged, undoes all of it: see [`State::transact`].
 
+mod ask;
 mod batch;
 mod cut;
 mod direct;
@@ -21,56 +22,54 @@ use crate::{
 };
 use edge::EdgeNeed;
 
-pub(crate) use batch::Wish;
+pub(crate) use ask::Ask;
 pub(crate) use write::Bytes;
 
 impl State {
     /// Checks what is asked for against what there is. Gives the operation and, where a size cuts a block in two, which.
-    fn check(&mut self, wish: &Wish, now: u64) -> Step<(Op, Option<EdgeNeed>)> {
-        let op = match wish.clone() {
-            Wish::CreateVolume { id, name, size, tags } => {
-                self.check_volume_name(&name)?;
-                Op::CreateVolume { id, name, size, created: now, tags }
+    fn check(&mut self, ask: &Ask, now: u64) -> Step<(Op, Option<EdgeNeed>)> {
+        let mut op = ask.op.clone();
+        let mut edge = None;
+        match &mut op {
+            Op::CreateVolume { name, created, .. } => {
+                self.check_volume_name(name)?;
+                *created = now;
             }
-            Wish::Clone { snapshot, id, name, tags } => {
-                self.frozen_head(snapshot)?;
-                self.check_volume_name(&name)?;
-                Op::Clone { snapshot, id, name, created: now, tags }
+            Op::Clone { snapshot, name, created, .. } => {
+                self.frozen_head(*snapshot)?;
+                self.check_volume_name(name)?;
+                *created = now;
             }
-            Wish::DeleteVolume { volume, mode } => self.check_delete_volume(volume, mode)?,
-            Wish::RenameVolume { volume, name } => {
-                if self.head(volume)?.name != name {
-                    self.check_volume_name(&name)?;
+            Op::DeleteVolume { volume, .. } => self.check_delete_volume(*volume, &ask.terms)?,
+            Op::RenameVolume { volume, name } => {
+                if self.head(*volume)?.name != *name {
+                    self.check_volume_name(name)?;
                 }
-                Op::RenameVolume { volume, name }
             }
-            Wish::Resize { volume, size } => return self.check_resize(volume, size),
-            Wish::Rollback { volume, snapshot, keep_size } => return self.check_rollback(volume, snapshot, keep_size),
-            Wish::Snapshot { members, tags } => {
-                for (volume, _, name) in &members {
+            Op::Resize { volume, size, .. } => edge = self.check_resize(*volume, *size)?,
+            Op::Rollback { volume, snapshot, size, .. } => {
+                (*size, edge) = self.check_rollback(*volume, *snapshot, &ask.terms)?;
+            }
+            Op::Snapshot { members, created, .. } => {
+                for (volume, _, name) in members {
                     self.head(*volume)?;
                     self.check_snapshot_name(*volume, name)?;
                 }
-                Op::Snapshot { members, created: now, tags }
+                *created = now;
             }
-            Wish::DeleteSnapshot { snapshot } => {
-                self.frozen_head(snapshot)?;
-                Op::DeleteSnapshot { snapshot }
-            }
-            Wish::RenameSnapshot { snapshot, name } => {
-                let record = self.frozen_head(snapshot)?.clone();
-                if record.name != name {
-                    self.check_snapshot_name(record.volume, &name)?;
+            Op::DeleteSnapshot { snapshot } => drop(self.frozen_head(*snapshot)?),
+            Op::RenameSnapshot { snapshot, name } => {
+                let record = self.frozen_head(*snapshot)?;
+                let (volume, same) = (record.volume, record.name == *name);
+                if !same {
+                    self.check_snapshot_name(volume, name)?;
                 }
-                Op::RenameSnapshot { snapshot, name }
             }
-            Wish::SetTags { snapshot, id, tags } => {
-                self.check_tagged(snapshot, id)?;
-                Op::SetTags { snapshot, id, tags }
-            }
-            Wish::SetSnapshotTag { snapshot, key, value } => self.check_tag(snapshot, key, value)?,
-        };
-        Ok((op, None))
+            Op::SetTags { snapshot, id, tags } => self.check_tags(*snapshot, *id, tags, &ask.terms)?,
+            // Writes and discards are requests of their own.
+            Op::Write { .. } | Op::Cut { .. } | Op::Data { .. } => {}
+        }
+        Ok((op, edge))
     }
 
     /// Nodes that an operation needs at most.

@@ -1,24 +1,22 @@
 //! Tags of volumes and snapshots.
 
-use super::Op;
+use super::ask::Terms;
 use crate::{engine::state::State, lack::Step};
 use std::collections::BTreeMap;
 
 type Tags = BTreeMap<String, String>;
 
 impl State {
-    pub(super) fn check_tagged(&mut self, snapshot: bool, id: u64) -> Step<()> {
-        self.tag_records(snapshot, id).map(drop)
-    }
-    /// Sets or removes one tag of a snapshot and leaves the others as they are at this moment.
-    pub(super) fn check_tag(&mut self, id: u64, key: String, value: Option<String>) -> Step<Op> {
-        self.check_tagged(true, id)?;
-        let mut tags = self.catalog_view().tags(true, id)?;
+    /// Puts what the tags are to be into `tags`.
+    pub(super) fn check_tags(&mut self, snapshot: bool, id: u64, tags: &mut Tags, terms: &Terms) -> Step<()> {
+        self.tag_records(snapshot, id)?;
+        let Terms::OneTag(key, value) = terms else { return Ok(()) };
+        *tags = self.catalog_view().tags(snapshot, id)?;
         match value {
-            Some(value) => tags.insert(key, value),
-            None => tags.remove(&key),
+            Some(value) => tags.insert(key.clone(), value.clone()),
+            None => tags.remove(key),
         };
-        Ok(Op::SetTags { snapshot: true, id, tags })
+        Ok(())
     }
     /// Records that the tags of a volume or snapshot take.
     pub(super) fn tag_records(&mut self, snapshot: bool, id: u64) -> Step<u16> {

@@ -1,6 +1,6 @@
 //! Volumes: made, cloned, renamed, resized, rolled back, deleted.
 
-use super::{Op, edge::EdgeNeed};
+use super::{ask::Terms, edge::EdgeNeed};
 use crate::{
     Error, ErrorKind,
     engine::{
@@ -28,28 +28,27 @@ impl State {
             None => Ok(()),
         }
     }
-    /// `mode` `None`: a volume with snapshots is not deleted.
-    pub(super) fn check_delete_volume(&mut self, volume: u64, mode: Option<DeleteMode>) -> Step<Op> {
+    pub(super) fn check_delete_volume(&mut self, volume: u64, terms: &Terms) -> Step<()> {
         let record = self.head(volume)?;
-        if mode.is_none() && record.snapshots > 0 {
+        if matches!(terms, Terms::WithoutSnapshots) && record.snapshots > 0 {
             let (name, n) = (&record.name, record.snapshots);
             let what = format!("volume {name:?} has {n} snapshots: say whether they stay or go too");
             return Err(Error::invalid(what).into());
         }
-        Ok(Op::DeleteVolume { volume, mode: mode.unwrap_or(DeleteMode::Keep) })
+        Ok(())
     }
-    pub(super) fn check_resize(&mut self, volume: u64, size: u64) -> Step<(Op, Option<EdgeNeed>)> {
+    pub(super) fn check_resize(&mut self, volume: u64, size: u64) -> Step<Option<EdgeNeed>> {
         check_size(size)?;
         let cuts = size < self.head(volume)?.size && !size.is_multiple_of(BLOCK_BYTES);
-        let edge = cuts.then_some(EdgeNeed { target: Target::Volume(volume), size });
-        Ok((Op::Resize { volume, size, edge: None }, edge))
+        Ok(cuts.then_some(EdgeNeed { target: Target::Volume(volume), size }))
     }
+    /// Gives the volume's size after the rollback.
     pub(super) fn check_rollback(
         &mut self,
         volume: u64,
         snapshot: u64,
-        keep_size: bool,
-    ) -> Step<(Op, Option<EdgeNeed>)> {
+        terms: &Terms,
+    ) -> Step<(u64, Option<EdgeNeed>)> {
         let now = self.head(volume)?.size;
         let target = self.frozen_head(snapshot)?;
         if target.volume != volume {
@@ -57,10 +56,9 @@ impl State {
             let what = format!("snapshot {snapshot} is of volume {of}, not of volume {volume}: clone it instead");
             return Err(Error::invalid(what).into());
         }
-        let size = if keep_size { now } else { target.size };
+        let size = if matches!(terms, Terms::KeepSize) { now } else { target.size };
         let cuts = size < target.size && !size.is_multiple_of(BLOCK_BYTES);
-        let edge = cuts.then_some(EdgeNeed { target: Target::Snapshot(snapshot), size });
-        Ok((Op::Rollback { volume, snapshot, size, edge: None }, edge))
+        Ok((size, cuts.then_some(EdgeNeed { target: Target::Snapshot(snapshot), size })))
     }
 
     // ---- what is done
