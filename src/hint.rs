@@ -5,13 +5,12 @@
 #[inline]
 pub(crate) fn prefetch<T>(items: &[T], i: usize) {
     if let Some(item) = items.get(i) {
-        prefetch_at(std::ptr::from_ref(item).cast());
+        fetch(std::ptr::from_ref(item).cast());
     }
 }
 
-/// Has the processor fetch the line at an address, whatever is there.
 #[inline]
-pub(crate) fn prefetch_at(at: *const u8) {
+fn fetch(at: *const u8) {
     // SAFETY: a prefetch reads and writes nothing as far as the program can tell, and no address makes it fault. The instruction is
     // part of every x86-64 processor.
     #[cfg(target_arch = "x86_64")]

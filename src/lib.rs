@@ -141,6 +141,11 @@ pub mod sim_support {
         pub use crate::sync::schedule::{Caller, Choice, Outcome, Plan, run};
     }
 
+    /// Whether the calling thread holds the lock of a store's state, under which no disk may be at work.
+    pub fn holds_state() -> bool {
+        crate::sync::holds_quick()
+    }
+
     /// What a crash right now would need of `durable`, an image that nobody writes.
     pub fn protected(durable: Arc<dyn io::Backend>, host: Arc<dyn io::Host>, options: &Options) -> Result<Protected> {
         crate::audit::protected(durable, host, options.config()?)

@@ -16,6 +16,21 @@ pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockW
 
 use std::{io, mem, thread, time::Duration};
 
+/// A lock that is held for what happens in memory alone. Builds with `sim` know which threads hold one, for tests whose disk refuses to work
+/// meanwhile.
+pub(crate) fn quick<T>(value: T) -> RwLock<T> {
+    #[cfg(feature = "sim")]
+    return RwLock::quick(value);
+    #[cfg(not(feature = "sim"))]
+    RwLock::new(value)
+}
+
+/// Whether the calling thread holds a lock that was made by [`quick`].
+#[cfg(feature = "sim")]
+pub(crate) fn holds_quick() -> bool {
+    locks::holds_quick()
+}
+
 /// What a background thread waits for.
 #[derive(Default)]
 pub(crate) struct Bell {

@@ -10,7 +10,7 @@ use crate::{
     io::{Backend, Disk, Host, Lane},
     log::{self, Log},
     space::{Geometry, Space},
-    sync::{Bell, Mutex, RwLock},
+    sync::{self, Bell, Mutex, RwLock},
     tree::{Forest, NodeCache},
     units::{BLOCK_BYTES, Stamp},
 };
@@ -84,7 +84,7 @@ impl Engine {
             hash_key: sb.hash_key,
             epoch,
             salt,
-            state: RwLock::new(state),
+            state: sync::quick(state),
             flusher: Mutex::new(Flusher { previous: sb.log_hash, acked: sb.log_group, pages: Vec::new() }),
             spilling: Mutex::default(),
             placing: RwLock::default(),

@@ -145,10 +145,7 @@ impl Engine {
                     bytes::copy(&run.data[at + within..], buf);
                     One::Done
                 }
-                None => {
-                    self.disk.prefetch(physical.offset());
-                    One::Disk(physical, sum, self.reading.hold([Run { start: physical, len: 1 }]))
-                }
+                None => One::Disk(physical, sum, self.reading.hold([Run { start: physical, len: 1 }])),
             })
         })?;
         match one {

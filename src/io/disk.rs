@@ -130,11 +130,6 @@ impl Disk {
         }
         Ok(mapped)
     }
-    /// A read at `off` is about to come.
-    #[inline]
-    pub(crate) fn prefetch(&self, off: u64) {
-        self.backend.prefetch(off);
-    }
     /// Fills `buf` by a system call.
     pub(crate) fn read_unmapped(&self, off: u64, buf: &mut [u8]) -> Result<()> {
         self.fill(off, buf, |o, b| self.backend.read_at(o, b))

@@ -10,7 +10,7 @@
 //! file that somebody else truncates. Who can't live with that opens with [`ReadPath::Pread`](super::ReadPath::Pread).
 #![allow(unsafe_code, reason = "reads out of mappings")]
 
-use crate::{bytes::PIECE, hint};
+use crate::bytes::PIECE;
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use rustix::{
     mm,
@@ -92,15 +92,6 @@ impl Map {
             done += n;
         }
         true
-    }
-
-    /// Has the processor fetch the first bytes at `off`, where they are mapped.
-    #[inline]
-    pub(crate) fn prefetch(&self, off: u64) {
-        let segment = usize::try_from(off / SEGMENT).ok().and_then(|i| self.segments.get(i)?.get()?.as_ref());
-        if let Some(segment) = segment {
-            hint::prefetch_at(segment.map.as_ptr().wrapping_add((off % SEGMENT) as usize));
-        }
     }
 
     /// Asks the file for its length.

@@ -10,6 +10,7 @@ mod held;
 mod history;
 mod readers;
 mod stress;
+mod unlocked;
 
 use history::{State, WRITERS, World, clean, of_volumes};
 use parking_lot::Mutex;

@@ -43,6 +43,7 @@ HARNESSES = {
     "room": ["room::"],
     "schedule": ["schedule::"],
     "undone": ["undone::"],
+    "unlocked": ["concurrency::unlocked::"],
 }
 
 PLANTED = """

@@ -19,7 +19,7 @@ const NAMES: [&str; 3] = ["x", "y", "z"];
 const LARGEST: u64 = 300;
 
 /// Ends that a call may come to when others change what it works on.
-fn allowed(outcome: Result<()>) {
+pub(super) fn allowed(outcome: Result<()>) {
     if let Err(e) = outcome {
         let kinds =
             [ErrorKind::OutOfRange, ErrorKind::Deleted, ErrorKind::NotFound, ErrorKind::Exists, ErrorKind::Invalid];
@@ -35,7 +35,7 @@ fn volume(store: &Store, rng: &mut Rng) -> Result<Volume> {
     }
 }
 
-fn step(store: &Store, rng: &mut Rng, name: &str) -> Result<()> {
+pub(super) fn step(store: &Store, rng: &mut Rng, name: &str) -> Result<()> {
     let v = volume(store, rng)?;
     let size = rng.below(2 * LARGEST) * 512 * 4;
     let at = rng.below(LARGEST * B);
