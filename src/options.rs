@@ -39,13 +39,13 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults: 16 MiB of log, read path chosen by the filesystem, 64 MiB of memory, images up to 64 TiB, runs of 1 MiB and more
+    /// The defaults: 16 MiB of log, read path chosen by the filesystem, 256 MiB of memory, images up to 64 TiB, runs of 1 MiB and more
     /// given back to the host, as much free space as there is data before small holes are filled, background threads.
     pub fn new() -> Options {
         Options {
             log_bytes: 16 << 20,
             read_path: ReadPath::Auto,
-            memory: 64 << 20,
+            memory: 256 << 20,
             max_image_bytes: IMAGE_MAX,
             punch_from: Some(1 << 20),
             slack: 100,
@@ -67,12 +67,13 @@ impl Options {
         self.read_path = path;
         self
     }
-    /// Bytes for cached nodes and for what waits to be checkpointed, about. At least 1 MiB. Data on its way to the file takes up to as much
-    /// again, 64 MiB at most, and buffers kept for it half of that; records that no flush asked for yet take up to half of the log's size, and
-    /// as much again while they are written.
+    /// Bytes of memory for everything that the store keeps: cached nodes, changes that wait for a checkpoint, data on its way to the file,
+    /// records of the log, counts, a check's notes. It takes up to 16 MiB more, whatever the size of the image. Writers wait rather than
+    /// exceed it. Creating or opening an image answers `Invalid` where it is less than 1 MiB, or less than twice the image's log less
+    /// 16 MiB, which recovery needs.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory = bytes.max(1 << 20);
+        self.memory = bytes;
         self
     }
     /// The image file never grows past this.
@@ -138,7 +139,7 @@ impl Options {
             None => u32::MAX,
             Some(bytes) => u32::try_from(bytes.div_ceil(BLOCK_BYTES).max(1)).unwrap_or(u32::MAX),
         };
-        Ok(Config {
+        let config = Config {
             log_pages,
             memory: self.memory,
             limit_blocks: self.max_image_bytes / BLOCK as u64,
@@ -147,7 +148,8 @@ impl Options {
             write_fresh: self.write_fresh,
             manual: self.manual,
             knobs: self.knobs,
-        })
+        };
+        config.check_memory().map(|()| config)
     }
 
     /// Makes a new image file, which appears under its name only when it is complete. `Exists` if the name is taken.

@@ -18,7 +18,7 @@ const IMAGE: u64 = 32 << 20;
 const B: u64 = BLOCK as u64;
 
 pub(crate) fn options() -> Options {
-    Options::new().manual_maintenance(true).memory(1 << 20).max_image_bytes(IMAGE)
+    Options::new().manual_maintenance(true).memory(16 << 20).max_image_bytes(IMAGE)
 }
 
 /// An image in memory that counts calls, and panics when there are too many. Copies share what nobody wrote, and holes take no memory,
@@ -182,7 +182,7 @@ pub(crate) fn exercise_long(bytes: Vec<u8>, claimed: u64) {
         tally::note(mode, &outcome);
         outcome.ok()
     };
-    let (careful, roomy) = (options().untrusted(true), options().memory(8 << 20));
+    let (careful, roomy) = (options().untrusted(true), options().memory(24 << 20));
     for (mode, options) in [("read-only", &options()), ("read-only, untrusted", &careful)] {
         if let Some(store) = note(mode, options.open_read_only_on(image.copy(), Counter::new())) {
             look(&store);

@@ -253,8 +253,8 @@ impl Engine {
             if !state.counters_have_room() {
                 return Err(Error::invalid("a counter of the image is near its end: copy its volumes to a new image"));
             }
-            // Twice the budget: whoever changes more waits for a checkpoint first.
-            let (outcome, hold) = if state.dirty_bytes() > 2 * self.config.memory {
+            // Whoever changes more than the budget allows waits for a checkpoint first.
+            let (outcome, hold) = if state.dirty_bytes() + state.frozen_bytes() > self.config.dirty_most() {
                 (Err(Lack::Log(0).into()), None)
             } else {
                 self.try_step(&mut state, &mut fetched, |state| request.attempt(state, room.any))

@@ -5,7 +5,7 @@
 //! freed be used again (I5).
 
 use super::{
-    staging::Logged,
+    staging::{Logged, Runs},
     state::{Checkpointer, Engine, PanicGuard},
 };
 use crate::{
@@ -13,7 +13,9 @@ use crate::{
     format::{Page, SLOTS, Superblock},
     io::Lane,
     lack::Child,
-    tree::{Cached, Dirty, Forest},
+    log::Group,
+    space::FrozenSpace,
+    tree::{Cached, Dirty, DirtyNodes},
     units::{Block, Stamp},
 };
 use std::sync::Arc;
@@ -23,6 +25,16 @@ const SLICE_PAGES: usize = 1024;
 
 /// Nodes that are taken into the cache at a time.
 const FEW: usize = 64;
+
+/// What one checkpoint writes: everything that had changed at one group boundary.
+struct Frozen {
+    group: Option<Group>,
+    runs: Arc<Runs>,
+    logged: Arc<Logged>,
+    nodes: Arc<DirtyNodes>,
+    space: FrozenSpace,
+    next: Superblock,
+}
 
 impl Engine {
     /// Runs one checkpoint, unless nothing changed since the last.
@@ -46,61 +58,20 @@ impl Engine {
     pub(crate) fn checkpoint_with(&self, checkpointer: &mut Checkpointer, clean: bool) -> Result<()> {
         self.disk.writes_allowed()?;
         let _guard = PanicGuard::new(&self.disk);
-        let old = &checkpointer.superblock;
-        // The freeze: one group boundary, O(changed regions) copies of references.
         let mut flusher = self.flusher.lock();
         let spilling = self.spilling.lock();
         self.disk.writes_allowed()?;
-        let (group, runs, logged, nodes, mut space, mut next) = {
-            let mut state = self.state.write();
-            let idle = state.log.is_empty() && state.log.position == old.log_position;
-            if idle && state.forest.dirty.is_empty() && !state.forest.space.has_changes() && clean == old.clean {
-                drop(state);
-                drop(spilling);
-                drop(flusher);
-                return self.after_checkpoint(checkpointer);
-            }
-            let group = state.log.close();
-            let runs = state.staging.take();
-            let logged = state.staging.home();
-            let stamp = state.forest.stamp;
-            let nodes = Arc::new(std::mem::take(&mut state.forest.dirty));
-            state.forest.frozen = nodes.clone();
-            let space = state.forest.space.freeze(stamp.0);
-            let generation = state.generation;
-            state.generation += 1;
-            state.forest.stamp = Stamp::new(state.generation, self.salt);
-            state.log.records = 0;
-            state.reclaimed = false;
-            state.aside.retry();
-            state.forest.unreadable.clear();
-            state.trim_heads();
-            let next = Superblock {
-                sequence: old.sequence + 1,
-                epoch: self.epoch,
-                generation,
-                log_position: state.log.position,
-                log_group: state.log.group - 1,
-                catalog: state.catalog.into(),
-                doomed: state.doomed,
-                doom_sequence: state.doom_sequence,
-                next_volume: state.next_volume,
-                next_snapshot: state.next_snapshot,
-                free: space.free,
-                returned: space.returned,
-                spans: space.spans,
-                index_level: space.top,
-                clean,
-                ..old.clone()
-            };
-            (group, runs, logged, nodes, space, next)
+        let Some(Frozen { group, runs, logged, nodes, mut space, mut next }) = self.freeze(checkpointer, clean) else {
+            drop(spilling);
+            drop(flusher);
+            return self.after_checkpoint(checkpointer);
         };
         self.write_group(&mut flusher, spilling, group, runs)?;
         next.log_hash = flusher.previous;
         drop(flusher);
 
-        self.write_pages(&Forest::encode(&self.uuid, &nodes))?;
-        self.write_pages(&space.encode(&self.uuid))?;
+        self.write_nodes(&nodes)?;
+        self.write_counts(&mut space)?;
         // What was freed before the freeze nobody can look up any more; what is freed later stays in quarantine.
         let kept = logged.iter().map(|(&block, run)| (Block(block), run.bytes()));
         self.write_slices(kept.filter(|(block, _)| !space.has_freed(*block)).collect())?;
@@ -108,7 +79,59 @@ impl Engine {
         self.disk.sync(Lane::Checkpoint)?;
         self.write_superblock(checkpointer, next)?;
 
-        // What the disk has now is worth keeping, as far as there is room.
+        self.cache_nodes(&nodes);
+        self.thaw(checkpointer, space);
+        self.keep_buffers(Arc::try_unwrap(logged).into_iter().flat_map(Logged::into_values));
+        self.after_checkpoint(checkpointer)
+    }
+
+    /// The freeze: one group boundary, O(changed regions) copies of references. `None`: nothing has changed since the last checkpoint.
+    fn freeze(&self, checkpointer: &Checkpointer, clean: bool) -> Option<Frozen> {
+        let old = &checkpointer.superblock;
+        let mut state = self.state.write();
+        let idle = state.log.is_empty() && state.log.position == old.log_position;
+        if idle && state.forest.dirty.is_empty() && !state.forest.space.has_changes() && clean == old.clean {
+            return None;
+        }
+        let group = state.log.close();
+        let runs = state.staging.take();
+        let logged = state.staging.home();
+        let stamp = state.forest.stamp;
+        let nodes = Arc::new(std::mem::take(&mut state.forest.dirty));
+        state.forest.frozen = nodes.clone();
+        state.frozen_counts = state.forest.space.changed_bytes();
+        let space = state.forest.space.freeze(stamp.0);
+        let generation = state.generation;
+        state.generation += 1;
+        state.forest.stamp = Stamp::new(state.generation, self.salt);
+        state.log.records = 0;
+        state.reclaimed = false;
+        state.aside.retry();
+        state.forest.unreadable.clear();
+        state.trim_heads();
+        let next = Superblock {
+            sequence: old.sequence + 1,
+            epoch: self.epoch,
+            generation,
+            log_position: state.log.position,
+            log_group: state.log.group - 1,
+            catalog: state.catalog.into(),
+            doomed: state.doomed,
+            doom_sequence: state.doom_sequence,
+            next_volume: state.next_volume,
+            next_snapshot: state.next_snapshot,
+            free: space.free,
+            returned: space.returned,
+            spans: space.spans,
+            index_level: space.top,
+            clean,
+            ..old.clone()
+        };
+        Some(Frozen { group, runs, logged, nodes, space, next })
+    }
+
+    /// What the disk has now is worth keeping, as far as there is room.
+    fn cache_nodes(&self, nodes: &DirtyNodes) {
         let most = self.state.read().forest.cache.most;
         let at =
             |(&block, d): (&u64, &Dirty)| Cached::new(Child { block: Block(block), stamp: d.stamp }, d.node.clone());
@@ -119,16 +142,17 @@ impl Engine {
             let mut state = self.state.write();
             few.into_iter().for_each(|node| state.forest.cache.insert(node));
         }
+    }
 
+    /// The checkpoint is durable: the log is released, and what was frozen is what the disk has.
+    fn thaw(&self, checkpointer: &Checkpointer, space: FrozenSpace) {
         let mut state = self.state.write();
         state.log.tail = checkpointer.superblock.log_position;
         state.log.used = state.log.position != state.log.tail || !state.log.is_empty();
         state.forest.space.thawed(space);
         state.forest.frozen = Arc::default();
+        state.frozen_counts = 0;
         state.staging.homed();
-        drop(state);
-        self.keep_buffers(Arc::try_unwrap(logged).into_iter().flat_map(Logged::into_values));
-        self.after_checkpoint(checkpointer)
     }
 
     /// Writes a superblock into the slot that is not the newest, syncs, and copies it over the other.
@@ -144,7 +168,30 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn write_pages(&self, pages: &[(Block, Box<Page>)]) -> Result<()> {
+    /// Writes nodes to their blocks, a slice at a time.
+    fn write_nodes(&self, nodes: &DirtyNodes) -> Result<()> {
+        let mut order: Vec<u64> = nodes.keys().copied().collect();
+        order.sort_unstable();
+        for slice in order.chunks(SLICE_PAGES) {
+            let pages: Vec<_> =
+                slice.iter().map(|block| (Block(*block), nodes[block].encode(&self.uuid, Block(*block)))).collect();
+            self.write_pages(&pages)?;
+        }
+        Ok(())
+    }
+    /// Writes count pages to the homes that are not current, a slice at a time, and the index pages above them.
+    fn write_counts(&self, space: &mut FrozenSpace) -> Result<()> {
+        let mut done = 0;
+        loop {
+            let pages = space.encode_counts(&self.uuid, done, SLICE_PAGES);
+            if pages.is_empty() {
+                return self.write_pages(&space.encode_index(&self.uuid));
+            }
+            self.write_pages(&pages)?;
+            done += pages.len();
+        }
+    }
+    fn write_pages(&self, pages: &[(Block, Box<Page>)]) -> Result<()> {
         self.write_slices(pages.iter().map(|(b, p)| (*b, &p[..])).collect())
     }
 

@@ -36,7 +36,7 @@ impl Engine {
             sb.generation,
         );
         let forest = Forest {
-            cache: NodeCache::new(config.memory / 2),
+            cache: NodeCache::new(config.cached_most()),
             uuid: sb.uuid,
             space,
             stamp: Stamp::new(generation, salt),
@@ -65,12 +65,13 @@ impl Engine {
             heads: Default::default(),
             frozen_heads: Default::default(),
             sweeping: Default::default(),
-            log: Log::new(sb.log_pages, sb.hash_key, sb.log_position, sb.log_group + 1),
+            log: Log::new((sb.log_pages, config.group_most()), sb.hash_key, sb.log_position, sb.log_group + 1),
             staging: Default::default(),
             in_flight: 0,
             closed: false,
             progress: Default::default(),
             ends: 0,
+            frozen_counts: 0,
             reclaimed: false,
             knobs: config.knobs,
             owed: Vec::new(),
@@ -206,6 +207,7 @@ impl Engine {
         if len < needed {
             return Err(Error::new(ErrorKind::Truncated, format!("the image has {len} bytes and needs {needed}")));
         }
+        Config { log_pages: sb.log_pages, ..config.clone() }.check_memory()?;
         let replay = log::scan(&disk, &sb, salvage && !writable)?;
         let next_epoch = sb.epoch + u64::from(writable);
         let engine = Engine::build(disk, host, config, sb, slot, next_epoch);

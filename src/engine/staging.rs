@@ -149,6 +149,10 @@ impl Staging {
     pub(crate) fn logged_bytes(&self) -> u64 {
         self.logged.len() as u64 * BLOCK_BYTES
     }
+    /// Bytes that a checkpoint is writing to their places.
+    pub(crate) fn homing_bytes(&self) -> u64 {
+        self.homing.len() as u64 * BLOCK_BYTES
+    }
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty() && self.writing.is_empty() && self.logged.is_empty() && self.homing.is_empty()
     }

@@ -3,6 +3,7 @@
 //! Order of locks: checkpointer, flusher, spilling, giving, placing, state. Nothing syncs, grows or punches under the state's lock.
 
 use super::{
+    budget::NODE_BYTES,
     catalog::{Catalog, CatalogView, SnapshotRecord, VolumeRecord},
     change::{Claim, Taken},
     reclaim::Aside,
@@ -73,6 +74,8 @@ pub(crate) struct State {
     pub(crate) progress: Progress,
     /// Operations that came to their end in memory; see [`Knobs::again`].
     pub(crate) ends: u64,
+    /// About what the counts take that a checkpoint is writing, in bytes.
+    pub(crate) frozen_counts: u64,
     /// Reclaim did something that only a checkpoint makes usable.
     pub(crate) reclaimed: bool,
     pub(crate) knobs: Knobs,
@@ -355,7 +358,11 @@ pub(crate) fn deleted(target: Target) -> Error {
 impl State {
     /// About what nodes, counts and logged data take that wait for a checkpoint.
     pub(crate) fn dirty_bytes(&self) -> u64 {
-        self.forest.dirty.len() as u64 * 8192 + self.forest.space.changed_bytes() + self.staging.logged_bytes()
+        self.forest.dirty.len() as u64 * NODE_BYTES + self.forest.space.changed_bytes() + self.staging.logged_bytes()
+    }
+    /// About what nodes, counts and logged data take that a checkpoint is writing.
+    pub(crate) fn frozen_bytes(&self) -> u64 {
+        self.forest.frozen.len() as u64 * NODE_BYTES + self.frozen_counts + self.staging.homing_bytes()
     }
     /// Whether everything that counts upwards for ever still has room to. It always has, unless someone made the image so.
     pub(super) fn counters_have_room(&self) -> bool {
@@ -365,7 +372,7 @@ impl State {
     }
     /// Whether a checkpoint is due.
     pub(crate) fn is_due(&self, config: &Config) -> bool {
-        self.log.wants_checkpoint() || self.wants_space() || self.dirty_bytes() > config.memory
+        self.log.wants_checkpoint() || self.wants_space() || self.dirty_bytes() > config.dirty_due()
     }
     /// So little is left to take, and so sure will the image grow, that it had better be done before a writer waits for it.
     pub(crate) fn wants_growth(&self, config: &Config) -> bool {

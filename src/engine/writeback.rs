@@ -7,8 +7,6 @@ use super::{
 use crate::{BLOCK, ErrorKind, Result, bytes, hint, units::Block};
 use std::sync::Arc;
 
-/// Staged bytes, at most, that writers leave to the write-behind thread: who makes them more writes them out.
-const SPILL_BEHIND: u64 = 32 << 20;
 /// Bytes that the medium is asked to begin with at a time.
 const PUSH: u64 = 1 << 20;
 
@@ -48,7 +46,7 @@ impl Engine {
     pub(crate) fn keep_buffers(&self, runs: impl Iterator<Item = Staged>) {
         let mut free: Vec<_> = runs.map(|r| r.data).filter(|data| data.len() == BLOCK).collect();
         let mut buffers = self.buffers.lock();
-        let room = (self.config.staged_most() / BLOCK).saturating_sub(buffers.len());
+        let room = (self.config.staged_most() / 2 / BLOCK).saturating_sub(buffers.len());
         let surplus = free.split_off(room.min(free.len()));
         buffers.append(&mut free);
         // Writers wait for the buffers, and need not wait until the surplus is gone.
@@ -134,28 +132,6 @@ impl Engine {
         let Some((start, end)) = self.unpushed.lock().pop_front() else { return Ok(false) };
         self.disk.push(start, end - start)?;
         Ok(true)
-    }
-}
-
-impl Config {
-    /// Staged bytes to which nobody may add: whoever made them so many writes them out.
-    fn staged_most(&self) -> usize {
-        (self.memory / 2).clamp(1 << 20, SPILL_BEHIND) as usize
-    }
-    /// Regions whose counts stay in memory, beside those that a checkpoint has to write.
-    pub(crate) fn regions(&self) -> usize {
-        (self.memory / 4 / 5000).max(64) as usize
-    }
-    /// Regions whose counts a check compares at a time: it needs eight bytes for each of their blocks.
-    pub(crate) fn regions_checked(&self, span: u32) -> u64 {
-        (self.memory / 2 / (8 * u64::from(span))).max(64)
-    }
-    /// Staged bytes that are written out ahead of their group. Not fewer: who writes them out takes the state's lock for it.
-    pub(crate) fn spill_from(&self) -> usize {
-        match self.knobs.ahead {
-            0 => self.staged_most() / 8,
-            blocks => blocks as usize * BLOCK,
-        }
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) fn page_block(position: u64, pages: u64) -> Block {
 /// The log's state in memory.
 pub(crate) struct Log {
     pub(crate) pages: u64,
+    /// Pages that the open group may have before it must be written.
+    group_most: u64,
     key: u64,
     /// First page that recovery needs.
     pub(crate) tail: u64,
@@ -46,9 +48,10 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn new(pages: u64, key: u64, position: u64, group: u64) -> Log {
+    pub(crate) fn new((pages, group_most): (u64, u64), key: u64, position: u64, group: u64) -> Log {
         Log {
             pages,
+            group_most,
             key,
             tail: position,
             position,
@@ -110,14 +113,14 @@ impl Log {
     }
     /// The open group is long enough to be written by itself.
     pub(crate) fn is_long(&self) -> bool {
-        self.is_share(4) || self.open >= 2 * RECORDS_MAX
+        self.has_pages(self.group_most / 2) || self.open >= 2 * RECORDS_MAX
     }
     /// The open group must be written before anything is added to it.
     pub(crate) fn is_too_long(&self) -> bool {
-        self.is_share(2) || self.open >= 4 * RECORDS_MAX
+        self.has_pages(self.group_most) || self.open >= 4 * RECORDS_MAX
     }
-    fn is_share(&self, share: u64) -> bool {
-        page_count(self.pending.len()) >= (self.pages / share).max(1) && self.pending.len() > LOG_PAYLOAD / 2
+    fn has_pages(&self, pages: u64) -> bool {
+        page_count(self.pending.len()) >= pages.max(1) && self.pending.len() > LOG_PAYLOAD / 2
     }
     /// A checkpoint is due: for what a recovery would have to work off, for the ring, or since the open group has to be written anyway.
     pub(crate) fn wants_checkpoint(&self) -> bool {

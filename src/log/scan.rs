@@ -13,6 +13,9 @@ use crate::{
     units::Block,
 };
 
+/// Pages of the ring that are read at a time.
+const CHUNK: usize = 256;
+
 /// What the log says after the checkpoint.
 pub(crate) struct Replay {
     pub(crate) ops: Vec<Op>,
@@ -27,28 +30,33 @@ pub(crate) struct Replay {
     pub(crate) pages: Vec<Block>,
 }
 
-struct Ring {
-    pages: Vec<Option<(LogHeader, u64)>>,
-    bytes: Vec<u8>,
+/// A page of the ring that this opening's predecessor wrote since the checkpoint.
+struct RingPage {
+    header: LogHeader,
+    hash: u64,
+    /// Taken by the group that it belongs to: the ring is not in memory twice.
+    payload: Box<[u8]>,
 }
+
+/// The ring's pages by their place; `None`: nothing that could count.
+struct Ring(Vec<Option<RingPage>>);
 
 impl Ring {
     fn read(disk: &Disk, sb: &Superblock) -> Result<Ring> {
-        let size = usize::try_from(sb.log_pages).unwrap_or(0) * BLOCK;
-        let mut bytes = vec![0; size];
-        let start = page_block(0, sb.log_pages).offset();
-        for (i, chunk) in bytes.chunks_mut(1 << 20).enumerate() {
-            disk.read_cold(start + (i << 20) as u64, chunk)?;
-        }
-        let pages = bytes
-            .chunks_exact(BLOCK)
-            .map(|page| {
+        let (mut pages, mut chunk) = (Vec::new(), vec![0; CHUNK * BLOCK]);
+        while (pages.len() as u64) < sb.log_pages {
+            let more = CHUNK.min((sb.log_pages - pages.len() as u64) as usize);
+            let chunk = &mut chunk[..more * BLOCK];
+            disk.read_cold(page_block(pages.len() as u64, sb.log_pages).offset(), chunk)?;
+            pages.extend(chunk.chunks_exact(BLOCK).map(|page| {
                 let page: &Page = page.try_into().expect("a page");
-                let (h, hash) = unseal_log(page, &sb.uuid, sb.hash_key)?;
-                (h.epoch == sb.epoch && h.group > sb.log_group && h.group < 1 << 62).then_some((h, hash))
-            })
-            .collect();
-        Ok(Ring { pages, bytes })
+                let (header, hash) = unseal_log(page, &sb.uuid, sb.hash_key)?;
+                let counts = header.epoch == sb.epoch && header.group > sb.log_group && header.group < 1 << 62;
+                let payload = || page[HEADER..][..header.len as usize].into();
+                counts.then(|| RingPage { header, hash, payload: payload() })
+            }));
+        }
+        Ok(Ring(pages))
     }
 }
 
@@ -65,11 +73,11 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Replay
     if sb.clean {
         return Ok(replay);
     }
-    let ring = Ring::read(disk, sb)?;
-    let Some(highest) = ring.pages.iter().flatten().map(|p| p.0.group).max() else { return Ok(replay) };
+    let mut ring = Ring::read(disk, sb)?;
+    let Some(highest) = ring.0.iter().flatten().map(|p| p.header.group).max() else { return Ok(replay) };
     for group in sb.log_group + 1..=highest {
         let at = replay.position;
-        match read_group(&ring, sb, group, replay.hash, at) {
+        match read_group(&mut ring, sb, group, replay.hash, at) {
             // The next real group takes an empty one's number: where another number follows, the real one was written and is gone.
             Ok(found) if found.bytes.is_empty() && group < highest => {
                 let why = format!("{}: its placeholder stands there", page_block(at, sb.log_pages));
@@ -126,15 +134,16 @@ struct Found {
 }
 
 /// One group's payload, or what is wrong with it.
-fn read_group(ring: &Ring, sb: &Superblock, group: u64, mut previous: u64, start: u64) -> Result<Found, Wrong> {
+fn read_group(ring: &mut Ring, sb: &Superblock, group: u64, mut previous: u64, start: u64) -> Result<Found, Wrong> {
     let wrong = |why, torn| Err(Wrong { why, torn });
     let mut bytes = Vec::new();
     for index in 0..sb.log_pages {
         let at = page_block(start + index, sb.log_pages);
         let slot = ((start + index) % sb.log_pages) as usize;
-        let Some((h, hash)) = ring.pages[slot] else {
+        let Some(page) = &mut ring.0[slot] else {
             return wrong(format!("{at}: damaged"), true);
         };
+        let h = &page.header;
         if h.group != group || u64::from(h.index) != index {
             return wrong(format!("{at}: page {} of group {} stands there", h.index, h.group), true);
         }
@@ -142,12 +151,11 @@ fn read_group(ring: &Ring, sb: &Superblock, group: u64, mut previous: u64, start
         if h.previous != previous {
             return wrong(format!("{at}: it continues another page than the one before it"), false);
         }
-        let o = slot * BLOCK + HEADER;
-        bytes.extend_from_slice(&ring.bytes[o..o + h.len as usize]);
+        bytes.extend_from_slice(&std::mem::take(&mut page.payload));
         if h.last {
-            return Ok(Found { bytes, data: h.data, hash, pages: index + 1 });
+            return Ok(Found { bytes, data: h.data, hash: page.hash, pages: index + 1 });
         }
-        previous = hash;
+        previous = page.hash;
     }
     wrong("it has no last page".to_owned(), true)
 }

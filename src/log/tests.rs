@@ -92,7 +92,7 @@ fn ring(pages: u64, position: u64, sizes: [u64; 2], marked: bool) {
     let what = format!("ring of {pages}, from {position}, groups of {sizes:?}, marked {marked}");
     let sb = superblock(pages, position);
     let disk = Disk::new(Arc::new(MemoryBackend::new()), true);
-    let mut log = Log::new(pages, KEY, position, sb.log_group + 1);
+    let mut log = Log::new((pages, pages / 2), KEY, position, sb.log_group + 1);
     let (mut records, mut previous, mut buffer) = (0, sb.log_hash, Vec::new());
     let mut write = |group: Group| {
         previous = group.encode(&UUID, KEY, sb.epoch, previous, &mut buffer);

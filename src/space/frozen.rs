@@ -38,11 +38,11 @@ pub(crate) struct FrozenSpace {
 }
 
 impl FrozenSpace {
-    /// Pages to write: count pages first, then the index from the bottom up. Fills in what the superblock must name.
-    pub(crate) fn encode(&mut self, uuid: &[u8; 16]) -> Vec<(Block, Box<Page>)> {
+    /// The next `most` count pages to write, in order of place; none: those were all. `from` is how many came before.
+    pub(crate) fn encode_counts(&mut self, uuid: &[u8; 16], from: usize, most: usize) -> Vec<(Block, Box<Page>)> {
         let fanout = u64::from(self.geo.fanout);
         let mut out = Vec::new();
-        for r in &self.regions {
+        for r in self.regions.iter().skip(from).take(most) {
             let at = self.geo.home(0, r.index, r.home);
             out.push((at, pages::encode_counts(&r.counts, uuid, at, self.stamp)));
             let (mut free, mut returned) = (0, 0);
@@ -55,6 +55,12 @@ impl FrozenSpace {
                 Arc::make_mut(entries)[(r.index % fanout) as usize] = entry;
             }
         }
+        out
+    }
+    /// The index pages to write, once all count pages were encoded: from the bottom up. Fills in what the superblock must name.
+    pub(crate) fn encode_index(&mut self, uuid: &[u8; 16]) -> Vec<(Block, Box<Page>)> {
+        let fanout = u64::from(self.geo.fanout);
+        let mut out = Vec::new();
         for level in 1..=self.top {
             let indexes: Vec<u64> = self.index.range((level, 0)..=(level, u64::MAX)).map(|(k, _)| k.1).collect();
             for index in indexes {

@@ -16,6 +16,7 @@ mod region;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use frozen::FrozenSpace;
 pub(crate) use geometry::Geometry;
 pub(crate) use map::{Giving, Pin, Purpose, Run, Space, no_space};
 pub(crate) use reading::{Hold, Reading};

@@ -19,7 +19,9 @@ fn eviction_keeps_what_it_may() {
     space.evict(10);
     assert_eq!(space.loaded(), 40, "the disk does not have them yet");
     let mut frozen = space.freeze(1);
-    frozen.encode(&[7; 16]);
+    assert_eq!(frozen.encode_counts(&[7; 16], 0, 30).len(), 30);
+    assert_eq!(frozen.encode_counts(&[7; 16], 30, 30).len(), 10);
+    frozen.encode_index(&[7; 16]);
     space.thawed(frozen);
     space.evict(10);
     assert_eq!(space.loaded(), 10);

@@ -345,17 +345,11 @@ impl Forest {
         }
         Ok(())
     }
+}
 
-    /// Dirty nodes as pages for a checkpoint.
-    pub(crate) fn encode(uuid: &[u8; 16], nodes: &DirtyNodes) -> Vec<(Block, Box<Page>)> {
-        let mut pages: Vec<_> = nodes
-            .iter()
-            .map(|(&b, d)| {
-                let at = Child { block: Block(b), stamp: d.stamp };
-                (at.block, d.node.encode(d.shape, uuid, at))
-            })
-            .collect();
-        pages.sort_unstable_by_key(|p| p.0);
-        pages
+impl Dirty {
+    /// The node's page for a checkpoint.
+    pub(crate) fn encode(&self, uuid: &[u8; 16], block: Block) -> Box<Page> {
+        self.node.encode(self.shape, uuid, Child { block, stamp: self.stamp })
     }
 }

@@ -100,7 +100,7 @@ fn a_sync_beside_a_failure_acknowledges_nothing() {
 /// Data that was taken out of staging and not written must not be acknowledged, whatever kept it from being written.
 #[test]
 fn a_panic_of_the_backend_is_final() {
-    let options = Options::new().manual_maintenance(true).memory(1 << 20);
+    let options = Options::new().manual_maintenance(true).log_bytes(1 << 20).memory(1 << 20);
     let disk = Arc::new(SimBackend::new());
     let store = options.create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
     let v = store.create_volume("v", 1 << 20).unwrap();

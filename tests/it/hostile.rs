@@ -60,7 +60,7 @@ fn with_field(seed: u8, name: &str, value: u64) -> Image {
 }
 
 fn options() -> Options {
-    Options::new().manual_maintenance(true).memory(1 << 20)
+    Options::new().manual_maintenance(true).memory(16 << 20)
 }
 
 fn refused<T>(outcome: snapdisk::Result<T>) -> snapdisk::Error {

@@ -20,6 +20,7 @@ mod format;
 mod handles;
 mod hostile;
 mod jail;
+mod memory;
 mod model;
 mod room;
 mod salvage;

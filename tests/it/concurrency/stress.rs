@@ -185,7 +185,7 @@ fn everything_at_once_with_small_nodes() {
 #[test]
 fn a_read_needs_only_one_path_at_a_time() {
     let _watchdog = Watchdog::new("a_read_needs_only_one_path_at_a_time");
-    let options = Options::new().memory(1 << 20).knobs(Knobs { fanout: 4, ..Knobs::default() });
+    let options = Options::new().log_bytes(1 << 20).memory(1 << 20).knobs(Knobs { fanout: 4, ..Knobs::default() });
     let (backend, host) = (Arc::new(MemoryBackend::new()), Arc::new(SimHost::new(1)));
     let store = options.create_on(backend.clone(), host.clone()).unwrap();
     let v = store.create_volume("v", 4096 * B).unwrap();

@@ -1,0 +1,71 @@
+//! How a store divides its memory budget, so that all of it together stays within [`crate::Options::memory`] and 16 MiB.
+//!
+//! | what | share | bound by |
+//! |---|---|---|
+//! | cached nodes | 1/8 | [`crate::tree::NodeCache`] evicts |
+//! | nodes and counts that wait for a checkpoint, with those that one is writing | 7/16 | writers wait for the checkpoint |
+//! | staged data: waiting, being written, buffers to be used again | 1/8, 1/8, 1/16 | the writer that reaches it writes it out |
+//! | records of the open group, of the one being written, and its pages | 1/32 each | the writer that reaches it flushes |
+//! | counts as the disk has them | 1/32 | evicted |
+//! | a check: counts and parents of as many regions | 1/4, for the time of the check | it goes through the regions in passes |
+//!
+//! Recovery holds the log and its decoded records: twice the log's size, which is why a budget must be at least that less 16 MiB.
+
+use super::state::Config;
+use crate::{BLOCK, Error, Result, units::BLOCK_BYTES};
+
+/// What a store may take beside its budget.
+const BESIDE: u64 = 16 << 20;
+/// The smallest budget.
+const LEAST: u64 = 1 << 20;
+/// Staged bytes, at most, that writers leave to the write-behind thread.
+const STAGED_MOST: u64 = 32 << 20;
+/// About what a changed node takes in memory.
+pub(super) const NODE_BYTES: u64 = 9 << 10;
+
+impl Config {
+    /// Refuses a budget that is too small for the log that recovery has to read.
+    pub(crate) fn check_memory(&self) -> Result<()> {
+        let (log, memory) = (self.log_pages * BLOCK_BYTES, self.memory);
+        let least = LEAST.max((2 * log).saturating_sub(BESIDE));
+        if memory >= least {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("memory of {memory} bytes: a log of {log} bytes needs at least {least}")))
+    }
+    /// Bytes for cached nodes.
+    pub(super) fn cached_most(&self) -> u64 {
+        self.memory / 8
+    }
+    /// Bytes of changed nodes and counts that make a checkpoint due.
+    pub(super) fn dirty_due(&self) -> u64 {
+        self.memory / 16 * 3
+    }
+    /// Bytes of changed nodes and counts, with those that a checkpoint is writing, from which on writers wait.
+    pub(super) fn dirty_most(&self) -> u64 {
+        self.memory / 16 * 7
+    }
+    /// Upper bound on staged bytes; the writer that reaches it writes them out itself.
+    pub(super) fn staged_most(&self) -> usize {
+        (self.memory / 8).clamp(64 << 10, STAGED_MOST) as usize
+    }
+    /// Staged bytes that are written out ahead of their group. Not fewer: who writes them out takes the state's lock for it.
+    pub(super) fn spill_from(&self) -> usize {
+        match self.knobs.ahead {
+            0 => self.staged_most() / 8,
+            blocks => blocks as usize * BLOCK,
+        }
+    }
+    /// Pages of records in one group from which on it is written before anything is added.
+    pub(super) fn group_most(&self) -> u64 {
+        (self.memory / 32 / BLOCK_BYTES).max(64).min(self.log_pages / 2).max(1)
+    }
+    /// Regions whose counts stay in memory, beside those that a checkpoint has to write.
+    pub(super) fn regions(&self) -> usize {
+        (self.memory / 32 / 5000).max(64) as usize
+    }
+    /// Regions whose counts a check compares at a time: it needs eight bytes for each of their blocks.
+    pub(crate) fn regions_checked(&self, span: u32) -> u64 {
+        (self.memory / 4 / (8 * u64::from(span))).max(64)
+    }
+}
