@@ -8,10 +8,8 @@ use crate::{
     BLOCK, Error, ErrorKind, Result,
     format::{COUNTER_ROOM, LOG_START, Page, RootPointer, SLOTS, Superblock},
     io::{Backend, Disk, Host, Lane},
-    log::{self, Log},
-    space::{Geometry, Space},
+    log,
     sync::{self, Bell, Mutex, RwLock},
-    tree::{Forest, NodeCache},
     units::{BLOCK_BYTES, Stamp},
 };
 use std::sync::{
@@ -24,60 +22,7 @@ impl Engine {
         config.log_pages = sb.log_pages;
         let disk = Arc::new(disk);
         let salt = host.random() as u32 & 0xff_ffff;
-        let generation = sb.generation + 1;
-        let space = Space::new(
-            Geometry::of(&sb),
-            sb.uuid,
-            sb.spans,
-            config.limit_blocks,
-            (config.knobs.growth, config.slack),
-            Space::entry(sb.index_stamp, sb.index_home),
-            (sb.free, sb.returned),
-            sb.generation,
-        );
-        let forest = Forest {
-            cache: NodeCache::new(config.cached_most()),
-            uuid: sb.uuid,
-            space,
-            stamp: Stamp::new(generation, salt),
-            dirty: Default::default(),
-            frozen: Default::default(),
-            pool: Vec::new(),
-            fanout: config.knobs.fanout,
-            shadowed: 0,
-            dooms: Vec::new(),
-            found: None,
-            shape: 0,
-            guests: Default::default(),
-            unreadable: Default::default(),
-            saved: Default::default(),
-        };
-        let state = State {
-            forest,
-            catalog: sb.catalog.into(),
-            hash_key: sb.hash_key,
-            generation,
-            doomed: sb.doomed,
-            doom_sequence: sb.doom_sequence,
-            had_room: sb.has_room(2 * COUNTER_ROOM),
-            next_volume: sb.next_volume,
-            next_snapshot: sb.next_snapshot,
-            heads: Default::default(),
-            frozen_heads: Default::default(),
-            sweeping: Default::default(),
-            log: Log::new((sb.log_pages, config.group_most()), sb.hash_key, sb.log_position, sb.log_group + 1),
-            staging: Default::default(),
-            in_flight: 0,
-            closed: false,
-            progress: Default::default(),
-            ends: 0,
-            frozen_counts: 0,
-            reclaimed: false,
-            knobs: config.knobs,
-            owed: Vec::new(),
-            aside: Default::default(),
-            activity: 0,
-        };
+        let state = State::new(&config, &sb, Stamp::new(sb.generation + 1, salt));
         Engine {
             disk,
             host,

@@ -16,10 +16,10 @@ use crate::{
     knobs::Knobs,
     lack::{Lack, Step},
     log::Log,
-    space::{Purpose, Reading, Run},
+    space::{Geometry, Purpose, Reading, Run, Space},
     sync::{Bell, Mutex, RwLock},
     tree::{Forest, Root},
-    units::{BLOCK_BYTES, Target},
+    units::{BLOCK_BYTES, Stamp, Target},
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::{
@@ -192,6 +192,46 @@ pub(crate) struct Progress {
 }
 
 impl State {
+    /// The state as a superblock describes it. What the log says is not in it yet.
+    pub(super) fn new(config: &Config, sb: &Superblock, stamp: Stamp) -> State {
+        let space = Space::new(
+            Geometry::of(sb),
+            sb.uuid,
+            sb.spans,
+            config.limit_blocks,
+            (config.knobs.growth, config.slack),
+            Space::entry(sb.index_stamp, sb.index_home),
+            (sb.free, sb.returned),
+            sb.generation,
+        );
+        State {
+            forest: Forest::new(space, sb.uuid, stamp, config.knobs.fanout, config.cached_most()),
+            catalog: sb.catalog.into(),
+            hash_key: sb.hash_key,
+            generation: stamp.generation(),
+            doomed: sb.doomed,
+            doom_sequence: sb.doom_sequence,
+            had_room: sb.has_room(2 * COUNTER_ROOM),
+            next_volume: sb.next_volume,
+            next_snapshot: sb.next_snapshot,
+            heads: Default::default(),
+            frozen_heads: Default::default(),
+            sweeping: Default::default(),
+            log: Log::new((sb.log_pages, config.group_most()), sb.hash_key, sb.log_position, sb.log_group + 1),
+            staging: Default::default(),
+            in_flight: 0,
+            closed: false,
+            progress: Default::default(),
+            ends: 0,
+            frozen_counts: 0,
+            reclaimed: false,
+            knobs: config.knobs,
+            owed: Vec::new(),
+            aside: Default::default(),
+            activity: 0,
+        }
+    }
+
     /// Runs an operation as a whole: if it stops, whatever it has changed is as it was before. A lack and damage that it meets half-way both leave
     /// nothing behind.
     pub(crate) fn transact<T>(&mut self, f: impl FnOnce(&mut State) -> Step<T>) -> Step<T> {

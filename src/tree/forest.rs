@@ -218,6 +218,26 @@ impl Nodes for Forest {
 }
 
 impl Forest {
+    /// Trees of which nothing is in memory. `cache`: bytes of nodes to keep.
+    pub(crate) fn new(space: Space, uuid: [u8; 16], stamp: Stamp, fanout: usize, cache: u64) -> Forest {
+        Forest {
+            cache: NodeCache::new(cache),
+            guests: FxHashMap::default(),
+            unreadable: FxHashSet::default(),
+            uuid,
+            space,
+            stamp,
+            dirty: FxHashMap::default(),
+            frozen: Arc::default(),
+            pool: Vec::new(),
+            fanout,
+            shadowed: 0,
+            dooms: Vec::new(),
+            found: None,
+            shape: 0,
+            saved: FxHashMap::default(),
+        }
+    }
     #[inline]
     fn cached(&self, want: &Miss) -> Option<&Cached> {
         self.cache.get(want).or_else(|| self.guests.get(&want.child.block.0).filter(|c| c.is_for(want)))

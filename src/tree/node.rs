@@ -359,91 +359,101 @@ impl Node {
             return Err(bad("an empty node"));
         }
         let payload = &page[HEADER..];
-        match kind {
-            PageKind::ExtentLeaf => {
-                if items * EXTENT_BYTES > PAGE_PAYLOAD {
-                    return Err(bad("too many extents"));
-                }
-                let mut leaf = ExtentLeaf::default();
-                leaf.extents.reserve_exact(items);
-                leaf.starts.reserve_exact(items);
-                let mut next = lo as u64;
-                let mut sums = 0;
-                for i in 0..items {
-                    let o = i * EXTENT_BYTES;
-                    let mut physical = [0; 8];
-                    physical[..6].copy_from_slice(&get::<6>(payload, o + 8));
-                    let e = Extent {
-                        logical: get64(payload, o),
-                        physical: Block(u64::from_le_bytes(physical)),
-                        len: payload[o + 14].into(),
-                        sums_at: sums,
-                    };
-                    let end = e.logical.checked_add(e.len.into());
-                    if e.logical < next || e.len == 0 || e.len > EXTENT_MAX || end.is_none_or(|n| Key::from(n) > hi) {
-                        return Err(bad("an extent is out of order or bounds"));
-                    }
-                    next = e.end();
-                    sums += e.len;
-                    leaf.starts.push(e.logical as u32);
-                    leaf.extents.push(e);
-                }
-                let at = items * EXTENT_BYTES;
-                if at + 4 * sums as usize > PAGE_PAYLOAD {
-                    return Err(bad("more checksums than fit"));
-                }
-                leaf.sums = (0..sums as usize).map(|i| format::get32(payload, at + 4 * i)).collect();
-                leaf.measure();
-                Ok(Node::Extents(leaf))
-            }
-            PageKind::RecordLeaf => {
-                let mut records: Vec<Record> = Vec::with_capacity(items.min(PAGE_PAYLOAD / RECORD_BYTES));
-                let shared: Arc<[u8]> = payload.into();
-                let mut o = 0;
-                for _ in 0..items {
-                    if o + RECORD_BYTES > PAGE_PAYLOAD {
-                        return Err(bad("records past the end"));
-                    }
-                    let key = Key::from_le_bytes(get(payload, o));
-                    let len = usize::from(get16(payload, o + 16));
-                    o += RECORD_BYTES;
-                    if o + len > PAGE_PAYLOAD {
-                        return Err(bad("a record past the end"));
-                    }
-                    let value = Value { bytes: shared.clone(), at: o as u32, len: len as u32 };
-                    let ordered = records.last().is_none_or(|r| r.key < key);
-                    if !ordered || key < lo || key >= hi || len > VALUE_MAX {
-                        return Err(bad("a record is out of order or bounds"));
-                    }
-                    records.push(Record { key, value });
-                    o += len;
-                }
-                Ok(Node::Records(records))
-            }
-            _ => {
-                let width = inner_bytes(shape);
-                if items * width > PAGE_PAYLOAD {
-                    return Err(bad("too many children"));
-                }
-                let mut entries: Vec<Entry> = Vec::with_capacity(items);
-                for i in 0..items {
-                    let o = i * width;
-                    let key = match shape {
-                        Shape::Extents => Key::from(get64(payload, o)),
-                        Shape::Records => Key::from_le_bytes(get(payload, o)),
-                    };
-                    let block = Block(get64(payload, o + width - 16));
-                    let stamp = Stamp(get64(payload, o + width - 8));
-                    let ordered = entries.last().map_or(key >= lo, |e| e.key < key);
-                    if !ordered || key >= hi {
-                        return Err(bad("a key is out of order or bounds"));
-                    }
-                    entries.push(Entry { key, child: Child { block, stamp } });
-                }
-                Ok(Node::Inner { level, entries })
-            }
-        }
+        let node = match kind {
+            PageKind::ExtentLeaf => decode_extents(payload, items, lo, hi).map(Node::Extents),
+            PageKind::RecordLeaf => decode_records(payload, items, lo, hi).map(Node::Records),
+            _ => decode_children(payload, items, shape, lo, hi).map(|entries| Node::Inner { level, entries }),
+        };
+        node.map_err(bad)
     }
+}
+
+/// The extents of a leaf, or what is wrong with them.
+fn decode_extents(payload: &[u8], items: usize, lo: Key, hi: Key) -> Result<ExtentLeaf, &'static str> {
+    if items * EXTENT_BYTES > PAGE_PAYLOAD {
+        return Err("too many extents");
+    }
+    let mut leaf = ExtentLeaf::default();
+    leaf.extents.reserve_exact(items);
+    leaf.starts.reserve_exact(items);
+    let mut next = lo as u64;
+    let mut sums = 0;
+    for i in 0..items {
+        let o = i * EXTENT_BYTES;
+        let mut physical = [0; 8];
+        physical[..6].copy_from_slice(&get::<6>(payload, o + 8));
+        let e = Extent {
+            logical: get64(payload, o),
+            physical: Block(u64::from_le_bytes(physical)),
+            len: payload[o + 14].into(),
+            sums_at: sums,
+        };
+        let end = e.logical.checked_add(e.len.into());
+        if e.logical < next || e.len == 0 || e.len > EXTENT_MAX || end.is_none_or(|n| Key::from(n) > hi) {
+            return Err("an extent is out of order or bounds");
+        }
+        next = e.end();
+        sums += e.len;
+        leaf.starts.push(e.logical as u32);
+        leaf.extents.push(e);
+    }
+    let at = items * EXTENT_BYTES;
+    if at + 4 * sums as usize > PAGE_PAYLOAD {
+        return Err("more checksums than fit");
+    }
+    leaf.sums = (0..sums as usize).map(|i| format::get32(payload, at + 4 * i)).collect();
+    leaf.measure();
+    Ok(leaf)
+}
+
+/// The records of a leaf, or what is wrong with them.
+fn decode_records(payload: &[u8], items: usize, lo: Key, hi: Key) -> Result<Vec<Record>, &'static str> {
+    let mut records: Vec<Record> = Vec::with_capacity(items.min(PAGE_PAYLOAD / RECORD_BYTES));
+    let shared: Arc<[u8]> = payload.into();
+    let mut o = 0;
+    for _ in 0..items {
+        if o + RECORD_BYTES > PAGE_PAYLOAD {
+            return Err("records past the end");
+        }
+        let key = Key::from_le_bytes(get(payload, o));
+        let len = usize::from(get16(payload, o + 16));
+        o += RECORD_BYTES;
+        if o + len > PAGE_PAYLOAD {
+            return Err("a record past the end");
+        }
+        let value = Value { bytes: shared.clone(), at: o as u32, len: len as u32 };
+        let ordered = records.last().is_none_or(|r| r.key < key);
+        if !ordered || key < lo || key >= hi || len > VALUE_MAX {
+            return Err("a record is out of order or bounds");
+        }
+        records.push(Record { key, value });
+        o += len;
+    }
+    Ok(records)
+}
+
+/// The children of an inner node, or what is wrong with them.
+fn decode_children(payload: &[u8], items: usize, shape: Shape, lo: Key, hi: Key) -> Result<Vec<Entry>, &'static str> {
+    let width = inner_bytes(shape);
+    if items * width > PAGE_PAYLOAD {
+        return Err("too many children");
+    }
+    let mut entries: Vec<Entry> = Vec::with_capacity(items);
+    for i in 0..items {
+        let o = i * width;
+        let key = match shape {
+            Shape::Extents => Key::from(get64(payload, o)),
+            Shape::Records => Key::from_le_bytes(get(payload, o)),
+        };
+        let block = Block(get64(payload, o + width - 16));
+        let stamp = Stamp(get64(payload, o + width - 8));
+        let ordered = entries.last().map_or(key >= lo, |e| e.key < key);
+        if !ordered || key >= hi {
+            return Err("a key is out of order or bounds");
+        }
+        entries.push(Entry { key, child: Child { block, stamp } });
+    }
+    Ok(entries)
 }
 
 /// Index of the child whose keys include `key`.

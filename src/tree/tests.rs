@@ -1,7 +1,7 @@
 //! Trees against ordered maps, with exact counts.
 
 use super::{
-    Forest, Fresh, Node, NodeCache, Record, Root, Value,
+    Forest, Fresh, Node, Record, Root, Value,
     node::{Entry, ExtentLeaf},
     read_block, read_step,
 };
@@ -17,23 +17,7 @@ fn forest(fanout: usize) -> Forest {
     let geo = Geometry { base: 100, span: 1008, fanout: 252 };
     let mut space = Space::new(geo, [7; 16], 0, 1 << 20, (4, 0), Space::entry(0, 0), (0, 0), 0);
     space.grow(20).unwrap();
-    Forest {
-        cache: NodeCache::new(1 << 20),
-        uuid: [7; 16],
-        space,
-        stamp: Stamp::new(1, 1),
-        dirty: Default::default(),
-        frozen: Default::default(),
-        pool: Vec::new(),
-        fanout,
-        shadowed: 0,
-        dooms: Vec::new(),
-        found: None,
-        shape: 0,
-        guests: Default::default(),
-        unreadable: Default::default(),
-        saved: Default::default(),
-    }
+    Forest::new(space, [7; 16], Stamp::new(1, 1), fanout, 1 << 20)
 }
 
 fn parents(f: &Forest, child: Child, level: u8, seen: &mut BTreeMap<u64, u32>) {
