@@ -201,7 +201,7 @@ impl Forest {
         Ok(true)
     }
 
-    /// [`Forest::splice`] of extents for `lo..hi` inside one leaf, where no node has to be copied and none splits or takes in a neighbour: what
+    /// [`Forest::splice`] of extents, or of none, for `lo..hi` inside one leaf, where no node has to be copied and none splits or takes in a neighbour: what
     /// it makes is the same. `false`: it is not that simple, and nothing was done. `last` as for [`Forest::exchange`].
     pub(crate) fn overwrite(
         &mut self,

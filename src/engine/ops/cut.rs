@@ -82,9 +82,15 @@ impl Request for Cut<'_> {
             sums: smallvec![crc32fast::hash(&e.data)],
         });
         let op = Op::Cut { volume, from, to, edges: placed.collect() };
-        state.apply(&op)?;
-        state.may_begin_anew()?;
         state.log.write(slice::from_ref(&op))?;
+        let Op::Cut { edges, .. } = &op else { return Ok(()) };
+        // Nothing follows its last step that could stop.
+        let last = state.knobs.again == 0;
+        state.cut(volume, from, to, last && edges.is_empty())?;
+        for (i, edge) in edges.iter().enumerate() {
+            state.place(volume, edge, last && i + 1 == edges.len())?;
+        }
+        state.may_begin_anew()?;
         state.log.count(kept.iter().map(|e| self.engine.data_hash(&e.data)));
         for (e, at) in kept.iter().zip(&blocks) {
             state.staging.add(*at, Staged { data: e.data.clone(), offset: 0, blocks: 1 });
@@ -94,13 +100,16 @@ impl Request for Cut<'_> {
 }
 
 impl State {
-    /// Takes the blocks `from..to` out of a volume.
-    pub(super) fn cut(&mut self, volume: u64, from: u64, to: u64) -> Step<()> {
+    /// Takes the blocks `from..to` out of a volume. `last` as for [`State::place`].
+    pub(super) fn cut(&mut self, volume: u64, from: u64, to: u64, last: bool) -> Step<()> {
         if from >= to {
             return Ok(());
         }
         let root = Root::from(self.head(volume)?.root);
         let doom = to - from > self.doom_from();
+        if !doom && self.forest.overwrite(root, from, to, &[], last)? {
+            return Ok(());
+        }
         let root = self.forest.splice(root, Shape::Extents, from.into(), to.into(), None, doom)?;
         self.set_root(volume, root)
     }

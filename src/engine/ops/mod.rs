@@ -97,7 +97,7 @@ impl State {
         match op {
             Op::Write { volume, data } => self.place(*volume, data, false),
             Op::Cut { volume, from, to, edges } => {
-                self.cut(*volume, *from, *to)?;
+                self.cut(*volume, *from, *to, false)?;
                 edges.iter().try_for_each(|e| self.place(*volume, e, false))
             }
             Op::CreateVolume { id, name, size, created, tags } => self.create_volume(*id, name, *size, *created, tags),

@@ -137,7 +137,7 @@ impl State {
     }
     /// Cuts a volume at `size`; `edge` is its last block where that is cut in two.
     fn cut_end(&mut self, volume: u64, size: u64, edge: Option<&Placed>) -> Step<()> {
-        self.cut(volume, size.div_ceil(BLOCK_BYTES), VOLUME_BLOCKS)?;
+        self.cut(volume, size.div_ceil(BLOCK_BYTES), VOLUME_BLOCKS, false)?;
         edge.map_or(Ok(()), |e| self.place(volume, e, false))
     }
 
