@@ -65,7 +65,7 @@ pub struct Report {
     pub data_blocks: u64,
     /// Blocks that nothing uses.
     pub free_blocks: u64,
-    /// Blocks given back to the host.
+    /// Blocks returned to the host.
     pub returned_blocks: u64,
     /// Blocks counted and not used.
     pub leaked: u64,
@@ -179,7 +179,7 @@ impl Totals {
         }
         for (what, says, is) in [
             ("free blocks", c.free, self.free),
-            ("blocks given back", c.returned, self.returned),
+            ("blocks returned to the host", c.returned, self.returned),
             ("allocatable, waiting and reserved blocks", c.accounted, self.free),
             ("doomed entries", c.doomed_count, self.doomed),
         ] {
@@ -244,7 +244,7 @@ impl Walk<'_> {
         geometry.locate(block).is_some_and(|(r, at)| r < self.capture.spans && !geometry.is_system(r, at))
     }
 
-    /// Counts one more parent of a block; gives whether it is the first. `None`: it is counted in another pass, or can't be.
+    /// Counts one more parent of a block. Returns whether it is the first. `None`: it is counted in another pass, or can't be.
     fn count(&mut self, block: Block, place: &str) -> Option<bool> {
         if let Some((region, at)) = self.place(block) {
             let n = &mut self.refs[region][at];

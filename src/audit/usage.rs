@@ -52,7 +52,7 @@ pub struct Stats {
     pub free_bytes: u64,
     /// Bytes freed that wait for a checkpoint, or for reads to end.
     pub waiting_bytes: u64,
-    /// Bytes given back to the host.
+    /// Bytes returned to the host.
     pub returned_bytes: u64,
     /// Subtrees waiting for reclaim.
     pub reclaim_entries: u64,

@@ -274,7 +274,7 @@ impl Catalog<'_> {
         let key = key(5, volume, self.view().hash(name));
         self.remove_name(key, name)
     }
-    /// Replaces all tags; gives how many records they take.
+    /// Replaces all tags. Returns how many records they take.
     pub(crate) fn put_tags(&mut self, snapshot: bool, id: u64, tags: &BTreeMap<String, String>) -> Step<u16> {
         let (from, to) = (tags_key(snapshot, id, 0), tags_key(snapshot, id, TAGS_MAX));
         let mut old = Vec::new();

@@ -10,7 +10,7 @@ use crate::{
     codec::ENVELOPE,
     format::{LOG_PAYLOAD, Page},
     lack::{Lack, Miss, PageRef, Step, Stop},
-    space::{self, Giving, Hold, Run},
+    space::{self, Hold, Reservation, Run},
     sync::{RwLockReadGuard, RwLockWriteGuard},
     tree::{Cached, decode_node},
     units::{BLOCK_BYTES, Target},
@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Rounds of freeing space that one operation goes through before it gives up.
+/// Rounds of freeing space that one operation goes through before it fails.
 const ROUNDS: u32 = 1000;
 
 /// Runs that were taken for the blocks of one operation.
@@ -36,7 +36,7 @@ pub(crate) enum Claim {
 
 /// Something that changes the state.
 pub(crate) trait Request {
-    /// What it gives.
+    /// What it returns.
     type Made;
     /// Reads what the attempt will rely on, unless that was done before and is still there. No lock is held.
     fn prepare(&mut self) -> Result<()> {
@@ -134,7 +134,7 @@ impl Engine {
     fn read_node(&self, want: &Miss) -> Result<Cached> {
         decode_node(&*self.disk.read_page(want.child.block)?, &self.uuid, want)
     }
-    /// Reads what a step lacks. Nothing but memory and the disk gives it: space and the log are the business of [`Engine::change`].
+    /// Reads what a step lacks. Space and the log are the business of [`Engine::change`].
     pub(super) fn fetch(&self, lack: Lack, fetched: &mut Fetched) -> Result<()> {
         match lack {
             Lack::Node(want) => {
@@ -314,9 +314,9 @@ impl Engine {
                 request.release();
                 self.checkpoint()
             }
-            Stop::Lack(Lack::Space(blocks)) => match self.give_space(blocks) {
+            Stop::Lack(Lack::Space(blocks)) => match self.reserve_space(blocks) {
                 Ok(true) => Ok(()),
-                // A host that is full is no reason to give up while the image itself has space to free.
+                // A host that is full is no reason to fail while the image itself has space to free.
                 Err(e) if e.kind() != ErrorKind::NoSpace => Err(e),
                 _ if !room.any => {
                     room.any = true;
@@ -364,20 +364,22 @@ impl Engine {
     }
 
     /// Asks the host for space. `Ok(false)`: the image is at its limit.
-    pub(crate) fn give_space(&self, blocks: u64) -> Result<bool> {
-        let mut punch = self.giving.lock();
-        let Some(mut giving) = self.step(|state| state.forest.space.wanted(blocks))? else { return Ok(false) };
+    pub(crate) fn reserve_space(&self, blocks: u64) -> Result<bool> {
+        let mut punch = self.reserving.lock();
+        let Some(mut reserving) = self.step(|state| state.forest.space.next_reservation(blocks))? else {
+            return Ok(false);
+        };
         let geometry = self.state.read().forest.space.geometry();
         loop {
-            let (start, end) = match giving {
-                Giving::Grow { from, to } => (geometry.start(from), geometry.start(to)),
-                Giving::Again(run) => (run.start, run.start.plus(run.len.into())),
+            let (start, end) = match reserving {
+                Reservation::Grow { from, to } => (geometry.start(from), geometry.start(to)),
+                Reservation::Again(run) => (run.start, run.start.plus(run.len.into())),
             };
             match self.disk.reserve(start.offset(), end.offset() - start.offset()) {
                 Ok(()) => break,
                 // Less may still be had.
-                Err(e) if e.kind() == ErrorKind::NoSpace => match &mut giving {
-                    Giving::Grow { from, to } if *to - *from > 1 => *to = *from + (*to - *from) / 2,
+                Err(e) if e.kind() == ErrorKind::NoSpace => match &mut reserving {
+                    Reservation::Grow { from, to } if *to - *from > 1 => *to = *from + (*to - *from) / 2,
                     _ => {
                         self.state_mut()?.forest.space.crowded = true;
                         return Err(e);
@@ -388,17 +390,17 @@ impl Engine {
         }
         if self.config.write_fresh {
             // Before it can be taken: what goes there later must not depend on anything but its own sync.
-            let (from, len) = match giving {
-                Giving::Grow { from, to } => (geometry.start(from), (to - from) * u64::from(geometry.span)),
-                Giving::Again(run) => (run.start, run.len.into()),
+            let (from, len) = match reserving {
+                Reservation::Grow { from, to } => (geometry.start(from), (to - from) * u64::from(geometry.span)),
+                Reservation::Again(run) => (run.start, run.len.into()),
             };
             let bytes = self.disk.write_fresh(from.offset(), len * BLOCK_BYTES)?;
             self.fresh_written.fetch_add(bytes, Relaxed);
         }
-        if let Giving::Again(run) = giving {
+        if let Reservation::Again(run) = reserving {
             *punch = punch.drain(..).flat_map(|(g, r)| r.without(run).into_iter().map(move |r| (g, r))).collect();
         }
-        self.step(|state| state.forest.space.given(giving))?;
+        self.step(|state| state.forest.space.reserved(reserving))?;
         Ok(true)
     }
 }

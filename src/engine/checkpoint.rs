@@ -210,7 +210,7 @@ impl Engine {
     pub(crate) fn after_checkpoint(&self, checkpointer: &Checkpointer) -> Result<()> {
         let punch_from = self.config.punch_from;
         let durable = checkpointer.superblock.generation;
-        let mut punch = self.giving.lock();
+        let mut punch = self.reserving.lock();
         let ready: Vec<_> = {
             let mut state = self.state.write();
             let forest = &mut state.forest;

@@ -128,7 +128,7 @@ impl Engine {
 
 impl State {
     /// Puts the data of the open group, where it is little and all of it is in memory, into the group itself: one write beside the other pages
-    /// instead of one more at each block's place. Gives the blocks.
+    /// instead of one more at each block's place. Returns the blocks.
     fn inline_data(&mut self) -> Option<Vec<(u64, Arc<[u8]>)>> {
         if self.log.is_empty() {
             return None;

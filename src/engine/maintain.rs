@@ -52,7 +52,7 @@ impl Engine {
             (state.is_due(&self.config), state.wants_growth(&self.config))
         };
         if grows && !self.config.manual {
-            match self.give_space(1) {
+            match self.reserve_space(1) {
                 Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
                 _ => {}
             }

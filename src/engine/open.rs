@@ -38,7 +38,7 @@ impl Engine {
             unpushed: Mutex::default(),
             checkpointer: Mutex::new(Checkpointer { superblock: sb, slot }),
             config,
-            giving: Mutex::default(),
+            reserving: Mutex::default(),
             buffers: Mutex::default(),
             maintenance: Bell::default(),
             resting: AtomicBool::new(false),
@@ -100,7 +100,7 @@ impl Engine {
             disk.write(at, &[&[0; BLOCK]])?;
         }
         let engine = Engine::build(disk, host, config, sb, 0, 1);
-        if !engine.give_space(1)? {
+        if !engine.reserve_space(1)? {
             return Err(Error::invalid("the largest image size leaves no room for data"));
         }
         engine.checkpoint()?;
@@ -118,7 +118,7 @@ impl Engine {
     }
 
     /// [`Engine::open`]; with `salvage`, for reading only, damage to the acknowledged log ends it instead of failing, and is
-    /// given back.
+    /// returned.
     pub(crate) fn open_with(
         backend: Arc<dyn Backend>,
         host: Arc<dyn Host>,
@@ -175,7 +175,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Has the host give again what recovery took for given. Nothing was written before this.
+    /// Reserves again what recovery assumed to be reserved. Nothing was written before this.
     pub(crate) fn take_owed(&self) -> Result<()> {
         let owed = std::mem::take(&mut self.state.write().owed);
         owed.into_iter().try_for_each(|(start, len)| self.disk.reserve(start, len))
@@ -206,7 +206,7 @@ impl Engine {
             state.closed = true;
         }
         self.stop();
-        // Held until the image is given away: whoever waits for these to write finds the disk released.
+        // Held until the image is released: whoever waits for these to write finds the disk released.
         let mut checkpointer = self.checkpointer.lock();
         let outcome = if self.disk.is_writable() {
             self.disk.writes_allowed().and_then(|()| self.checkpoint_with(&mut checkpointer, true))
@@ -215,7 +215,7 @@ impl Engine {
         };
         let _flusher = self.flusher.lock();
         let _spilling = self.spilling.lock();
-        let _giving = self.giving.lock();
+        let _reserving = self.reserving.lock();
         let _placing = self.placing.write();
         self.disk.release();
         outcome

@@ -63,11 +63,11 @@ impl Parts {
     }
 }
 
-/// Pieces that one lookup gives at most.
+/// Pieces that one lookup returns at most.
 const PIECES: usize = 256;
 
 impl State {
-    /// Where the blocks `from..to` of a tree are; gives where it stopped.
+    /// Where the blocks `from..to` of a tree are. Returns where it stopped.
     pub(crate) fn sources(&self, root: Root, from: u64, to: u64, out: &mut Parts) -> Step<u64> {
         read_pieces(&self.forest, root, from, to, PIECES, &mut |logical, len, data| {
             let Some((physical, sums)) = data else { return out.zeros(logical, len) };
@@ -232,7 +232,7 @@ impl Engine {
         rest.chunks_exact(BLOCK).enumerate().try_for_each(|(i, block)| check(mapped + i, crc32fast::hash(block)))
     }
 
-    /// Copies a block out of the map and gives the copy's sum; `None` where there is no map. By halves: the second is on its way while the first is
+    /// Copies a block out of the map and returns the copy's checksum; `None` where there is no map. By halves: the second is on its way while the first is
     /// summed.
     #[inline]
     fn copy_mapped(&self, at: Block, block: &mut [u8]) -> Result<Option<u32>> {

@@ -205,7 +205,7 @@ impl Engine {
             let failed = match outcome {
                 Ok(true) => return Ok(Reclaimed::One),
                 Ok(false) => return Ok(Reclaimed::Nothing),
-                Err(Stop::Lack(Lack::Space(blocks))) => match self.give_space(blocks) {
+                Err(Stop::Lack(Lack::Space(blocks))) => match self.reserve_space(blocks) {
                     Ok(true) => continue,
                     Ok(false) => return Ok(Reclaimed::Nothing),
                     Err(e) if e.kind() == ErrorKind::NoSpace => return Ok(Reclaimed::Nothing),

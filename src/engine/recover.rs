@@ -14,14 +14,14 @@ use crate::{
 const MORE_REGIONS: u64 = 1024;
 
 impl Engine {
-    /// Applies what counts. Space that the records name and that the host may have to give again is noted in [`State::owed`]: nothing is
+    /// Applies what counts. Space that the records name and that may have to be reserved again is noted in [`State::owed`]: nothing is
     /// asked of the host for a claim before all of them were found to hold.
     pub(crate) fn replay(&self, replay: &Replay, writable: bool, base_len: u64) -> Result<()> {
         let damaged = |e: Error| match e.kind() {
             ErrorKind::Deleted | ErrorKind::NotFound => Error::corrupt(format!("intent log: {e}")),
             _ => e.at("intent log"),
         };
-        replay.ops.iter().try_for_each(|op| self.give_again(op)).map_err(damaged)?;
+        replay.ops.iter().try_for_each(|op| self.note_returned(op)).map_err(damaged)?;
         let (before, most) = {
             let state = self.view()?;
             (state.forest.space.spans(), state.most_regions(replay))
@@ -53,7 +53,7 @@ impl Engine {
     }
 
     fn apply_again(&self, op: &Op, writable: bool, damaged: impl Fn(Error) -> Error) -> Result<()> {
-        // The live run had its nodes; where the host gives no more, what is there has to do.
+        // The live run had its nodes; where the host has no more space, what is there has to do.
         let mut refused = None;
         loop {
             let lacking = self.step(|state| {
@@ -74,7 +74,7 @@ impl Engine {
         }
     }
 
-    /// Has the host give regions for nodes. Where it has no space for so many, fewer may do: the live run took no more than it needed.
+    /// Reserves regions for nodes. Where it has no space for so many, fewer may do: the live run took no more than it needed.
     fn grow_for_nodes(&self, nodes: usize, writable: bool) -> Result<()> {
         let (geometry, spans) = {
             let state = self.view()?;
@@ -94,8 +94,9 @@ impl Engine {
         self.step(|state| state.grow(spans + more))
     }
 
-    /// A block whose content only the log has was perhaps given by the host, again, since the checkpoint: no data that landed there says so.
-    fn give_again(&self, op: &Op) -> Result<()> {
+    /// Notes a block whose content only the log has, where the checkpoint says that it was returned to the host: it was reserved again since, and no data
+    /// that landed there shows it.
+    fn note_returned(&self, op: &Op) -> Result<()> {
         let Op::Data { at, .. } = op else { return Ok(()) };
         let run = Run { start: Block(*at), len: 1 };
         self.step(|state| {

@@ -36,7 +36,7 @@ impl Runs {
             }
         }
     }
-    /// Makes one list of the last two while their lengths are so.
+    /// Merges the last two lists while `so(len_a, len_b)`.
     fn join(&mut self, so: impl Fn(usize, usize) -> bool) {
         while let [.., before, last] = &mut self.0[..]
             && so(before.len(), last.len())
@@ -131,7 +131,7 @@ impl Staging {
     pub(crate) fn log(&mut self, block: u64, data: Arc<[u8]>) {
         self.logged.insert(block, Staged { data, offset: 0, blocks: 1 });
     }
-    /// The open group is closed and has all of its data in the log, as [`Staging::whole`] gave it.
+    /// The open group is closed and has all of its data in the log, as [`Staging::whole`] returned it.
     pub(crate) fn close_logged(&mut self, blocks: Vec<(u64, Arc<[u8]>)>) {
         self.open = Runs::default();
         self.bytes = 0;
@@ -205,8 +205,8 @@ mod tests {
                 prop_assert_eq!(found, want.range(..=block).next_back().map(|(s, b)| (*s, *b)));
             }
             runs.join(|_, _| true);
-            let given: Vec<_> = runs.iter().map(|(start, run)| (start.0, run.blocks)).collect();
-            prop_assert_eq!(given, want.into_iter().collect::<Vec<_>>());
+            let listed: Vec<_> = runs.iter().map(|(start, run)| (start.0, run.blocks)).collect();
+            prop_assert_eq!(listed, want.into_iter().collect::<Vec<_>>());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The open image: state, locks, and the loops that look things up and find space.
 //!
-//! Order of locks: checkpointer, flusher, spilling, giving, placing, state. Nothing syncs, grows or punches under the state's lock.
+//! Order of locks: checkpointer, flusher, spilling, reserving, placing, state. Nothing syncs, grows or punches under the state's lock.
 
 use super::{
     budget::NODE_BYTES,
@@ -79,7 +79,7 @@ pub(crate) struct State {
     /// Reclaim did something that only a checkpoint makes usable.
     pub(crate) reclaimed: bool,
     pub(crate) knobs: Knobs,
-    /// Ranges, in bytes, that recovery takes for given and that the host has to give before anything is written: offset, length.
+    /// Ranges that recovery assumes to be reserved, and that are reserved again before anything is written: offset and length in bytes.
     pub(crate) owed: Vec<(u64, u64)>,
     /// What reclaim could not read.
     pub(crate) aside: Aside,
@@ -92,7 +92,7 @@ pub(crate) fn blocks_of(offset: u64, len: u64) -> (u64, u64) {
     (offset / BLOCK_BYTES, (offset + len).div_ceil(BLOCK_BYTES))
 }
 
-/// Who writes the log.
+/// State of the writer of the log.
 pub(crate) struct Flusher {
     /// Hash of the last page of the last group written.
     pub(crate) previous: u64,
@@ -102,7 +102,7 @@ pub(crate) struct Flusher {
     pub(crate) pages: Vec<u8>,
 }
 
-/// Who writes checkpoints.
+/// State of the writer of checkpoints.
 pub(crate) struct Checkpointer {
     pub(crate) superblock: Superblock,
     /// The slot that does not hold the newest superblock.
@@ -123,19 +123,19 @@ pub(crate) struct Engine {
     pub(crate) flusher: Mutex<Flusher>,
     /// Held while what was taken out of staging is written: one set at a time, and all of it before its group is synced.
     pub(crate) spilling: Mutex<()>,
-    /// Held, shared, by whoever writes data to its place before it is logged: what is closed is not given away meanwhile.
+    /// Shared by direct writers; `close` takes it exclusively, so that the image is never released under a write.
     pub(crate) placing: RwLock<()>,
     /// Blocks that reads are copying.
     pub(crate) reading: Reading,
     /// Ranges of the image with data that was written and that the medium was not asked to begin with.
     pub(crate) unpushed: Mutex<VecDeque<(u64, u64)>>,
     pub(crate) checkpointer: Mutex<Checkpointer>,
-    /// Who takes space from the host or gives it back: runs marked as given back and not punched yet, each with the
+    /// Serialises growth and punching. Holds freed runs that are to be punched, each with the
     /// generation whose checkpoint says so.
-    pub(crate) giving: Mutex<Vec<(u64, Run)>>,
+    pub(crate) reserving: Mutex<Vec<(u64, Run)>>,
     /// Buffers of one block, to be used again.
     pub(crate) buffers: Mutex<Vec<Arc<[u8]>>>,
-    /// Has the maintenance thread look for work.
+    /// Wakes the maintenance thread.
     pub(crate) maintenance: Bell,
     /// The maintenance thread found nothing to do, and sleeps until it is rung.
     pub(crate) resting: AtomicBool,
@@ -145,7 +145,7 @@ pub(crate) struct Engine {
     pub(crate) fresh_written: AtomicU64,
     /// The last failure in the background that poisoned nothing.
     pub(crate) background: Mutex<Option<Error>>,
-    /// Has the write-behind thread look for data.
+    /// Wakes the write-behind thread.
     pub(crate) behind: Bell,
     pub(crate) stopping: AtomicBool,
 }
@@ -263,7 +263,7 @@ impl State {
     fn undo(&mut self, before: Before) {
         self.forest.undo();
         for run in self.progress.taken.drain(..) {
-            self.forest.space.give_back(run);
+            self.forest.space.unallocate(run);
         }
         for target in self.progress.records.drain(..) {
             match target {
@@ -414,12 +414,12 @@ impl State {
     pub(crate) fn is_due(&self, config: &Config) -> bool {
         self.log.wants_checkpoint() || self.wants_space() || self.dirty_bytes() > config.dirty_due()
     }
-    /// So little is left to take, and so sure will the image grow, that it had better be done before a writer waits for it.
+    /// Whether the image will have to grow soon, so that it is better done before a writer waits for it.
     pub(crate) fn wants_growth(&self, config: &Config) -> bool {
         let space = &self.forest.space;
         config.write_fresh && space.would_grow() && space.available() < space.end() / BLOCK_BYTES / 16
     }
-    /// So much was freed, and so little is left to take, that a checkpoint is due.
+    /// Whether so much was freed, and so little is left to allocate, that a checkpoint is due.
     pub(crate) fn wants_space(&self) -> bool {
         let space = &self.forest.space;
         let image = space.end() / BLOCK_BYTES;

@@ -18,7 +18,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Its framed pages, into `pages`; gives the hash of the last one.
+    /// Its framed pages, into `pages`. Returns the hash of the last one.
     pub(crate) fn encode(&self, uuid: &[u8; 16], key: u64, epoch: u64, mut previous: u64, pages: &mut Vec<u8>) -> u64 {
         let count = page_count(self.bytes.len()) as usize;
         pages.clear();

@@ -233,7 +233,7 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64)
     Ok(fold.finish() == expected)
 }
 
-/// Reads data that may have been on its way when its writer ended. Returns `false` if the medium does not give it back, twice: a sector
+/// Reads data that may have been on its way when its writer ended. Returns `false` if the medium fails to return it, twice: a sector
 /// whose write was interrupted, or one that a filesystem with checksums has lost, can be unreadable rather than wrong.
 fn read_in_flight(disk: &Disk, off: u64, buf: &mut [u8]) -> Result<bool> {
     match disk.read_cold(off, buf).or_else(|_| disk.read_cold(off, buf)) {

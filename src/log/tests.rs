@@ -49,7 +49,7 @@ fn superblock(pages: u64, position: u64) -> Superblock {
     }
 }
 
-/// Appends records until the open group has so many pages; gives how many records.
+/// Appends records until the open group has so many pages. Returns how many records.
 fn fill(log: &mut Log, pages: u64) -> usize {
     let mut records = 0;
     let used = log.used_pages();

@@ -1,4 +1,4 @@
-//! Counts in memory, the quarantine, and what a checkpoint takes and gives back.
+//! Counts in memory, the quarantine, and what a checkpoint freezes and releases.
 
 mod allocate;
 mod counts;
@@ -62,10 +62,10 @@ pub(crate) enum Purpose {
 
 /// Space to ask the host for, outside any lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Giving {
+pub(crate) enum Reservation {
     /// Grow from this many regions to that many.
     Grow { from: u64, to: u64 },
-    /// Take a run back that was given to the host.
+    /// Reserve a run again that was returned to the host.
     Again(Run),
 }
 
@@ -233,7 +233,7 @@ impl Space {
     // ---- the host's space
 
     /// What to ask the host for so that more becomes available.
-    pub(crate) fn wanted(&mut self, blocks: u64) -> Step<Option<Giving>> {
+    pub(crate) fn next_reservation(&mut self, blocks: u64) -> Step<Option<Reservation>> {
         if self.returned > 0 && !self.imaginary {
             let fanout = u64::from(self.geo.fanout);
             let (mut level, mut index) = (self.top, 0);
@@ -251,7 +251,7 @@ impl Space {
                 let counts = &self.regions[&index].counts;
                 if let Some(first) = counts.iter().position(|&n| n == COUNT_RETURNED) {
                     let len = counts[first..].iter().take_while(|&&n| n == COUNT_RETURNED).count() as u32;
-                    return Ok(Some(Giving::Again(Run { start: self.geo.start(index).plus(first as u64), len })));
+                    return Ok(Some(Reservation::Again(Run { start: self.geo.start(index).plus(first as u64), len })));
                 }
                 self.note(index);
             }
@@ -265,15 +265,15 @@ impl Space {
         let usual = u64::from(self.growth).min(self.spans / 2).min(slack.max(self.spans / 16)).max(1);
         let step = usual.max(blocks.div_ceil(self.geo.usable()));
         let to = (self.spans + step).min(if self.imaginary { u64::MAX } else { self.spans_max });
-        Ok(Some(Giving::Grow { from: self.spans, to }))
+        Ok(Some(Reservation::Grow { from: self.spans, to }))
     }
 
-    /// The host has given what [`Space::wanted`] named (nothing happens if that is no longer what is wanted).
-    pub(crate) fn given(&mut self, giving: Giving) -> Step<()> {
-        match giving {
-            Giving::Grow { from, to } if from == self.spans => self.grow(to),
-            Giving::Grow { .. } => Ok(()),
-            Giving::Again(run) => {
+    /// The host has reserved what [`Space::next_reservation`] named (nothing happens if that is no longer what is wanted).
+    pub(crate) fn reserved(&mut self, reserving: Reservation) -> Step<()> {
+        match reserving {
+            Reservation::Grow { from, to } if from == self.spans => self.grow(to),
+            Reservation::Grow { .. } => Ok(()),
+            Reservation::Again(run) => {
                 self.touch_run(run.start, run.len)?;
                 for i in 0..u64::from(run.len) {
                     let (region, place) = self.locate(run.start.plus(i))?;
@@ -441,7 +441,7 @@ impl Space {
         punch
     }
 
-    /// Marks available runs of `from` blocks and more as given back.
+    /// Marks available runs of `from` blocks and more as returned to the host.
     fn return_runs(&mut self, region: u64, from: u32, out: &mut Vec<(u64, Run)>) {
         // What is about to be written again is not worth a punch and a reservation.
         let cushion = u64::from(self.geo.span) * u64::from(self.growth).min(self.spans / 4).max(self.spans / 16);
@@ -469,7 +469,7 @@ impl Space {
             place += len.max(1);
         }
     }
-    /// Whether every block of `run` is still given back: it may be punched.
+    /// Whether every block of `run` is still marked as returned: it may be punched.
     pub(crate) fn is_returned(&mut self, run: Run) -> Step<bool> {
         for i in 0..u64::from(run.len) {
             let (region, place) = self.locate(run.start.plus(i))?;

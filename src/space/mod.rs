@@ -18,5 +18,5 @@ mod tests;
 
 pub(crate) use frozen::FrozenSpace;
 pub(crate) use geometry::Geometry;
-pub(crate) use map::{Giving, Pin, Purpose, Run, Space, no_space};
+pub(crate) use map::{Pin, Purpose, Reservation, Run, Space, no_space};
 pub(crate) use reading::{Hold, Reading};

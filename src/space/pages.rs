@@ -14,13 +14,13 @@ pub(crate) struct Entry {
     pub(crate) stamp: u64,
     /// Most free blocks in any one region below.
     pub(crate) free: u16,
-    /// Most blocks given back to the host in any one region below.
+    /// Most blocks returned to the host in any one region below.
     pub(crate) returned: u16,
     /// Which home is current.
     pub(crate) home: u8,
 }
 
-/// Checks a count page and gives its counts.
+/// Checks a count page and returns its counts.
 pub(crate) fn decode_counts(page: &Page, uuid: &[u8; 16], at: Block, stamp: u64, geo: &Geometry) -> Result<Vec<u32>> {
     let h = format::unseal(page, uuid, at, Stamp(stamp))?;
     if h.kind != PageKind::Counts as u8 || u32::from(h.items) != geo.span {
@@ -39,7 +39,7 @@ pub(crate) fn encode_counts(counts: &[u32], uuid: &[u8; 16], at: Block, stamp: u
     page
 }
 
-/// Checks an index page of `level` and gives its entries.
+/// Checks an index page of `level` and returns its entries.
 pub(crate) fn decode_index(
     page: &Page,
     uuid: &[u8; 16],

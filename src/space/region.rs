@@ -61,7 +61,7 @@ pub(super) struct Region {
     /// Bit set: allocatable now.
     pub(super) available: Vec<u64>,
     pub(super) free: u16,
-    /// Blocks given back to the host.
+    /// Blocks returned to the host.
     pub(super) returned: u16,
     /// Blocks of count zero that are not available: in quarantine, or allocated and not yet counted.
     pub(super) held: u32,

@@ -157,7 +157,7 @@ impl Forest {
         }
     }
 
-    /// Has the processor fetch what overwriting one block of a tree looks at, as far as the path to it is of this generation. Gives the leaf,
+    /// Has the processor fetch what overwriting one block of a tree looks at, as far as the path to it is of this generation. Returns the leaf,
     /// for [`Forest::foresee`].
     pub(crate) fn prefetch(&self, root: Root, logical: u64) -> Option<FoundLeaf> {
         let top = root.node?;
@@ -168,7 +168,7 @@ impl Forest {
         }
         Some(FoundLeaf { top, lo, hi, leaf, shape: self.shape })
     }
-    /// Spares the next lookup what a look ahead found.
+    /// Caches the leaf found by [`Forest::prefetch`], so that [`Forest::own_leaf`] need not search again.
     pub(crate) fn foresee(&mut self, found: Option<FoundLeaf>) {
         self.found = found.or(self.found);
     }
@@ -257,7 +257,7 @@ impl Forest {
         self.free_node(want.child)
     }
 
-    /// Edits below a writable node; gives the siblings that it had to be split into.
+    /// Edits below a writable node. Returns the siblings that it had to be split into.
     fn edit(&mut self, at: Miss, span: Span, fresh: Option<Fresh>) -> Step<Vec<Entry>> {
         let append = match self.writable(at.child)? {
             Node::Inner { level, .. } if *level > 0 && *level == at.level => return self.edit_inner(at, span, fresh),
@@ -418,7 +418,7 @@ impl Forest {
         Ok(())
     }
 
-    /// Splits a writable node that does not fit its page; gives its new siblings. Appending fills nodes, anything else halves them.
+    /// Splits a writable node that does not fit its page. Returns its new siblings. Appending fills nodes, anything else halves them.
     fn split(&mut self, child: Child, shape: Shape, append: bool) -> Step<Vec<Entry>> {
         let fanout = self.fanout;
         let node = self.writable(child)?;

@@ -317,8 +317,8 @@ impl Forest {
         Ok(child)
     }
 
-    /// The node at `want`, writable by whoever holds the reference that this gives in exchange: itself, if it is of this generation and has one
-    /// parent, else a copy. Forking one with more parents gives its children one more.
+    /// The node at `want`, writable by whoever holds the reference that this returns: itself, if it is of this generation and has one
+    /// parent, else a copy. Forking one with more parents adds one parent to each of its children.
     pub(super) fn shadow(&mut self, want: Miss) -> Step<Child> {
         let count = self.space.count(want.child.block)?;
         if want.child.stamp == self.stamp && count == 1 {

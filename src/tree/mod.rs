@@ -3,7 +3,7 @@
 //! A tree knows roots, nodes and blocks, and no volume. The only ways to a writable node are *allocate* and *shadow*
 //! ([`Forest`]); everything else reads. Counts follow one rule (I3): a node's count is the number of nodes and root pointers that refer to
 //! it, a data block's the number of leaves. Shadowing a node that only its parent refers to replaces it; forking a
-//! shared one gives each of its children one more parent (Rodeh, "B-trees, shadowing, and clones", 2008).
+//! shared one adds one parent to each of its children (Rodeh, "B-trees, shadowing, and clones", 2008).
 
 mod edit;
 mod forest;

@@ -161,7 +161,7 @@ impl ExtentLeaf {
         let joined = before.is_some_and(|b| joins(b, &new)) || self.extents.get(i + 1).is_some_and(|a| joins(&new, a));
         (!joined && e.logical == logical && e.len as usize == len).then_some(i)
     }
-    /// Gives extent `i` another place and other checksums; gives its old place.
+    /// Sets the place and the checksums of extent `i`. Returns its old place.
     pub(crate) fn exchange(&mut self, i: usize, physical: Block, sums: &[u32]) -> Block {
         let e = &mut self.extents[i];
         self.sums[e.sums_at as usize..][..sums.len()].copy_from_slice(sums);
@@ -334,7 +334,7 @@ impl Node {
         page
     }
 
-    /// Checks a page in every respect that does not need another page, and gives its node. Its keys lie in `lo..hi`.
+    /// Checks a page in every respect that does not need another page, and returns its node. Its keys lie in `lo..hi`.
     pub(crate) fn decode(
         page: &Page,
         shape: Shape,

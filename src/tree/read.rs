@@ -82,7 +82,7 @@ pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Step<Optio
     Ok(leaf.block(logical))
 }
 
-/// Gives `visit` the blocks `from..to` in order, holes too, in at most `most` pieces: first block, blocks, and unless it is a hole
+/// Calls `visit` with the blocks `from..to` in order, holes too, in at most `most` pieces: first block, blocks, and unless it is a hole
 /// where it is with one checksum a block. Returns where it stopped.
 pub(crate) fn pieces(
     nodes: &impl Nodes,
@@ -92,8 +92,8 @@ pub(crate) fn pieces(
     most: usize,
     visit: &mut impl FnMut(u64, u64, Option<(Block, &[u32])>),
 ) -> Step<u64> {
-    let (mut at, mut given) = (from, 0);
-    while at < to && given < most {
+    let (mut at, mut count) = (from, 0);
+    while at < to && count < most {
         let found = match leaf(nodes, root, Shape::Extents, at.into()) {
             // What was found stands: asking for everything at once could need more nodes than the cache holds.
             Err(Stop::Lack(Lack::Node(_))) if at > from => return Ok(at),
@@ -109,24 +109,24 @@ pub(crate) fn pieces(
             return Err(corrupt(miss.child));
         }
         for e in &leaf.extents[leaf.from(at)..] {
-            if at >= end || given >= most {
+            if at >= end || count >= most {
                 break;
             }
             if e.logical > at {
                 let len = e.logical.min(end) - at;
                 visit(at, len, None);
-                (at, given) = (at + len, given + 1);
+                (at, count) = (at + len, count + 1);
             }
-            if at < end && given < most {
+            if at < end && count < most {
                 let (skip, stop) = (at - e.logical, e.end().min(end));
                 let sums = &leaf.sums_of(e)[skip as usize..(stop - e.logical) as usize];
                 visit(at, stop - at, Some((e.physical.plus(skip), sums)));
-                (at, given) = (stop, given + 1);
+                (at, count) = (stop, count + 1);
             }
         }
-        if at < end && given < most {
+        if at < end && count < most {
             visit(at, end - at, None);
-            (at, given) = (end, given + 1);
+            (at, count) = (end, count + 1);
         }
     }
     Ok(at)

@@ -75,11 +75,11 @@ impl Ask {
         Ask { op, terms: Terms::OneTag(key.to_owned(), value) }
     }
 
-    /// Whether it gives space back, so that it may take what is kept for that.
+    /// Whether it frees space, so that it may use the reserve.
     pub(super) fn frees(&self) -> bool {
         matches!(self.op, Op::Rollback { .. } | Op::DeleteVolume { .. } | Op::DeleteSnapshot { .. } | Op::Resize { .. })
     }
-    /// The names that it gives, of volumes and of snapshots of a volume.
+    /// The new names in it, of volumes and of snapshots of a volume.
     pub(super) fn names(&self) -> Vec<(Option<u64>, &str)> {
         match &self.op {
             Op::CreateVolume { name, .. } | Op::Clone { name, .. } | Op::RenameVolume { name, .. } => {

@@ -82,7 +82,7 @@ impl Engine {
         self.relieve_after(relieve)
     }
 
-    /// Writes data into blocks that nobody refers to; gives its checksums and its hash.
+    /// Writes data into blocks that nobody refers to. Returns its checksums and its hash.
     fn write_in_place(&self, runs: &[Run], data: &[u8]) -> Result<(Sums, u64)> {
         let mut sums = SmallVec::with_capacity(data.len() / BLOCK);
         let mut hash = bytes::Hash::new(self.hash_key);

@@ -26,7 +26,7 @@ pub(crate) use ask::Ask;
 pub(crate) use write::Bytes;
 
 impl State {
-    /// Checks what is asked for against what there is. Gives the operation and, where a size cuts a block in two, which.
+    /// Checks what is asked for against what there is. Returns the operation and, where a size cuts a block in two, which.
     fn check(&mut self, ask: &Ask, now: u64) -> Step<(Op, Option<EdgeNeed>)> {
         let mut op = ask.op.clone();
         let mut edge = None;

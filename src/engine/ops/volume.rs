@@ -42,7 +42,7 @@ impl State {
         let cuts = size < self.head(volume)?.size && !size.is_multiple_of(BLOCK_BYTES);
         Ok(cuts.then_some(EdgeNeed { target: Target::Volume(volume), size }))
     }
-    /// Gives the volume's size after the rollback.
+    /// Returns the volume's size after the rollback.
     pub(super) fn check_rollback(
         &mut self,
         volume: u64,
@@ -147,7 +147,7 @@ impl State {
         let record = self.head(id)?.clone();
         self.catalog().put_volume(id, &record)
     }
-    /// Gives a volume its new tree.
+    /// Sets the root of a volume's tree.
     pub(super) fn set_root(&mut self, volume: u64, root: Root) -> Step<()> {
         let pointer = RootPointer::from(root);
         if self.head(volume)?.root != pointer {

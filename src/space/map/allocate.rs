@@ -124,7 +124,7 @@ impl Space {
     }
 
     /// Returns blocks that were allocated and never written or named.
-    pub(crate) fn give_back(&mut self, run: Run) {
+    pub(crate) fn unallocate(&mut self, run: Run) {
         for i in 0..u64::from(run.len) {
             if let Ok((region, place)) = self.locate(run.start.plus(i))
                 && let Some(r) = self.regions.get_mut(&region)

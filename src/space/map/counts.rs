@@ -11,7 +11,7 @@ use crate::{
 use std::sync::Arc;
 
 impl Space {
-    /// The count of `block`, 0 for one given back to the host.
+    /// The count of `block`, 0 for one returned to the host.
     #[inline]
     pub(crate) fn count(&mut self, block: Block) -> Step<u32> {
         let (region, place) = self.locate(block)?;
@@ -64,7 +64,7 @@ impl Space {
         self.undo.push(Change::Raised(block));
         Ok(())
     }
-    /// One parent less; a block without parents goes into quarantine. Gives what is left.
+    /// One parent less; a block without parents goes into quarantine. Returns the count that is left.
     pub(crate) fn decref(&mut self, block: Block) -> Step<u32> {
         let (r, place) = self.place_mut(block)?;
         let n = match r.counts[place] {
