@@ -464,3 +464,37 @@ fn unfinished_words_are_caught() {
         none(check_words("a", text));
     }
 }
+
+/// The edits of a list of planted bugs that do not apply: whose text does not stand exactly once in its file.
+fn stale_edits(list: &str, read: impl Fn(&str) -> String) -> Vec<String> {
+    let mut out = Vec::new();
+    for edit in list.split("{ file = \"").skip(1) {
+        let (file, rest) = edit.split_once('"').unwrap_or_default();
+        let find = rest.split("'''").nth(1).unwrap_or_default();
+        let found = read(file).matches(find).count();
+        if find.is_empty() || found != 1 {
+            out.push(format!("{file}: {found} times: {find}"));
+        }
+    }
+    out
+}
+
+#[test]
+fn planted_bugs_apply_to_the_source_as_it_is() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    for list in ["tests/mutants/list.toml", "tests/hosts/planted.toml", "fuzz/planted.toml"] {
+        let text = fs::read_to_string(root.join(list)).unwrap();
+        assert!(text.contains("{ file = \""), "{list} has edits");
+        let stale = stale_edits(&text, |file| fs::read_to_string(root.join(file)).unwrap_or_default());
+        assert!(stale.is_empty(), "{list}:\n{}", stale.join("\n"));
+    }
+}
+
+#[test]
+fn a_stale_edit_is_seen() {
+    let list =
+        "edit = [{ file = \"a\", find = '''x y''', put = '''z''' }, { file = \"b\", find = '''q''', put = '''''' }]";
+    let read = |file: &str| if file == "a" { "x y".to_owned() } else { "q q".to_owned() };
+    assert_eq!(stale_edits(list, read), ["b: 2 times: q"]);
+    assert_eq!(stale_edits(list, |_| String::new()).len(), 2);
+}
