@@ -22,6 +22,7 @@ mod hostile;
 mod jail;
 mod memory;
 mod model;
+mod passes;
 mod room;
 mod salvage;
 mod schedule;

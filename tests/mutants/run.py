@@ -40,6 +40,7 @@ HARNESSES = {
     "close": ["concurrency::close::"],
     "background": ["background::"],
     "hostile": ["hostile::"],
+    "passes": ["passes::"],
     "room": ["room::"],
     "schedule": ["schedule::"],
     "undone": ["undone::"],
