@@ -1,6 +1,9 @@
 //! What may be asked for: an operation as the log will have it, and the terms on which it is carried out.
 
-use crate::log::{DeleteMode, Op};
+use crate::{
+    log::{DeleteMode, Op},
+    units::Target,
+};
 use std::collections::BTreeMap;
 
 type Tags = BTreeMap<String, String>;
@@ -78,6 +81,22 @@ impl Ask {
     /// Whether it frees space, so that it may use the reserve.
     pub(super) fn frees(&self) -> bool {
         matches!(self.op, Op::Rollback { .. } | Op::DeleteVolume { .. } | Op::DeleteSnapshot { .. } | Op::Resize { .. })
+    }
+    /// The volumes and snapshots that it works on.
+    pub(super) fn targets(&self) -> Vec<Target> {
+        match &self.op {
+            Op::Snapshot { members, .. } => members.iter().map(|m| Target::Volume(m.0)).collect(),
+            Op::Rollback { volume, snapshot, .. } => vec![Target::Volume(*volume), Target::Snapshot(*snapshot)],
+            Op::DeleteVolume { volume, .. } | Op::RenameVolume { volume, .. } | Op::Resize { volume, .. } => {
+                vec![Target::Volume(*volume)]
+            }
+            Op::Clone { snapshot, .. } | Op::DeleteSnapshot { snapshot } | Op::RenameSnapshot { snapshot, .. } => {
+                vec![Target::Snapshot(*snapshot)]
+            }
+            Op::SetTags { snapshot: true, id, .. } => vec![Target::Snapshot(*id)],
+            Op::SetTags { snapshot: false, id, .. } => vec![Target::Volume(*id)],
+            Op::CreateVolume { .. } | Op::Write { .. } | Op::Cut { .. } | Op::Data { .. } => Vec::new(),
+        }
     }
     /// The new names in it, of volumes and of snapshots of a volume.
     pub(super) fn names(&self) -> Vec<(Option<u64>, &str)> {

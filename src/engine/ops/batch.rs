@@ -5,7 +5,7 @@ use super::{
     edge::{Edge, EdgeNeed},
 };
 use crate::{
-    Error, Result,
+    Error, ErrorKind, Result,
     engine::{
         change::{Changed, Claim, Request},
         staging::Staged,
@@ -13,6 +13,7 @@ use crate::{
     },
     lack::{Lack, Step},
     log::{Op, Placed},
+    tree::Root,
     units::{BLOCK_BYTES, Target},
 };
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -94,7 +95,7 @@ impl Request for Batch<'_> {
     type Made = Committed;
     fn prepare(&mut self) -> Result<()> {
         if !std::mem::replace(&mut self.prepared, true) {
-            self.engine.fetch_names(self.asked)?;
+            self.engine.fetch_for(self.asked)?;
         }
         for (i, need) in std::mem::take(&mut self.wanted) {
             let edge = self.engine.read_edge(need.target, need.size / BLOCK_BYTES)?.cut_at(need.size);
@@ -157,10 +158,26 @@ impl Engine {
         Ok(made)
     }
 
-    /// Reads the leaves for new names before the lock is taken: names are scattered over the catalog by their hash, so that nearly every one
-    /// of many needs a leaf that is not in memory.
-    fn fetch_names(&self, asked: &[Ask]) -> Result<()> {
-        let fetch = |volume, name: &str| self.lookup(|state| state.catalog_view().named_in(volume, name).map(drop));
-        asked.iter().flat_map(Ask::names).try_for_each(|(volume, name)| fetch(volume, name))
+    /// Reads what many operations at once would lack one after the other, each time from the first one on: the leaves for new names, which
+    /// are scattered over the catalog by their hash; records of volumes and snapshots, and the counts of their roots.
+    fn fetch_for(&self, asked: &[Ask]) -> Result<()> {
+        for (volume, name) in asked.iter().flat_map(Ask::names) {
+            self.lookup(|state| state.catalog_view().named_in(volume, name).map(drop))?;
+        }
+        for target in asked.iter().flat_map(Ask::targets) {
+            let fetched = self.step(|state| {
+                let root = match target {
+                    Target::Volume(id) => state.head(id)?.root,
+                    Target::Snapshot(id) => state.frozen_head(id)?.root,
+                };
+                Root::from(root).node.map_or(Ok(0), |root| state.forest.space.count(root.block))
+            });
+            match fetched {
+                // What an operation before makes is not there yet; what is not there at all is the attempt's to say.
+                Err(e) if e.kind() != ErrorKind::Deleted => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
