@@ -22,7 +22,7 @@ impl Engine {
         config.log_pages = sb.log_pages;
         let disk = Arc::new(disk);
         let salt = host.random() as u32 & 0xff_ffff;
-        let state = State::new(&config, &sb, Stamp::new(sb.generation + 1, salt));
+        let state = State::new(&config, &sb, salt);
         Engine {
             disk,
             host,

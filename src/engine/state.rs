@@ -193,7 +193,9 @@ pub(crate) struct Progress {
 
 impl State {
     /// The state as a superblock describes it. What the log says is not in it yet.
-    pub(super) fn new(config: &Config, sb: &Superblock, stamp: Stamp) -> State {
+    pub(super) fn new(config: &Config, sb: &Superblock, salt: u32) -> State {
+        let generation = sb.generation + 1;
+        let stamp = Stamp::new(generation, salt);
         let space = Space::new(
             Geometry::of(sb),
             sb.uuid,
@@ -208,7 +210,7 @@ impl State {
             forest: Forest::new(space, sb.uuid, stamp, config.knobs.fanout, config.cached_most()),
             catalog: sb.catalog.into(),
             hash_key: sb.hash_key,
-            generation: stamp.generation(),
+            generation,
             doomed: sb.doomed,
             doom_sequence: sb.doom_sequence,
             had_room: sb.has_room(2 * COUNTER_ROOM),
