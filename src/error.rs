@@ -24,6 +24,11 @@ pub enum ErrorKind {
     Closed,
     /// The image is open elsewhere, in this process or another. Not applied.
     Locked,
+    /// The volume is attached, and the operation would change its content or size behind the holder's back, or attach it a second time.
+    /// Not applied.
+    Busy,
+    /// The content of the attached volume was changed by force, and the holder of this handle has not acknowledged it. Not applied.
+    Stale,
     /// The store was opened for reading. Not applied.
     ReadOnly,
     /// No space: the image is at its limit or the host is full. Not applied; work resumes once there is space.
@@ -87,7 +92,8 @@ impl Error {
     /// | `NotFound` | `ENOENT` | |
     /// | `Exists` | `EEXIST` | |
     /// | `Deleted`, `Closed` | `ENODEV` | the Linux block layer's answer of a device that is gone |
-    /// | `Locked` | `EBUSY` | |
+    /// | `Locked`, `Busy` | `EBUSY` | |
+    /// | `Stale` | `ESTALE` | the disk is no longer the one that the caller knows |
     /// | `ReadOnly` | `EROFS` | |
     /// | `NoSpace` | `ENOSPC` | as a thinly provisioned device answers; guests can pause and retry |
     /// | `Corrupt` | `EILSEQ` | what the Linux block layer answers when integrity data does not match (`BLK_STS_PROTECTION`) |
@@ -126,7 +132,8 @@ fn errno(kind: ErrorKind) -> Errno {
         ErrorKind::NotFound => Errno::NOENT,
         ErrorKind::Exists => Errno::EXIST,
         ErrorKind::Deleted | ErrorKind::Closed => Errno::NODEV,
-        ErrorKind::Locked => Errno::BUSY,
+        ErrorKind::Locked | ErrorKind::Busy => Errno::BUSY,
+        ErrorKind::Stale => Errno::STALE,
         ErrorKind::ReadOnly => Errno::ROFS,
         ErrorKind::NoSpace => Errno::NOSPC,
         ErrorKind::Corrupt => Errno::ILSEQ,
@@ -144,6 +151,7 @@ fn io_kind(errno: Errno) -> io::ErrorKind {
         Errno::NOENT | Errno::NODEV => io::ErrorKind::NotFound,
         Errno::EXIST => io::ErrorKind::AlreadyExists,
         Errno::BUSY => io::ErrorKind::ResourceBusy,
+        Errno::STALE => io::ErrorKind::StaleNetworkFileHandle,
         Errno::ROFS => io::ErrorKind::ReadOnlyFilesystem,
         Errno::NOSPC => io::ErrorKind::StorageFull,
         Errno::ILSEQ => io::ErrorKind::InvalidData,

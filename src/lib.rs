@@ -47,6 +47,7 @@
 //! | [`Options`] | how an image is created or opened: by path, below an open directory, in files that are open already, or on storage of one's own |
 //! | [`Store`] | the open image: makes, finds, clones and deletes volumes and snapshots; checks; closes |
 //! | [`Volume`] | a writable disk: reads, writes, discards, flushes, resizes, rolls back |
+//! | [`AttachedVolume`] | a volume in use, which nobody rolls back, shrinks or deletes but by force |
 //! | [`Snapshot`] | a frozen one: reads |
 //! | [`ReadDisk`] | what both of them do alike, for code that takes either |
 //! | [`NewOptions`] | tags of a new volume, snapshot or clone, and when it is durable |
@@ -83,6 +84,7 @@ compile_error!("snapdisk needs a 64-bit target");
 
 #[cfg(feature = "api")]
 pub mod api;
+mod attached;
 mod audit;
 mod bytes;
 mod codec;
@@ -113,6 +115,7 @@ mod tree;
 mod units;
 mod volume;
 
+pub use attached::{AttachedVolume, Forced};
 pub use audit::{
     DAMAGED, Damage, Finding, FindingKind, Progress, Report, ScrubReport, SnapshotStats, Stats, Usage, VolumeStats,
 };

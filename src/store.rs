@@ -1,9 +1,9 @@
 //! The open image as a caller holds it.
 
 use crate::{
-    Error, ErrorKind, Progress, Report, Result, ScrubReport, Snapshot, SnapshotId, Volume, VolumeId,
+    AttachedVolume, Error, ErrorKind, Progress, Report, Result, ScrubReport, Snapshot, SnapshotId, Volume, VolumeId,
     audit::{self, Stats},
-    engine::{Ask, Engine, SnapshotRecord},
+    engine::{Ask, Authority, Engine, SnapshotRecord},
     handle::Root,
     log::DeleteMode,
 };
@@ -112,7 +112,7 @@ pub(crate) fn snapshot(root: &Root, list: &[(&Volume, &str)], o: NewOptions) -> 
 }
 
 impl DeleteSnapshots {
-    fn mode(self) -> Option<DeleteMode> {
+    pub(crate) fn mode(self) -> Option<DeleteMode> {
         match self {
             DeleteSnapshots::Refuse => None,
             DeleteSnapshots::Keep => Some(DeleteMode::Keep),
@@ -237,12 +237,12 @@ impl Store {
     /// handle of another store.
     pub fn update<T>(&self, f: impl FnOnce(&mut Update<'_>) -> Result<T>) -> Result<T> {
         let engine = self.root.enter_to_write()?;
-        let mut update = Update { store: self, asked: Vec::new(), refused: None };
+        let mut update = Update { store: self, asked: Vec::new(), authority: Authority::default(), refused: None };
         let out = f(&mut update)?;
         if let Some(refused) = update.refused {
             return Err(refused);
         }
-        engine.commit(&update.asked, true)?;
+        engine.commit_as(&update.asked, true, &update.authority)?;
         Ok(out)
     }
     /// Checks everything: checksums, counts, order. Writes nothing. Reads all data once for each tree that refers to it.
@@ -352,6 +352,8 @@ impl<'a> From<&'a Snapshot> for SnapshotRef<'a> {
 pub struct Update<'a> {
     store: &'a Store,
     asked: Vec<Ask>,
+    /// What it may do to attached volumes.
+    authority: Authority,
     /// The first handle of another store that an operation was given.
     refused: Option<Error>,
 }
@@ -382,6 +384,20 @@ impl Update<'_> {
     }
     fn refuse(&mut self, e: &Error) {
         self.refused.get_or_insert_with(|| e.clone());
+    }
+    /// Has the operations of this update on `volume` carried out even while it is attached, as [`Volume::forced`] does.
+    pub fn force(&mut self, volume: &Volume) {
+        match self.store.root.own(&volume.handle) {
+            Ok(volume) => self.authority.forced.push(volume),
+            Err(e) => self.refuse(&e),
+        }
+    }
+    /// Makes the operations of this update on an attached volume the holder's own.
+    pub fn hold(&mut self, attached: &AttachedVolume) {
+        match self.store.root.own(&attached.volume().handle) {
+            Ok(_) => self.authority.held.push(attached.lease().clone()),
+            Err(e) => self.refuse(&e),
+        }
     }
     /// As [`Store::create_volume_with`].
     pub fn create_volume(&mut self, name: &str, bytes: u64, tags: BTreeMap<String, String>) -> Result<Volume> {

@@ -14,7 +14,10 @@ pub(crate) use locks::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGu
 #[cfg(not(feature = "sim"))]
 pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use std::{io, mem, thread, time::Duration};
+use std::{
+    io, mem, thread,
+    time::{Duration, Instant},
+};
 
 /// A lock that is held for what happens in memory alone. Builds with `sim` know which threads hold one, for tests whose disk refuses to work
 /// meanwhile.
@@ -68,6 +71,44 @@ impl Bell {
             self.heard.wait_for(&mut rung, most);
         }
         mem::take(&mut *rung)
+    }
+}
+
+/// What any number of threads wait at until something that they look at themselves has changed.
+#[derive(Default)]
+pub(crate) struct Signal {
+    /// Of `parking_lot` in every build, for the reason that [`Bell`] has. It guards nothing: a waiter that holds it has looked and is about to
+    /// sleep.
+    looking: parking_lot::Mutex<()>,
+    changed: parking_lot::Condvar,
+}
+
+impl Signal {
+    /// Has every waiter look again. What they look at was changed before.
+    pub(crate) fn notify(&self) {
+        drop(self.looking.lock());
+        self.changed.notify_all();
+        #[cfg(feature = "sim")]
+        schedule::wake(schedule::key(self));
+    }
+
+    /// Waits until `ready` says yes, or `most` is over.
+    #[track_caller]
+    pub(crate) fn wait(&self, most: Duration, mut ready: impl FnMut() -> bool) {
+        #[cfg(feature = "sim")]
+        if schedule::wait(schedule::key(self), true, &mut ready).is_some() {
+            return;
+        }
+        #[allow(clippy::disallowed_methods, reason = "a caller's own deadline, on which nothing of the engine depends")]
+        let end = Instant::now().checked_add(most);
+        let mut looking = self.looking.lock();
+        while !ready() {
+            match end {
+                Some(end) if self.changed.wait_until(&mut looking, end).timed_out() => return,
+                Some(_) => {}
+                None => self.changed.wait(&mut looking),
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod catalog;
 mod change;
 mod checkpoint;
 mod flush;
+mod lease;
 mod listing;
 mod maintain;
 mod open;
@@ -21,6 +22,7 @@ mod state;
 mod writeback;
 
 pub(crate) use catalog::{CatalogView, SnapshotRecord, VolumeRecord};
+pub(crate) use lease::{Authority, Lease};
 #[cfg(feature = "sim")]
 pub(crate) use open::newest_superblock;
 pub(crate) use ops::{Ask, Bytes};

@@ -204,6 +204,7 @@ impl Engine {
                 return Err(super::state::closed());
             }
             state.closed = true;
+            state.leases.close();
         }
         self.stop();
         // Held until the image is released: whoever waits for these to write finds the disk released.

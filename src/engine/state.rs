@@ -6,6 +6,7 @@ use super::{
     budget::NODE_BYTES,
     catalog::{Catalog, CatalogView, SnapshotRecord, VolumeRecord},
     change::{Claim, Taken},
+    lease::Leases,
     reclaim::Aside,
     staging::Staging,
 };
@@ -71,6 +72,8 @@ pub(crate) struct State {
     /// Blocks taken by writes that are not published yet.
     pub(crate) in_flight: u64,
     pub(crate) closed: bool,
+    /// Attached volumes.
+    pub(crate) leases: Leases,
     pub(crate) progress: Progress,
     /// Operations that came to their end in memory; see [`Knobs::again`].
     pub(crate) ends: u64,
@@ -223,6 +226,7 @@ impl State {
             staging: Default::default(),
             in_flight: 0,
             closed: false,
+            leases: Default::default(),
             progress: Default::default(),
             ends: 0,
             frozen_counts: 0,

@@ -2,7 +2,7 @@
 //! open for reading, and a forked child. A method that is not in the table fails the test.
 
 use snapdisk::{
-    DeleteSnapshots, ErrorKind, NewOptions, Options, ReadDisk, Result, Snapshot, Store, Volume,
+    AttachedVolume, DeleteSnapshots, ErrorKind, NewOptions, Options, ReadDisk, Result, Snapshot, Store, Volume,
     io::{Backend, Lane, MemoryBackend, SystemHost},
 };
 use std::{
@@ -14,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 /// Memory that can be made to look as it does to a forked child.
@@ -52,6 +53,8 @@ struct Case {
     /// What the situation is about; of `store` in all but the first.
     volume: Volume,
     snapshot: Snapshot,
+    /// Of `volume`'s store, attached while it was whole.
+    attached: AttachedVolume,
 }
 
 fn options() -> Options {
@@ -65,7 +68,8 @@ fn furnished(memory: &Arc<Memory>) -> Case {
     volume.write_at(&[1; 10_000], 0).unwrap();
     volume.snapshot("kept").unwrap();
     let snapshot = own.snapshot("snapshot").unwrap();
-    Case { store, own, volume, snapshot }
+    let attached = store.create_volume("attached", 1 << 20).unwrap().attach().unwrap();
+    Case { store, own, volume, snapshot, attached }
 }
 
 /// The columns of the table, in order.
@@ -85,19 +89,21 @@ fn case(situation: Situation, memory: &Arc<Memory>) -> Case {
     match situation {
         Situation::OtherStore => {
             let other = furnished(&Arc::default());
-            (case.volume, case.snapshot) = (other.volume, other.snapshot);
+            (case.volume, case.snapshot, case.attached) = (other.volume, other.snapshot, other.attached);
         }
         Situation::Closed => case.store.clone().close().unwrap(),
         Situation::Deleted => {
             case.store.delete_volume(&case.volume, DeleteSnapshots::Keep).unwrap();
             case.store.delete_snapshot(&case.snapshot).unwrap();
+            case.attached.volume().forced().delete(DeleteSnapshots::Keep).unwrap();
         }
         Situation::ReadOnly => {
             case.store.close().unwrap();
             let store = options().open_read_only_on(memory.clone(), Arc::new(SystemHost)).unwrap();
             let (own, volume) = (store.volume("own").unwrap(), store.volume("volume").unwrap());
             let snapshot = own.snapshot_named("snapshot").unwrap();
-            case = Case { store, own, volume, snapshot };
+            let attached = store.volume("attached").unwrap().attach().unwrap();
+            case = Case { store, own, volume, snapshot, attached };
         }
         Situation::Child => memory.child.store(true, SeqCst),
     }
@@ -184,6 +190,9 @@ const TABLE: &[Row] = &[
     ("Update::set_volume_tags", |c| c.store.update(|u| fact(u.set_volume_tags(&c.volume, tags()))), [INV, CLO, DEL, RDO, CHI]),
     ("Update::set_snapshot_tags", |c| c.store.update(|u| fact(u.set_snapshot_tags(&c.snapshot, tags()))), [INV, CLO, DEL, RDO, CHI]),
 
+    ("Update::force", |c| c.store.update(|u| fact(u.force(&c.volume))),                        [INV, CLO, OK, RDO, CHI]),
+    ("Update::hold", |c| c.store.update(|u| fact(u.hold(&c.attached))),                        [INV, CLO, OK, RDO, CHI]),
+
     ("Volume::id", |c| fact(c.volume.id()),                                                    [OK, OK, OK, OK, OK]),
     ("Volume::name", |c| done(c.volume.name()),                                                [OK, CLO, DEL, OK, CHI]),
     ("Volume::size", |c| done(c.volume.size()),                                                [OK, CLO, DEL, OK, CHI]),
@@ -217,6 +226,40 @@ const TABLE: &[Row] = &[
     ("Volume::rollback", |c| c.own.rollback(&c.snapshot),                                      [INV, CLO, DEL, RDO, CHI]),
     ("Volume::rollback", |c| c.volume.rollback(&c.own.snapshot("new")?),                       [INV, CLO, DEL, RDO, CHI]),
     ("Volume::rollback_keep_size", |c| c.own.rollback_keep_size(&c.snapshot),                  [INV, CLO, DEL, RDO, CHI]),
+    ("Volume::attach", |c| done(c.volume.attach()),                                            [OK, CLO, DEL, OK, CHI]),
+    ("Volume::forced", |c| fact(c.volume.forced()),                                            [OK, OK, OK, OK, OK]),
+
+    ("Forced::rollback", |c| c.own.forced().rollback(&c.snapshot),                             [INV, CLO, DEL, RDO, CHI]),
+    ("Forced::rollback_keep_size", |c| c.own.forced().rollback_keep_size(&c.snapshot),         [INV, CLO, DEL, RDO, CHI]),
+    ("Forced::resize", |c| c.volume.forced().resize(512),                                      [OK, CLO, DEL, RDO, CHI]),
+    ("Forced::delete", |c| c.volume.forced().delete(DeleteSnapshots::Keep),                    [OK, CLO, DEL, RDO, CHI]),
+
+    ("AttachedVolume::id", |c| fact(c.attached.id()),                                          [OK, OK, OK, OK, OK]),
+    ("AttachedVolume::volume", |c| fact(c.attached.volume()),                                  [OK, OK, OK, OK, OK]),
+    ("AttachedVolume::generation", |c| fact(c.attached.generation()),                          [OK, OK, OK, OK, OK]),
+    ("AttachedVolume::wait_generation", |c| done(c.attached.wait_generation(c.attached.generation(), Duration::ZERO)),[OK, CLO, DEL, OK, CHI]),
+    ("AttachedVolume::acknowledge", |c| fact(c.attached.acknowledge(1)),                       [OK, OK, OK, OK, OK]),
+    ("AttachedVolume::size", |c| done(c.attached.size()),                                      [OK, CLO, DEL, OK, CHI]),
+    ("AttachedVolume::read_at", |c| c.attached.read_at(&mut [0; 10], 0),                       [OK, CLO, DEL, OK, CHI]),
+    ("AttachedVolume::read_at", |c| c.attached.read_at(&mut [], 0),                            [OK, CLO, DEL, OK, CHI]),
+    ("AttachedVolume::read_vectored_at", |c| c.attached.read_vectored_at(&mut [], 0),          [OK, CLO, DEL, OK, CHI]),
+    ("AttachedVolume::extents", |c| done(c.attached.extents(0..1 << 20)),                      [OK, CLO, DEL, OK, CHI]),
+    ("AttachedVolume::write_at", |c| c.attached.write_at(&[0; 10], 0),                         [OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::write_at", |c| c.attached.write_at(&[], 0),                              [OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::write_fua_at", |c| c.attached.write_fua_at(&[0; 10], 0),                 [OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::write_vectored_at", |c| c.attached.write_vectored_at(&[IoSlice::new(&[0; 10])], 0),[OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::write_vectored_at", |c| c.attached.write_vectored_at(&[], 0),            [OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::discard", |c| c.attached.discard(0, 8192),                               [OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::write_zeroes", |c| c.attached.write_zeroes(0, 8192),                     [OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::flush", |c| c.attached.flush(),                                          [OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::preferred_io_size", |c| fact(c.attached.preferred_io_size()),            [OK, OK, OK, OK, OK]),
+    ("AttachedVolume::discard_granularity", |c| fact(c.attached.discard_granularity()),        [OK, OK, OK, OK, OK]),
+    ("AttachedVolume::atomic_write_max", |c| fact(c.attached.atomic_write_max()),              [OK, OK, OK, OK, OK]),
+    ("AttachedVolume::rollback", |c| c.own.attach()?.rollback(&c.snapshot),                    [INV, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::rollback_keep_size", |c| c.own.attach()?.rollback_keep_size(&c.snapshot),[INV, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::resize", |c| c.attached.resize(512),                                     [OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::delete", |c| c.attached.delete(DeleteSnapshots::Keep),                   [OK, CLO, DEL, RDO, CHI]),
+    ("AttachedVolume::detach", |c| c.volume.attach()?.detach(),                                [OK, CLO, DEL, OK, CHI]),
 
     ("Snapshot::id", |c| fact(c.snapshot.id()),                                                [OK, OK, OK, OK, OK]),
     ("Snapshot::name", |c| done(c.snapshot.name()),                                            [OK, CLO, DEL, OK, CHI]),
@@ -280,7 +323,7 @@ fn methods(source: &str, found: &mut BTreeSet<String>) {
             let rest =
                 if rest.starts_with('<') { rest.split_once("> ").map_or("", |(_, r)| r) } else { rest.trim_start() };
             let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or("");
-            let held = ["Store", "Volume", "Snapshot", "Update"].contains(&name);
+            let held = ["Store", "Volume", "AttachedVolume", "Forced", "Snapshot", "Update"].contains(&name);
             of = (held && !rest.contains(" for ")).then_some(name);
         } else if line.starts_with('}') {
             of = None;

@@ -20,6 +20,7 @@ mod format;
 mod handles;
 mod hostile;
 mod jail;
+mod leases;
 mod memory;
 mod model;
 mod passes;

@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["audit"],
     &["handle"],
     &["read_disk"],
-    &["snapshot", "volume", "store", "options"],
+    &["attached", "snapshot", "volume", "store", "options"],
     &["api"],
     &["nbd", "http", "cli"],
 ];

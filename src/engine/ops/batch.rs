@@ -8,6 +8,7 @@ use crate::{
     Error, ErrorKind, Result,
     engine::{
         change::{Changed, Claim, Request},
+        lease::Authority,
         staging::Staged,
         state::{Engine, State},
     },
@@ -34,6 +35,7 @@ pub(crate) struct Committed {
 struct Batch<'a> {
     engine: &'a Engine,
     asked: &'a [Ask],
+    authority: &'a Authority,
     claim: Claim,
     /// Blocks that a size cuts in two, by the number of the operation: to be read, and as read.
     wanted: Vec<(usize, EdgeNeed)>,
@@ -44,10 +46,10 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(engine: &'a Engine, asked: &'a [Ask]) -> Batch<'a> {
+    fn new(engine: &'a Engine, asked: &'a [Ask], authority: &'a Authority) -> Batch<'a> {
         let claim = if asked.iter().all(Ask::frees) { Claim::Freeing } else { Claim::Ordinary };
         let (wanted, edges, fresh) = (Vec::new(), FxHashMap::default(), FxHashSet::default());
-        Batch { engine, asked, claim, wanted, edges, fresh, prepared: false }
+        Batch { engine, asked, authority, claim, wanted, edges, fresh, prepared: false }
     }
     /// Places the block that an operation cuts in two: new content for what stands there, if anything does.
     fn place_edge(
@@ -109,12 +111,13 @@ impl Request for Batch<'_> {
     fn attempt(&mut self, state: &mut State, any: bool) -> Step<Committed> {
         let mut made =
             Committed { created: self.engine.host.now(), target: state.log.target(), ..Committed::default() };
-        let (mut ops, mut staged) = (Vec::with_capacity(self.asked.len()), Vec::new());
+        let (mut ops, mut staged, mut told) = (Vec::with_capacity(self.asked.len()), Vec::new(), Vec::new());
         self.fresh.clear();
         for (i, ask) in self.asked.iter().enumerate() {
             let (mut op, need) = state.check(ask, made.created)?;
             op.validate()?;
             state.check_new(&op)?;
+            told.extend(state.check_lease(&op, self.authority)?);
             if let Some(need) = need {
                 let placed = self.place_edge(state, i, need, any, &mut staged)?;
                 if let Op::Rollback { edge, .. } | Op::Resize { edge, .. } = &mut op {
@@ -141,6 +144,7 @@ impl Request for Batch<'_> {
         for (at, run) in staged {
             state.staging.add(at, run);
         }
+        state.leases.tell(told, self.authority);
         made.target = state.log.target();
         Ok(made)
     }
@@ -149,7 +153,11 @@ impl Request for Batch<'_> {
 impl Engine {
     /// Makes all that is asked one record, or none; `durable`: on disk before this returns.
     pub(crate) fn commit(&self, asked: &[Ask], durable: bool) -> Result<Committed> {
-        let Changed { made, relieve } = self.change(&mut Batch::new(self, asked))?;
+        self.commit_as(asked, durable, &Authority::default())
+    }
+    /// [`Engine::commit`] with what the caller may do to attached volumes.
+    pub(crate) fn commit_as(&self, asked: &[Ask], durable: bool, authority: &Authority) -> Result<Committed> {
+        let Changed { made, relieve } = self.change(&mut Batch::new(self, asked, authority))?;
         if durable {
             self.flush_to(made.target)?;
         } else {

@@ -5,6 +5,7 @@ use crate::{
     Result,
     engine::{
         change::{Claim, Request},
+        lease::Writer,
         staging::Staged,
         state::{Engine, State, blocks_of},
     },
@@ -18,6 +19,7 @@ use std::slice;
 
 struct Cut<'a> {
     engine: &'a Engine,
+    by: Writer<'a>,
     volume: u64,
     offset: u64,
     len: u64,
@@ -61,7 +63,7 @@ impl Request for Cut<'_> {
     fn attempt(&mut self, state: &mut State, any: bool) -> Step<()> {
         let Some((size, edges)) = &self.read else { return Err(Lack::Reread.into()) };
         let (volume, target) = (self.volume, Target::Volume(self.volume));
-        state.check_write(volume, self.offset, self.len)?;
+        state.check_write(self.by, self.offset, self.len)?;
         let mut holds = state.head(volume)?.size == *size;
         for edge in edges {
             holds = holds && edge.holds(state, target)?;
@@ -117,7 +119,9 @@ impl State {
 
 impl Engine {
     /// Makes a range read as zeros: one unit, whatever its length.
-    pub(crate) fn cut(&self, volume: u64, offset: u64, len: u64) -> Result<()> {
+    pub(crate) fn cut<'a>(&self, by: impl Into<Writer<'a>>, offset: u64, len: u64) -> Result<()> {
+        let by = by.into();
+        let volume = by.volume;
         self.check_process()?;
         self.disk.writes_allowed()?;
         let target = Target::Volume(volume);
@@ -125,7 +129,7 @@ impl Engine {
         if len == 0 {
             return Ok(());
         }
-        let changed = self.change(&mut Cut { engine: self, volume, offset, len, read: None })?;
+        let changed = self.change(&mut Cut { engine: self, by, volume, offset, len, read: None })?;
         self.relieve_after(changed.relieve)
     }
 }

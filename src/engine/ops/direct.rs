@@ -5,6 +5,7 @@ use crate::{
     BLOCK, Result, bytes,
     engine::{
         change::{Changed, Claim, Request, Taken},
+        lease::Writer,
         state::{Engine, State},
     },
     lack::Step,
@@ -19,26 +20,26 @@ const PIECE: usize = 64 << 10;
 
 /// A range of whole blocks.
 #[derive(Clone, Copy)]
-struct Range {
-    volume: u64,
+struct Range<'a> {
+    by: Writer<'a>,
     offset: u64,
     blocks: u64,
 }
 
-impl Range {
+impl Range<'_> {
     fn check(&self, state: &mut State) -> Step<()> {
-        state.check_write(self.volume, self.offset, self.blocks * BLOCK_BYTES)
+        state.check_write(self.by, self.offset, self.blocks * BLOCK_BYTES)
     }
 }
 
 /// The first half of a large write: it takes the blocks.
-struct Take(Range);
+struct Take<'a>(Range<'a>);
 
-impl Request for Take {
+impl Request for Take<'_> {
     type Made = Taken;
     fn attempt(&mut self, state: &mut State, any: bool) -> Step<Taken> {
         self.0.check(state)?;
-        let runs = state.allocate_write(self.0.volume, self.0.blocks, any)?;
+        let runs = state.allocate_write(self.0.by.volume, self.0.blocks, any)?;
         state.in_flight += self.0.blocks;
         Ok(runs)
     }
@@ -46,7 +47,7 @@ impl Request for Take {
 
 /// The second half: data that is in its place is logged and published.
 struct Publish<'a> {
-    range: Range,
+    range: Range<'a>,
     op: Op,
     runs: &'a [Run],
     hash: u64,
@@ -56,7 +57,7 @@ impl Request for Publish<'_> {
     type Made = ();
     fn attempt(&mut self, state: &mut State, _any: bool) -> Step<()> {
         self.range.check(state)?;
-        let nodes = state.write_nodes(self.range.volume, self.range.blocks as usize)?;
+        let nodes = state.write_nodes(self.range.by.volume, self.range.blocks as usize)?;
         state.reserve(Claim::Ordinary, nodes, 0)?;
         state.log_write(&mut self.op, self.runs, self.hash)?;
         state.staging.went_ahead();
@@ -66,12 +67,12 @@ impl Request for Publish<'_> {
 }
 
 impl Engine {
-    pub(super) fn write_direct(&self, volume: u64, data: &[u8], offset: u64) -> Result<()> {
-        let range = Range { volume, offset, blocks: (data.len() / BLOCK) as u64 };
+    pub(super) fn write_direct(&self, by: Writer<'_>, data: &[u8], offset: u64) -> Result<()> {
+        let range = Range { by, offset, blocks: (data.len() / BLOCK) as u64 };
         let runs = self.change(&mut Take(range))?.made;
         let published = self.write_in_place(&runs, data).and_then(|(sums, hash)| {
             let placed = Placed { block: offset / BLOCK_BYTES, runs: SmallVec::new(), sums };
-            self.change(&mut Publish { range, op: Op::Write { volume, data: placed }, runs: &runs, hash })
+            self.change(&mut Publish { range, op: Op::Write { volume: by.volume, data: placed }, runs: &runs, hash })
         });
         if published.is_err() {
             let mut state = self.state.write();

@@ -5,6 +5,7 @@ use crate::{
     ATOMIC_WRITE_MAX, BLOCK, Result, bytes,
     engine::{
         change::{Claim, Request, Taken},
+        lease::Writer,
         staging::Staged,
         state::{Engine, State, blocks_of},
     },
@@ -54,6 +55,7 @@ impl Bytes<'_> {
 /// A unit of a write: bytes that appear in the volume whole or not at all.
 struct Write<'a> {
     engine: &'a Engine,
+    by: Writer<'a>,
     volume: u64,
     bytes: Bytes<'a>,
     /// The unit's place in `bytes` and in the volume.
@@ -141,7 +143,7 @@ impl Request for Write<'_> {
     fn attempt(&mut self, state: &mut State, any: bool) -> Step<()> {
         let Some(prepared) = &mut self.prepared else { return Err(Lack::Reread.into()) };
         state.forest.foresee(prepared.leaf);
-        state.check_write(self.volume, self.offset, self.len as u64)?;
+        state.check_write(self.by, self.offset, self.len as u64)?;
         for edge in prepared.edges.iter().flatten() {
             if !edge.holds(state, Target::Volume(self.volume))? {
                 self.stale = true;
@@ -162,9 +164,10 @@ impl Request for Write<'_> {
 impl State {
     // ---- what is demanded
 
-    pub(super) fn check_write(&mut self, volume: u64, offset: u64, len: u64) -> Step<()> {
-        let size = self.head(volume)?.size;
-        Ok(self.check_range(Target::Volume(volume), size, offset, len)?)
+    pub(super) fn check_write(&mut self, by: Writer<'_>, offset: u64, len: u64) -> Step<()> {
+        let size = self.head(by.volume)?.size;
+        by.check()?;
+        Ok(self.check_range(Target::Volume(by.volume), size, offset, len)?)
     }
 
     // ---- what is needed
@@ -279,7 +282,8 @@ impl Engine {
     }
 
     /// Writes bytes at `offset`; units of up to 1 MiB, lowest first.
-    pub(crate) fn write(&self, volume: u64, bytes: Bytes<'_>, offset: u64) -> Result<()> {
+    pub(crate) fn write<'a>(&self, by: impl Into<Writer<'a>>, bytes: Bytes<'_>, offset: u64) -> Result<()> {
+        let by = by.into();
         self.check_process()?;
         self.disk.writes_allowed()?;
         let len = bytes.len();
@@ -287,27 +291,28 @@ impl Engine {
         let whole = offset.is_multiple_of(BLOCK_BYTES) && len.is_multiple_of(BLOCK_BYTES);
         if len == 0 || len > most || !whole || offset.checked_add(len).is_none() {
             // Of several units none is written if one does not fit; nothing is read past the end.
-            let target = Target::Volume(volume);
+            let target = Target::Volume(by.volume);
             self.lookup(|state| Ok(state.check_range(target, state.extent_root(target)?.1, offset, len)?))?;
         }
         let mut at = 0;
         while at < len {
             let unit = if len <= most { len } else { (len - at).min(most - (offset + at) % most) };
-            self.write_unit(volume, bytes, at as usize, offset + at, unit as usize)?;
+            self.write_unit(by, bytes, at as usize, offset + at, unit as usize)?;
             at += unit;
         }
         Ok(())
     }
 
-    fn write_unit(&self, volume: u64, bytes: Bytes<'_>, skip: usize, offset: u64, len: usize) -> Result<()> {
+    fn write_unit(&self, by: Writer<'_>, bytes: Bytes<'_>, skip: usize, offset: u64, len: usize) -> Result<()> {
         let (from, to) = blocks_of(offset, len as u64);
+        let volume = by.volume;
         let mut write =
-            Write { engine: self, volume, bytes, skip, offset, len, from, to, prepared: None, stale: false };
+            Write { engine: self, by, volume, bytes, skip, offset, len, from, to, prepared: None, stale: false };
         if let Bytes::One(b) = bytes
             && write.partial() == (0, 0)
             && len >= self.config.knobs.direct as usize * BLOCK
         {
-            return self.write_direct(volume, &b[skip..skip + len], offset);
+            return self.write_direct(by, &b[skip..skip + len], offset);
         }
         let changed = self.change(&mut write)?;
         self.relieve_after(changed.relieve)
