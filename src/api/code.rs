@@ -111,6 +111,7 @@ impl From<Error> for Fault {
     fn from(e: Error) -> Fault {
         let (code, message) = match e.kind() {
             ErrorKind::Deleted | ErrorKind::NotFound => (RetCode::NotFound, "it was deleted meanwhile"),
+            ErrorKind::Busy => (RetCode::DiskState, "the disk is in use; nothing was changed"),
             ErrorKind::NoSpace => (RetCode::Internal, "internal error: the store is full; nothing was changed"),
             ErrorKind::Poisoned => {
                 (RetCode::Internal, "internal error: the store stopped after a failed write; nothing was changed")

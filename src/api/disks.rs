@@ -14,7 +14,8 @@ use super::{
     types::{DiskType, Done},
     validate::{self, Keyword, given, required},
 };
-use crate::{DeleteSnapshots, SnapshotId, Update, Volume, VolumeId};
+use crate::{AttachedVolume, DeleteSnapshots, ErrorKind, SnapshotId, Update, Volume, VolumeId};
+use std::sync::Arc;
 
 const GIB: u64 = 1 << 30;
 
@@ -338,7 +339,8 @@ impl SnapshotService {
         claims.undo.remove(0);
         let created = volume.created().map_or_else(|_| self.now(), seconds);
         let (key, bytes) = (volume.id().0, volume.size().unwrap_or(plan.gib * GIB));
-        let disk = Disk { record, key, bytes, created, work: None, snapshots: Default::default(), manual: 0 };
+        let disk =
+            Disk { record, key, bytes, created, work: None, attached: None, snapshots: Default::default(), manual: 0 };
         self.index_mut().add_disk(disk);
         Ok(DiskIdResponse { disk_id: id })
     }
@@ -361,11 +363,29 @@ impl SnapshotService {
             (key, record)
         };
         let _claims = self.claims(vec![Undo::Disk(key)]);
-        self.store().volume_by_id(VolumeId(key))?.set_tags(record.tags())?;
+        let volume = self.store().volume_by_id(VolumeId(key))?;
+        let mut attached = attachment(&volume, &record)?;
+        volume.set_tags(record.tags())?;
         if let Some(disk) = self.index_mut().disk_mut(key) {
             disk.record = record;
+            std::mem::swap(&mut disk.attached, &mut attached);
         }
+        // The old attachment is released with no lock of the index held.
+        drop(attached);
         Ok(Done {})
+    }
+}
+
+/// Attaches the volume of a disk that is bound. One that another user of the store has attached, a monitor of the embedder's say, is in use as
+/// well and stays with that user.
+pub(super) fn attachment(volume: &Volume, record: &DiskRecord) -> crate::Result<Option<Arc<AttachedVolume>>> {
+    if record.bound.is_none() {
+        return Ok(None);
+    }
+    match volume.attach() {
+        Ok(attached) => Ok(Some(Arc::new(attached))),
+        Err(e) if e.kind() == ErrorKind::Busy => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     tenant::Scope,
     types::{DiskType, SnapshotStatus},
 };
+use crate::AttachedVolume;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
@@ -124,6 +125,8 @@ pub(super) struct Disk {
     pub(super) bytes: u64,
     pub(super) created: i64,
     pub(super) work: Option<Work>,
+    /// The attachment of a bound disk. `None` where it is bound to nothing, or where another user of the store has attached it.
+    pub(super) attached: Option<Arc<AttachedVolume>>,
     pub(super) snapshots: Order,
     /// How many of them are manual, those being taken included.
     pub(super) manual: u32,

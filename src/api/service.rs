@@ -2,12 +2,13 @@
 
 use super::{
     code::{Fault, RetCode},
+    disks::attachment,
     index::{Disk, Index, Snap, SnapState, Used, Work, gib},
     record::{DiskRecord, SnapRecord},
     tenant::Directory,
 };
 use crate::{
-    Progress, Result, ScrubReport, Snapshot, Store, Volume,
+    AttachedVolume, Progress, Result, ScrubReport, Snapshot, Store, Volume,
     io::{Host, SystemHost},
 };
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
@@ -180,6 +181,14 @@ impl SnapshotService {
     pub fn volume(&self, disk_id: &str) -> Result<Volume> {
         self.inner.store.volume(disk_id)
     }
+    /// The attachment of a disk that AttachDisk has bound, for whoever serves the disk to its VM: while the disk is bound, the service holds its
+    /// volume, so that it is changed by nothing else in this process but by force. RollbackSnapshot of a disk whose VM is shut down is such a
+    /// change: the VM's next requests through the attachment answer `Stale` until [`AttachedVolume::acknowledge`]. `None`: it is
+    /// not bound, or the embedder had attached the volume before.
+    pub fn attached(&self, disk_id: &str) -> Option<Arc<AttachedVolume>> {
+        let index = self.inner.index.read();
+        index.disk(index.disk_key(disk_id)?)?.attached.clone()
+    }
     /// Figures.
     pub fn stats(&self) -> ServiceStats {
         self.forget_reclaimed();
@@ -234,7 +243,8 @@ impl SnapshotService {
         let created = seconds(volume.created()?);
         let mut index = self.inner.index.write();
         index.charge(company, 1, gib(bytes) as i64);
-        index.add_disk(Disk { record, key, bytes, created, work: None, snapshots: Default::default(), manual: 0 });
+        let (attached, snapshots) = (None, Default::default());
+        index.add_disk(Disk { record, key, bytes, created, work: None, attached, snapshots, manual: 0 });
         Ok(())
     }
 
@@ -337,7 +347,8 @@ fn load(store: &Store) -> Result<Index> {
             let (bytes, created) = (volume.size()?, seconds(volume.created()?));
             index.charge(record.company, 1, gib(bytes) as i64);
             let key = volume.id().0;
-            index.add_disk(Disk { record, key, bytes, created, work: None, snapshots: Default::default(), manual: 0 });
+            let (attached, snapshots) = (attachment(&volume, &record)?, Default::default());
+            index.add_disk(Disk { record, key, bytes, created, work: None, attached, snapshots, manual: 0 });
         }
     }
     for snapshot in store.snapshots()? {

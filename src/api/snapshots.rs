@@ -172,7 +172,7 @@ impl SnapshotService {
         required(&[("Region", &r.region), ("DiskID", &r.disk_id), ("SnapshotID", &r.snapshot_id)])?;
         validate::member(r.member_id)?;
         let scope = self.directory().scope(caller, &r.region, r.company_id)?;
-        let (disk, key) = {
+        let (disk, key, bound, attached) = {
             let mut index = self.index_mut();
             let disk = index.find_disk(&scope, &r.disk_id).ok_or_else(|| Fault::not_found("DiskID", &r.disk_id))?;
             let snap = find(&index, &scope, &r.snapshot_id)?;
@@ -188,6 +188,7 @@ impl SnapshotService {
                 let message = format!("DiskID: {:?} is bound to {} {:?}, which runs", r.disk_id, bound.kind, bound.id);
                 return Err(Fault::new(RetCode::VmRunning, message));
             }
+            let (bound, attached) = (disk.record.bound.is_some(), disk.attached.is_some());
             let (disk, key) = (disk.key, snap.key);
             if let Some(disk) = index.disk_mut(disk) {
                 disk.work = Some(Work::Rollbacking);
@@ -195,12 +196,24 @@ impl SnapshotService {
             if let Some(snap) = index.snap_mut(key) {
                 snap.state = SnapState::RollBacking;
             }
-            (disk, key)
+            (disk, key, bound, attached)
         };
         let _claims = self.claims(vec![Undo::Disk(disk), Undo::RollBack(key)]);
         let store = self.store();
-        store.volume_by_id(VolumeId(disk))?.rollback_keep_size(&store.snapshot_by_id(SnapshotId(key))?)?;
-        Ok(Done {})
+        let (volume, snapshot) = (store.volume_by_id(VolumeId(disk))?, store.snapshot_by_id(SnapshotId(key))?);
+        // The service's own attachment yields. A VM that is said to be shut down and still writes finds its requests refused.
+        let rolled = match attached {
+            true => volume.forced().rollback_keep_size(&snapshot),
+            false => volume.rollback_keep_size(&snapshot),
+        };
+        match rolled {
+            Err(e) if e.kind() == ErrorKind::Busy && bound => {
+                let message = format!("DiskID: {:?} is attached by a VM that runs", r.disk_id);
+                Err(Fault::new(RetCode::VmRunning, message))
+            }
+            Err(e) => Err(e.into()),
+            Ok(()) => Ok(Done {}),
+        }
     }
 
     /// DeleteSnapshot. Final; frees exactly what nothing else refers to. Durable on return.

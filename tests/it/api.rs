@@ -1,5 +1,6 @@
 //! The snapshot service: the contract, row by row, through the flat service; what only a slow disk shows; tenants at random.
 
+mod attached;
 mod contract;
 mod crash;
 mod disks;
