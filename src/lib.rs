@@ -53,6 +53,7 @@
 //! | [`NewOptions`] | tags of a new volume, snapshot or clone, and when it is durable |
 //! | [`Update`] | several operations as one, all of which happen or none |
 //! | [`Error`], [`ErrorKind`] | what went wrong, whether it was applied, and the errno of a block device; converts into [`std::io::Error`] |
+//! | [`Event`] | what happens in the background, and what goes wrong there |
 //! | [`Stats`], [`Report`], [`ScrubReport`] | figures, and what checks found |
 //! | [`io::Backend`] | storage of one's own: five methods |
 //!
@@ -69,6 +70,7 @@
 //!
 //! * `api`: a snapshot service over a store, typed and flat, without HTTP. `http`: the same behind signed requests, with a page for people. `cli`: the
 //!   command `snapdisk`.
+//! * `tracing`: [`Event`]s for the crate `tracing`.
 //! * `sim`: the simulated disk, the format and what else the project's own tools need. It promises no stable interface.
 //!
 //! # Further
@@ -90,6 +92,7 @@ mod bytes;
 mod codec;
 mod engine;
 mod error;
+mod events;
 // The bytes on disk, for the tools of this project: the explorer, the fuzz targets and the tests that forge images.
 #[cfg(feature = "sim")]
 pub mod format;
@@ -120,6 +123,9 @@ pub use audit::{
     DAMAGED, Damage, Finding, FindingKind, Progress, Report, ScrubReport, SnapshotStats, Stats, Usage, VolumeStats,
 };
 pub use error::{Error, ErrorKind, Result};
+pub use events::Event;
+#[cfg(feature = "tracing")]
+pub use events::trace;
 #[cfg(feature = "sim")]
 pub use knobs::Knobs;
 pub use options::Options;

@@ -3,6 +3,7 @@
 use crate::{
     BLOCK, Error, IMAGE_MAX, Result, Store, audit,
     engine::{Config, Engine},
+    events::{Call, Event, Events},
     io::{Backend, FileBackend, Host, ImageFiles, ReadPath, SystemHost},
     knobs::Knobs,
     units::BLOCK_BYTES,
@@ -29,6 +30,7 @@ pub struct Options {
     write_fresh: bool,
     untrusted: bool,
     manual: bool,
+    on_event: Option<Call>,
     knobs: Knobs,
 }
 
@@ -52,6 +54,7 @@ impl Options {
             write_fresh: true,
             untrusted: false,
             manual: false,
+            on_event: None,
             knobs: Knobs::default(),
         }
     }
@@ -121,6 +124,28 @@ impl Options {
         self.manual = yes;
         self
     }
+    /// Has `hook` told of what happens in the store besides what was asked for: see [`Event`]. In place of an earlier hook.
+    ///
+    /// It is called with nothing of the store held, so that it may call the store, when the operation or the step of background work has
+    /// ended in which the event happened: by the thread that did it, or by one that is delivering just then; by one thread at a time, in order. So
+    /// it should not take long: an operation waits for it, and of events that come while it takes too long only the number is told. A
+    /// panic in it ends that call and nothing else. What happens while the image is being opened is told with the first operation. A hook that
+    /// owns a handle of its own store keeps the store open: give it a weak one, or close the store.
+    ///
+    /// ```
+    /// use snapdisk::{Event, Options};
+    ///
+    /// let options = Options::new().on_event(|event| {
+    ///     if let Event::Poisoned { cause, .. } = event {
+    ///         eprintln!("the store has stopped: {cause}");
+    ///     }
+    /// });
+    /// ```
+    #[must_use]
+    pub fn on_event(mut self, hook: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Call::new(hook));
+        self
+    }
     /// Sizes, for tests.
     #[cfg(feature = "sim")]
     #[must_use]
@@ -147,6 +172,7 @@ impl Options {
             slack: self.slack,
             write_fresh: self.write_fresh,
             manual: self.manual,
+            events: Events::new(self.on_event.as_ref()),
             knobs: self.knobs,
         };
         config.check_memory().map(|()| config)

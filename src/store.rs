@@ -277,6 +277,7 @@ impl Store {
     /// Writes what the log says to its home and releases the log.
     pub fn checkpoint(&self) -> Result<()> {
         let engine = self.root.enter()?;
+        let _delivery = engine.delivery();
         drop(engine.view()?);
         engine.checkpoint()
     }

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     codec::ENVELOPE,
+    events::Event,
     format::{LOG_PAYLOAD, Page},
     lack::{Lack, Miss, PageRef, Step, Stop},
     space::{self, Hold, Reservation, Run},
@@ -401,6 +402,13 @@ impl Engine {
             *punch = punch.drain(..).flat_map(|(g, r)| r.without(run).into_iter().map(move |r| (g, r))).collect();
         }
         self.step(|state| state.forest.space.reserved(reserving))?;
+        self.config.events.note(|| {
+            let bytes = match reserving {
+                Reservation::Grow { from, to } => geometry.start(to).offset() - geometry.start(from).offset(),
+                Reservation::Again(run) => u64::from(run.len) * BLOCK_BYTES,
+            };
+            Event::Grown { bytes }
+        });
         Ok(true)
     }
 }

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Result,
+    events::Event,
     format::{Page, SLOTS, Superblock},
     io::Lane,
     lack::Child,
@@ -18,7 +19,7 @@ use crate::{
     tree::{Cached, Dirty, DirtyNodes},
     units::{Block, Stamp},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Pages that are written between two requests to write them out.
 const SLICE_PAGES: usize = 1024;
@@ -66,18 +67,26 @@ impl Engine {
             drop(flusher);
             return self.after_checkpoint(checkpointer);
         };
+        self.config.events.note(|| Event::CheckpointStarted);
+        let began = self.config.events.is_wanted().then(|| self.host.now());
         self.write_group(&mut flusher, spilling, group, runs)?;
         next.log_hash = flusher.previous;
         drop(flusher);
 
         self.write_nodes(&nodes)?;
-        self.write_counts(&mut space)?;
+        let counts = self.write_counts(&mut space)?;
         // What was freed before the freeze nobody can look up any more; what is freed later stays in quarantine.
         let kept = logged.iter().map(|(&block, run)| (Block(block), run.bytes()));
-        self.write_slices(kept.filter(|(block, _)| !space.has_freed(*block)).collect())?;
+        let kept: Vec<_> = kept.filter(|(block, _)| !space.has_freed(*block)).collect();
+        let pages = (nodes.len() + counts + kept.len()) as u64;
+        self.write_slices(kept)?;
         (next.index_stamp, next.index_home) = space.top_stamp();
         self.disk.sync(Lane::Checkpoint)?;
         self.write_superblock(checkpointer, next)?;
+        self.config.events.note(|| {
+            let nanos = began.map_or(0, |began| self.host.now().saturating_sub(began));
+            Event::CheckpointFinished { duration: Duration::from_nanos(nanos), pages }
+        });
 
         self.cache_nodes(&nodes);
         self.thaw(checkpointer, space);
@@ -179,13 +188,16 @@ impl Engine {
         }
         Ok(())
     }
-    /// Writes count pages to the homes that are not current, a slice at a time, and the index pages above them.
-    fn write_counts(&self, space: &mut FrozenSpace) -> Result<()> {
+    /// Writes count pages to the homes that are not current, a slice at a time, and the index pages above them. Returns
+    /// how many pages that were.
+    fn write_counts(&self, space: &mut FrozenSpace) -> Result<usize> {
         let mut done = 0;
         loop {
             let pages = space.encode_counts(&self.uuid, done, SLICE_PAGES);
             if pages.is_empty() {
-                return self.write_pages(&space.encode_index(&self.uuid));
+                let index = space.encode_index(&self.uuid);
+                self.write_pages(&index)?;
+                return Ok(done + index.len());
             }
             self.write_pages(&pages)?;
             done += pages.len();
@@ -221,16 +233,19 @@ impl Engine {
             ready
         };
         self.behind.ring();
-        for (_, run) in ready {
+        let (mut punched, mut host_can) = (0, true);
+        let outcome = ready.into_iter().try_for_each(|(_, run)| {
             // A run whose counts can't be read stays as it is.
-            if !self.last_step(|state| state.forest.space.is_returned(run)).unwrap_or(false) {
-                continue;
+            if host_can && self.last_step(|state| state.forest.space.is_returned(run)).unwrap_or(false) {
+                let bytes = u64::from(run.len) * crate::units::BLOCK_BYTES;
+                host_can = self.disk.punch(run.start.offset(), bytes)?;
+                punched += if host_can { bytes } else { 0 };
             }
-            let len = u64::from(run.len) * crate::units::BLOCK_BYTES;
-            if !self.disk.punch(run.start.offset(), len)? {
-                break;
-            }
+            Ok(())
+        });
+        if punched > 0 {
+            self.config.events.note(|| Event::Punched { bytes: punched });
         }
-        Ok(())
+        outcome
     }
 }

@@ -18,6 +18,7 @@ impl Engine {
     /// Makes durable everything that returned before. Concurrent callers share one sync; without anything new there is
     /// none.
     pub(crate) fn flush(&self) -> Result<()> {
+        let _delivery = self.delivery();
         let target = {
             let state = self.view()?;
             self.disk.writes_allowed()?;
@@ -29,6 +30,7 @@ impl Engine {
     /// Makes durable what the caller itself has just applied. It says `Io` where it can't, never that nothing was applied: a store
     /// that is closed meanwhile takes everything along that was applied before.
     pub(crate) fn flush_applied(&self) -> Result<()> {
+        let _delivery = self.delivery();
         let target = self.state.read().log.target();
         self.flush_to(target)
     }
@@ -109,6 +111,7 @@ impl Engine {
 
     /// Writes the empty group, without a sync: once it is on disk, damage to the last group can't pass for a torn tail.
     pub(crate) fn mark(&self) -> Result<()> {
+        let _delivery = self.delivery();
         let mut flusher = self.flusher.lock();
         self.disk.writes_allowed()?;
         let group = {

@@ -4,7 +4,14 @@
 //! that it concerns, so that no attachment and no write of a holder falls between the check and the change.
 
 use super::state::{Engine, State, deleted};
-use crate::{Error, ErrorKind, Result, lack::Step, log::Op, sync::Signal, units::Target};
+use crate::{
+    Error, ErrorKind, Result, VolumeId,
+    events::{Event, Events},
+    lack::Step,
+    log::Op,
+    sync::Signal,
+    units::Target,
+};
 use rustc_hash::FxHashMap;
 use std::{
     sync::{
@@ -163,7 +170,7 @@ impl Leases {
         self.0.drain().for_each(|(_, lease)| lease.end(CLOSED));
     }
     /// Tells the holders what was done to their volumes.
-    pub(super) fn tell(&mut self, changes: Vec<Told>, authority: &Authority) {
+    pub(super) fn tell(&mut self, changes: Vec<Told>, authority: &Authority, events: &Events) {
         for Told(lease, change) in changes {
             let generation = lease.generation.fetch_add(1, SeqCst) + 1;
             match change {
@@ -176,6 +183,7 @@ impl Leases {
                 }
             }
             lease.changed.notify();
+            events.note(|| Event::VolumeChanged { volume: VolumeId(lease.volume), generation });
         }
     }
 }

@@ -46,6 +46,7 @@ impl Engine {
 
     /// One bounded step of everything that is due: `true` if more is.
     pub(crate) fn maintain(&self, budget: usize) -> Result<bool> {
+        let _delivery = self.delivery();
         self.check_process()?;
         let (due, grows) = {
             let state = self.view()?;
@@ -75,6 +76,7 @@ impl Engine {
 
     /// Returns once nothing is doomed any more and its space is free.
     pub(crate) fn wait_reclaimed(&self) -> Result<()> {
+        let _delivery = self.delivery();
         self.disk.writes_allowed()?;
         while self.maintain(256)? {}
         self.checkpoint()
@@ -98,6 +100,7 @@ impl Engine {
             if self.stopping.load(SeqCst) {
                 return;
             }
+            let _delivery = self.delivery();
             let before = self.state.read().activity;
             let more = match self.maintain(64) {
                 Ok(more) => more,
@@ -128,6 +131,7 @@ impl Engine {
     pub(crate) fn write_behind(&self) {
         while !self.stopping.load(SeqCst) && !self.disk.is_poisoned() {
             self.behind.wait(Duration::MAX);
+            let _delivery = self.delivery();
             let mut more = true;
             while more && !self.stopping.load(SeqCst) {
                 more = self.spill_behind().unwrap_or(false);

@@ -18,8 +18,16 @@ use std::sync::{
 };
 
 impl Engine {
-    fn build(disk: Disk, host: Arc<dyn Host>, mut config: Config, sb: Superblock, slot: usize, epoch: u64) -> Engine {
+    fn build(
+        mut disk: Disk,
+        host: Arc<dyn Host>,
+        mut config: Config,
+        sb: Superblock,
+        slot: usize,
+        epoch: u64,
+    ) -> Engine {
         config.log_pages = sb.log_pages;
+        disk.events = config.events.clone();
         let disk = Arc::new(disk);
         let salt = host.random() as u32 & 0xff_ffff;
         let state = State::new(&config, &sb, salt);
@@ -197,6 +205,7 @@ impl Engine {
 
     /// Flushes, writes a last checkpoint and leaves the image clean. Other handles answer `Closed` from now on.
     pub(crate) fn close(&self) -> Result<()> {
+        let _delivery = self.delivery();
         self.check_process()?;
         {
             let mut state = self.state.write();

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
+    events::Event,
     format::RootPointer,
     lack::{Key, Lack, Miss, Shape, Step, Stop},
     space::Run,
@@ -184,15 +185,22 @@ impl Engine {
     /// Up to `budget` steps of reclaim, each under the lock by itself. Returns how many were done.
     pub(crate) fn reclaim(&self, budget: usize) -> Result<usize> {
         let mut done = 0;
-        while done < budget {
+        let outcome = self.reclaim_up_to(budget, &mut done);
+        if done > 0 {
+            self.config.events.note(|| Event::Reclaimed { entries: done as u64 });
+        }
+        outcome.map(|()| done)
+    }
+    fn reclaim_up_to(&self, budget: usize, done: &mut usize) -> Result<()> {
+        while *done < budget {
             self.disk.writes_allowed()?;
             match self.reclaim_step()? {
-                Reclaimed::One => done += 1,
+                Reclaimed::One => *done += 1,
                 Reclaimed::Aside => {}
                 Reclaimed::Nothing => break,
             }
         }
-        Ok(done)
+        Ok(())
     }
     fn reclaim_step(&self) -> Result<Reclaimed> {
         let (mut fetched, mut chosen) = (Fetched::default(), None);
@@ -232,6 +240,7 @@ impl Engine {
     /// Keeps a failure in the background for whoever asks.
     pub(super) fn tell(&self, error: Error) {
         if error.kind() != ErrorKind::Closed {
+            self.config.events.note(|| Event::BackgroundError { error: error.clone() });
             *self.background.lock() = Some(error);
         }
     }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
+    events::{Delivery, Events},
     format::{COUNTER_ROOM, Superblock, have_room},
     io::{Disk, Host},
     knobs::Knobs,
@@ -44,6 +45,7 @@ pub(crate) struct Config {
     /// Runs of this many blocks go back to the host.
     pub(crate) punch_from: u32,
     pub(crate) manual: bool,
+    pub(crate) events: Events,
     pub(crate) knobs: Knobs,
 }
 
@@ -151,6 +153,15 @@ pub(crate) struct Engine {
     /// Wakes the write-behind thread.
     pub(crate) behind: Bell,
     pub(crate) stopping: AtomicBool,
+}
+
+impl Engine {
+    /// Stands at the begin of whatever callers and background threads do: delivers events when it ends, with nothing held. In a forked child
+    /// there is nothing to deliver, and the lock of the events may be held for ever.
+    #[inline]
+    pub(crate) fn delivery(&self) -> Option<Delivery<'_>> {
+        (self.config.events.is_wanted() && self.disk.same_process()).then(|| self.config.events.delivery())
+    }
 }
 
 /// A panic while the state changes leaves it half changed: nothing of it may reach the disk.

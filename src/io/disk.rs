@@ -2,7 +2,13 @@
 //! first failed write or sync.
 
 use super::{Backend, Lane, stripe::Counter};
-use crate::{BLOCK, Error, ErrorKind, Result, error::is_no_space, format::Page, units::Block};
+use crate::{
+    BLOCK, Error, ErrorKind, Result,
+    error::is_no_space,
+    events::{Event, Events},
+    format::Page,
+    units::Block,
+};
 use parking_lot::Mutex;
 use std::{
     io::{self, IoSlice},
@@ -25,6 +31,7 @@ pub(crate) struct Disk {
     cause: Mutex<Option<Error>>,
     released: AtomicBool,
     writable: bool,
+    pub(crate) events: Events,
     pub(crate) syncs: AtomicU64,
     pub(crate) read_bytes: Counter,
     pub(crate) written_blocks: AtomicU64,
@@ -38,6 +45,7 @@ impl Disk {
             cause: Mutex::default(),
             released: AtomicBool::new(false),
             writable,
+            events: Events::default(),
             syncs: AtomicU64::new(0),
             read_bytes: Counter::default(),
             written_blocks: AtomicU64::new(0),
@@ -52,8 +60,10 @@ impl Disk {
     }
     /// Closes the latch: after this nothing is written, synced, punched or grown. The first cause is kept.
     pub(crate) fn poison(&self, cause: Error) {
-        self.cause.lock().get_or_insert(cause);
-        self.poisoned.store(true, SeqCst);
+        let cause = self.cause.lock().get_or_insert(cause).clone();
+        if !self.poisoned.swap(true, SeqCst) {
+            self.events.note(|| Event::Poisoned { cause });
+        }
     }
     /// An error of `kind` that tells what poisoned the store.
     fn because(&self, kind: ErrorKind, what: &str) -> Error {

@@ -12,6 +12,7 @@ mod concurrency;
 mod corpus;
 mod costs;
 mod disks;
+mod events;
 mod explorer;
 mod faults;
 mod files;

@@ -10,7 +10,7 @@ use std::{
 
 /// The modules of the crate, lowest layer first. A module imports from its own layer and those below it.
 const LAYERS: &[&[&str]] = &[
-    &["error", "units", "bytes", "hint", "format", "codec", "knobs", "lack", "sync"],
+    &["error", "events", "units", "bytes", "hint", "format", "codec", "knobs", "lack", "sync"],
     &["io"],
     &["space"],
     &["tree"],

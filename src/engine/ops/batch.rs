@@ -144,7 +144,7 @@ impl Request for Batch<'_> {
         for (at, run) in staged {
             state.staging.add(at, run);
         }
-        state.leases.tell(told, self.authority);
+        state.leases.tell(told, self.authority, &self.engine.config.events);
         made.target = state.log.target();
         Ok(made)
     }
@@ -157,6 +157,7 @@ impl Engine {
     }
     /// [`Engine::commit`] with what the caller may do to attached volumes.
     pub(crate) fn commit_as(&self, asked: &[Ask], durable: bool, authority: &Authority) -> Result<Committed> {
+        let _delivery = self.delivery();
         let Changed { made, relieve } = self.change(&mut Batch::new(self, asked, authority))?;
         if durable {
             self.flush_to(made.target)?;

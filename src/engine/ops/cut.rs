@@ -120,6 +120,7 @@ impl State {
 impl Engine {
     /// Makes a range read as zeros: one unit, whatever its length.
     pub(crate) fn cut<'a>(&self, by: impl Into<Writer<'a>>, offset: u64, len: u64) -> Result<()> {
+        let _delivery = self.delivery();
         let by = by.into();
         let volume = by.volume;
         self.check_process()?;

@@ -283,6 +283,7 @@ impl Engine {
 
     /// Writes bytes at `offset`; units of up to 1 MiB, lowest first.
     pub(crate) fn write<'a>(&self, by: impl Into<Writer<'a>>, bytes: Bytes<'_>, offset: u64) -> Result<()> {
+        let _delivery = self.delivery();
         let by = by.into();
         self.check_process()?;
         self.disk.writes_allowed()?;
