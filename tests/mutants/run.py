@@ -44,6 +44,7 @@ HARNESSES = {
     "room": ["room::"],
     "schedule": ["schedule::"],
     "undone": ["undone::"],
+    "leases": ["leases::"],
     "unlocked": ["concurrency::unlocked::"],
 }
 
