@@ -10,7 +10,7 @@ use crate::{
     io::{Backend, Disk, Host, Lane},
     log,
     sync::{self, Bell, Mutex, RwLock},
-    units::{BLOCK_BYTES, Stamp},
+    units::BLOCK_BYTES,
 };
 use std::sync::{
     Arc,
