@@ -156,9 +156,15 @@ impl Volume {
     pub fn atomic_write_max(&self) -> u64 {
         crate::ATOMIC_WRITE_MAX as u64
     }
-    /// Makes durable every operation of the store that returned before this call. Without anything new it costs nothing.
+    /// Makes durable every operation of the store that returned before this call. Without anything new it costs nothing. `Deleted`, with
+    /// nothing flushed, once the volume is: [`crate::Store::flush`] goes on working.
     pub fn flush(&self) -> Result<()> {
-        self.handle.enter()?.engine.flush()
+        let this = self.handle.enter()?;
+        match this.engine.size(this.target) {
+            Err(e) if e.kind() == ErrorKind::Deleted => Err(e),
+            // Whether its record can be read is of no concern to what was written.
+            _ => this.engine.flush(),
+        }
     }
     /// Grows or shrinks to `bytes`, a multiple of 512. What is cut off is gone; what is added reads as zeros. Durable when it returns.
     pub fn resize(&self, bytes: u64) -> Result<()> {

@@ -217,8 +217,7 @@ const TABLE: &[Row] = &[
     ("Volume::preferred_io_size", |c| fact(c.volume.preferred_io_size()),                      [OK, OK, OK, OK, OK]),
     ("Volume::discard_granularity", |c| fact(c.volume.discard_granularity()),                  [OK, OK, OK, OK, OK]),
     ("Volume::atomic_write_max", |c| fact(c.volume.atomic_write_max()),                        [OK, OK, OK, OK, OK]),
-    // Of the whole store, whatever became of the volume.
-    ("Volume::flush", |c| c.volume.flush(),                                                    [OK, CLO, OK, RDO, CHI]),
+    ("Volume::flush", |c| c.volume.flush(),                                                    [OK, CLO, DEL, RDO, CHI]),
     ("Volume::resize", |c| c.volume.resize(512),                                               [OK, CLO, DEL, RDO, CHI]),
     ("Volume::snapshot", |c| done(c.volume.snapshot("new")),                                   [OK, CLO, DEL, RDO, CHI]),
     ("Volume::snapshot_named", |c| done(c.volume.snapshot_named("kept")),                      [OK, CLO, DEL, OK, CHI]),
