@@ -2,7 +2,7 @@
 
 use crate::{
     Error, ErrorKind, Result,
-    units::{BLOCK_BYTES, EXTENT_MAX},
+    units::{BLOCK_BYTES, EXTENT_MAX, read_unit},
 };
 use std::{io::IoSliceMut, ops::Range};
 
@@ -47,22 +47,36 @@ pub struct MapExtent {
 pub trait ReadDisk: Send + Sync {
     /// Returns the size in bytes.
     fn size(&self) -> Result<u64>;
-    /// Fills `buf` from `offset`. `OutOfRange` past the end, `Corrupt` where a block does not verify: never other bytes.
+    /// Fills `buf` from `offset`. `OutOfRange` past the end, `Corrupt` where a block does not verify: never other bytes. What it sees of writes
+    /// that run meanwhile is told at [`Volume::read_at`](crate::Volume::read_at).
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
     /// Returns which parts of a byte range hold data, in order and without gaps. Whole blocks count as data.
     fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>>;
-    /// [`ReadDisk::read_at`] into several buffers, one after the other. The whole range is checked first. Other writers may write between two
-    /// buffers.
+    /// [`ReadDisk::read_at`] into several buffers, one after the other, as one read. The default reads into a buffer of its own, of up to 1 MiB
+    /// and cut at multiples of that where the range is longer, so that it is of one point in time as far as [`ReadDisk::read_at`] is.
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
-        let (len, size) = (bufs.iter().map(|b| b.len() as u64).sum(), self.size()?);
+        let (len, size) = (bufs.iter().map(|b| b.len() as u64).sum::<u64>(), self.size()?);
         if offset.checked_add(len).is_none_or(|end| end > size) {
             let what = format!("a disk of {size} bytes: {len} bytes at offset {offset} reach past the end");
             return Err(Error::new(ErrorKind::OutOfRange, what));
         }
         let mut at = offset;
-        for buf in bufs {
-            self.read_at(buf, at)?;
-            at += buf.len() as u64;
+        let mut targets = bufs.iter_mut().map(|b| &mut b[..]).filter(|b| !b.is_empty());
+        let mut target: &mut [u8] = &mut [];
+        while at < offset + len {
+            let mut part = vec![0; read_unit(at, offset + len - at) as usize];
+            self.read_at(&mut part, at)?;
+            at += part.len() as u64;
+            let mut from = &part[..];
+            while !from.is_empty() {
+                if target.is_empty() {
+                    target = targets.next().unwrap_or_default();
+                }
+                let n = from.len().min(target.len());
+                let (here, rest) = target.split_at_mut(n);
+                here.copy_from_slice(&from[..n]);
+                (target, from) = (rest, &from[n..]);
+            }
         }
         Ok(())
     }

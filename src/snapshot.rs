@@ -59,9 +59,10 @@ impl Snapshot {
         let this = self.handle.enter()?;
         this.engine.read(this.target, buf, offset)
     }
-    /// [`Snapshot::read_at`] into several buffers, one after the other. The whole range is checked first.
+    /// [`Snapshot::read_at`] into several buffers, one after the other.
     pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
-        ReadDisk::read_vectored_at(self, bufs, offset)
+        let this = self.handle.enter()?;
+        this.engine.read_vectored(this.target, bufs, offset)
     }
     /// Replaces its tags; the content of a snapshot never changes. Durable when it returns.
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {
@@ -89,6 +90,9 @@ impl ReadDisk for Snapshot {
     }
     fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
         Snapshot::extents(self, range)
+    }
+    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
+        Snapshot::read_vectored_at(self, bufs, offset)
     }
 }
 

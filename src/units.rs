@@ -86,6 +86,13 @@ impl fmt::Display for SnapshotId {
     }
 }
 
+/// The length in bytes of the next unit of a read that has come to `at` and has `left` bytes to go. A unit is of one point in time; a read
+/// is cut into several where a write is.
+pub(crate) fn read_unit(at: u64, left: u64) -> u64 {
+    const MOST: u64 = ATOMIC_WRITE_MAX as u64;
+    if left <= MOST { left } else { MOST - at % MOST }
+}
+
 /// A volume or a snapshot, by its id: whose content or record is meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub(crate) enum Target {

@@ -40,7 +40,7 @@ pub(crate) fn extents(Entered { engine, target, .. }: Entered<'_>, range: Range<
             let (root, size) = state.extent_root(target)?;
             state.check_range(target, size, range.start, len)?;
             pieces.clear();
-            crate::tree::read_pieces(&state.forest, root, at, to, 1024, &mut |logical, len, data| {
+            crate::tree::read_pieces(&state.forest, root, at, to, Some(1024), &mut |logical, len, data| {
                 pieces.push((logical, len, data.is_some()));
             })
         })?;
@@ -96,22 +96,20 @@ impl Volume {
     }
 
     /// Fills `buf` from `offset`. `Corrupt` where a block does not verify: never other bytes.
+    ///
+    /// A read of up to [`crate::ATOMIC_WRITE_MAX`] bytes is of one point in time, at any alignment. Of a write that runs meanwhile it sees
+    /// each unit whole or not at all: all of a write of up to 1 MiB, or what a longer one has between two multiples of 1 MiB. The same holds
+    /// for a discard, a resize, a rollback, and an update of several operations. A longer read is cut at multiples of 1 MiB, lowest
+    /// first. Each of its parts is of one point in time, and none is of an earlier one than the part before it.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let this = self.handle.enter()?;
         this.engine.read(this.target, buf, offset)
     }
-    /// [`Volume::read_at`] into several buffers, one after the other. The whole range is checked first.
+    /// [`Volume::read_at`] into several buffers, one after the other, as one read: how they cut the range makes no difference to what it
+    /// sees.
     pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
-        let len = bufs.iter().map(|b| b.len() as u64).sum();
-        let size = self.size()?;
         let this = self.handle.enter()?;
-        this.engine.view()?.check_range(this.target, size, offset, len)?;
-        let mut at = offset;
-        for buf in bufs {
-            self.read_at(buf, at)?;
-            at += buf.len() as u64;
-        }
-        Ok(())
+        this.engine.read_vectored(this.target, bufs, offset)
     }
     /// Writes `buf` at `offset`. An error of a write longer than 1 MiB speaks of the first unit that failed: the units before it were
     /// applied.

@@ -124,7 +124,7 @@ impl Engine {
     // ---- getting what is lacking
 
     /// Keeps a node's block from reuse while it is read. The caller has the lock under which it was found to be lacking.
-    fn hold_for(&self, lack: Lack) -> Option<Hold<'_>> {
+    pub(super) fn hold_for(&self, lack: Lack) -> Option<Hold<'_>> {
         match lack {
             Lack::Node(miss) | Lack::Neighbour(miss) => {
                 Some(self.reading.hold([Run { start: miss.child.block, len: 1 }]))
@@ -132,7 +132,7 @@ impl Engine {
             _ => None,
         }
     }
-    fn read_node(&self, want: &Miss) -> Result<Cached> {
+    pub(super) fn read_node(&self, want: &Miss) -> Result<Cached> {
         decode_node(&*self.disk.read_page(want.child.block)?, &self.uuid, want)
     }
     /// Reads what a step lacks. Space and the log are the business of [`Engine::change`].

@@ -1,14 +1,17 @@
 //! Reads: where the blocks of a range are, and verified copies of them.
 
-use super::state::{Engine, State, blocks_of};
+use super::{
+    change::Fetched,
+    state::{Engine, State, blocks_of},
+};
 use crate::{
     BLOCK, Error, Result, bytes,
-    lack::Step,
+    lack::{Lack, Step, Stop},
     space::{Hold, Run},
-    tree::{Root, read_block, read_pieces},
-    units::{BLOCK_BYTES, Block, Target},
+    tree::{Loaded, Nodes, Root, WithLoaded, read_block, read_pieces},
+    units::{BLOCK_BYTES, Block, Target, read_unit},
 };
-use std::sync::Arc;
+use std::{io::IoSliceMut, sync::Arc};
 
 /// Where the bytes of some blocks are.
 pub(crate) enum Source {
@@ -63,13 +66,13 @@ impl Parts {
     }
 }
 
-/// Pieces that one lookup returns at most.
-const PIECES: usize = 256;
-
 impl State {
-    /// Where the blocks `from..to` of a tree are. Returns where it stopped.
-    pub(crate) fn sources(&self, root: Root, from: u64, to: u64, out: &mut Parts) -> Step<u64> {
-        read_pieces(&self.forest, root, from, to, PIECES, &mut |logical, len, data| {
+    /// Where the blocks `from..to` of a tree are, all of them.
+    pub(crate) fn sources(&self, root: Root, from: u64, to: u64, out: &mut Parts) -> Step<()> {
+        self.sources_among(&self.forest, root, from, to, out)
+    }
+    fn sources_among(&self, nodes: &impl Nodes, root: Root, from: u64, to: u64, out: &mut Parts) -> Step<()> {
+        let place = &mut |logical: u64, len: u64, data: Option<(Block, &[u32])>| {
             let Some((physical, sums)) = data else { return out.zeros(logical, len) };
             if self.staging.is_empty() {
                 return out.disk(logical, physical, sums);
@@ -89,7 +92,8 @@ impl State {
                     }
                 }
             }
-        })
+        };
+        read_pieces(nodes, root, from, to, None, place).map(drop)
     }
 }
 
@@ -97,33 +101,84 @@ impl Engine {
     /// Reads `buf.len()` bytes at `offset`.
     pub(crate) fn read(&self, target: Target, buf: &mut [u8], offset: u64) -> Result<()> {
         self.check_process()?;
-        let len = buf.len() as u64;
-        let (from, to) = blocks_of(offset, len.min(u64::MAX - offset));
+        let (from, to) = blocks_of(offset, (buf.len() as u64).min(u64::MAX - offset));
         if to == from + 1 {
             return self.read_one(target, buf, offset);
         }
-        let mut at = from;
-        let mut first = true;
-        while at < to || first {
+        self.read_vectored(target, &mut [IoSliceMut::new(buf)], offset)
+    }
+
+    /// Reads into several buffers, one after the other. What one [`read_unit`] holds is of one moment: it is looked up as a whole, and its blocks
+    /// are kept from reuse until they are copied.
+    pub(crate) fn read_vectored(&self, target: Target, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
+        self.check_process()?;
+        let len = bufs.iter().map(|b| b.len() as u64).sum::<u64>();
+        // Where the next bytes go: a buffer, and the offset of its first byte.
+        let (mut next, mut start) = (0, offset);
+        let mut done = 0;
+        loop {
+            // Not used where it would overflow: such a range is refused.
+            let at = offset.saturating_add(done);
+            let length = read_unit(at, len.min(u64::MAX - offset) - done);
             let mut parts = Parts::default();
-            let (end, hold) = self.lookup(|state| {
+            let hold = self.lookup_whole(|state, nodes| {
                 let (root, size) = state.extent_root(target)?;
                 state.check_range(target, size, offset, len)?;
-                if at == to {
-                    return Ok((to, None));
-                }
                 parts.clear();
-                let end = state.sources(root, at, to, &mut parts)?;
-                Ok((end, Some(self.reading.hold(parts.runs()))))
+                if length > 0 {
+                    let (from, to) = blocks_of(at, length);
+                    state.sources_among(nodes, root, from, to, &mut parts)?;
+                }
+                Ok(self.reading.hold(parts.runs()))
             })?;
-            first = false;
+            done += length;
             for part in &parts.list {
-                self.copy_part(target, &parts, part, buf, offset)?;
+                let (from, to) = (part.logical * BLOCK_BYTES, (part.logical + part.blocks) * BLOCK_BYTES);
+                while let Some(buf) = bufs.get_mut(next) {
+                    let end = start + buf.len() as u64;
+                    if from.max(start) < to.min(end) {
+                        self.copy_part(target, &parts, part, buf, start)?;
+                    }
+                    if end > to {
+                        break;
+                    }
+                    (next, start) = (next + 1, end);
+                }
             }
             drop(hold);
-            at = end;
+            if done >= len {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// [`Engine::lookup`] of what is to be seen at one moment as a whole, however many nodes that takes: those that it reads are at its
+    /// disposal until it succeeds.
+    fn lookup_whole<T>(&self, mut f: impl FnMut(&State, &WithLoaded<'_>) -> Step<T>) -> Result<T> {
+        let mut loaded = Loaded::default();
+        loop {
+            let state = self.view()?;
+            let lack = match f(&state, &WithLoaded { forest: &state.forest, loaded: &loaded }) {
+                Ok(t) => {
+                    drop(state);
+                    if !loaded.is_empty() {
+                        let cache = &mut self.state.write().forest.cache;
+                        loaded.into_nodes().for_each(|node| cache.insert(node));
+                    }
+                    return Ok(t);
+                }
+                Err(Stop::Failed(e)) => return Err(e),
+                Err(Stop::Lack(lack)) => lack,
+            };
+            let hold = self.hold_for(lack);
+            drop(state);
+            if let Lack::Node(want) = lack {
+                loaded.insert(self.read_node(&want)?);
+                drop(hold);
+            } else {
+                self.fetch(lack, &mut Fetched::default())?;
+            }
+        }
     }
 
     /// A read inside one block: the common case, without a list of parts.

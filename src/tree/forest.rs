@@ -4,7 +4,7 @@ use super::{node::Node, packed::Packed, read::Nodes};
 use crate::{
     Error, Result,
     format::Page,
-    lack::{Child, Key, Lack, Miss, Shape, Step},
+    lack::{Child, Key, Lack, Miss, Shape, Step, Stop},
     space::{Purpose, Space},
     units::{Block, Stamp},
 };
@@ -206,6 +206,53 @@ impl Nodes for Forest {
         match self.cached(want) {
             Some(c) => Ok(Lent { node: &c.node, packed: c.packed.as_ref() }),
             None => Err(Lack::Node(*want).into()),
+        }
+    }
+    #[inline]
+    fn packed<'a>(node: &Lent<'a>) -> Option<&'a Packed>
+    where
+        Self: 'a,
+    {
+        node.packed
+    }
+}
+
+/// Nodes that a lookup has loaded, for its own use.
+#[derive(Default)]
+pub(crate) struct Loaded(FxHashMap<u64, Cached>);
+
+impl Loaded {
+    pub(crate) fn insert(&mut self, node: Cached) {
+        self.0.insert(node.child.block.0, node);
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    pub(crate) fn into_nodes(self) -> impl Iterator<Item = Cached> {
+        self.0.into_values()
+    }
+}
+
+/// A forest in which a lookup also finds the nodes that it has loaded itself, whatever the cache has let go meanwhile.
+pub(crate) struct WithLoaded<'a> {
+    pub(crate) forest: &'a Forest,
+    pub(crate) loaded: &'a Loaded,
+}
+
+impl Nodes for WithLoaded<'_> {
+    type Ref<'a>
+        = Lent<'a>
+    where
+        Self: 'a;
+    #[inline]
+    fn node(&self, want: &Miss) -> Step<Lent<'_>> {
+        let found = self.forest.node(want);
+        if self.loaded.is_empty() || !matches!(found, Err(Stop::Lack(Lack::Node(_)))) {
+            return found;
+        }
+        match self.loaded.0.get(&want.child.block.0).filter(|c| c.is_for(want)) {
+            Some(c) => Ok(Lent { node: &c.node, packed: c.packed.as_ref() }),
+            None => found,
         }
     }
     #[inline]

@@ -15,7 +15,7 @@ mod tests;
 mod walk;
 
 pub(crate) use edit::{Doomed, Fresh};
-pub(crate) use forest::{Cached, Dirty, DirtyNodes, Forest, FoundLeaf, NodeCache, decode_node};
+pub(crate) use forest::{Cached, Dirty, DirtyNodes, Forest, FoundLeaf, Loaded, NodeCache, WithLoaded, decode_node};
 pub(crate) use node::{EXTENT_BYTES, Node, Record, Root, Value};
 pub(crate) use read::{
     Nodes, block as read_block, overlap, pieces as read_pieces, record as read_record, records as read_records,

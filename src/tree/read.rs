@@ -82,21 +82,22 @@ pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Step<Optio
     Ok(leaf.block(logical))
 }
 
-/// Calls `visit` with the blocks `from..to` in order, holes too, in at most `most` pieces: first block, blocks, and unless it is a hole
-/// where it is with one checksum a block. Returns where it stopped.
+/// Calls `visit` with the blocks `from..to` in order, holes too: first block, blocks, and unless it is a hole where it is with one checksum
+/// a block. Returns where it stopped: with a limit after that many pieces at most, or before a node that is not in memory, and without one
+/// at the end.
 pub(crate) fn pieces(
     nodes: &impl Nodes,
     root: Root,
     from: u64,
     to: u64,
-    most: usize,
+    limit: Option<usize>,
     visit: &mut impl FnMut(u64, u64, Option<(Block, &[u32])>),
 ) -> Step<u64> {
-    let (mut at, mut count) = (from, 0);
+    let (mut at, mut count, most) = (from, 0, limit.unwrap_or(usize::MAX));
     while at < to && count < most {
         let found = match leaf(nodes, root, Shape::Extents, at.into()) {
             // What was found stands: asking for everything at once could need more nodes than the cache holds.
-            Err(Stop::Lack(Lack::Node(_))) if at > from => return Ok(at),
+            Err(Stop::Lack(Lack::Node(_))) if at > from && limit.is_some() => return Ok(at),
             found => found?,
         };
         let Some((node, miss)) = found else {

@@ -25,6 +25,7 @@ mod leases;
 mod memory;
 mod model;
 mod passes;
+mod reads;
 mod room;
 mod salvage;
 mod schedule;
