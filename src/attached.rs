@@ -4,7 +4,7 @@ use crate::{
     DeleteSnapshots, Result, Snapshot, Volume, VolumeId,
     engine::{Ask, Authority, Bytes, Lease},
     handle::Entered,
-    read_disk::{MapExtent, ReadDisk},
+    read_disk::{Extents, MapExtent, ReadDisk},
 };
 use std::{
     fmt,
@@ -132,8 +132,12 @@ impl AttachedVolume {
         self.read(|volume| volume.read_vectored_at(bufs, offset))
     }
     /// As [`Volume::extents`].
-    pub fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
-        self.read(|volume| volume.extents(range))
+    pub fn extents(&self, range: Range<u64>) -> Extents<'_> {
+        ReadDisk::extents(self, range)
+    }
+    /// As [`Volume::extents_page`].
+    pub fn extents_page(&self, range: Range<u64>, limit: usize) -> Result<Vec<MapExtent>> {
+        self.read(|volume| volume.extents_page(range, limit))
     }
     /// As [`Volume::write_at`].
     pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
@@ -209,8 +213,8 @@ impl ReadDisk for AttachedVolume {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         AttachedVolume::read_at(self, buf, offset)
     }
-    fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
-        AttachedVolume::extents(self, range)
+    fn extents_page(&self, range: Range<u64>, limit: usize) -> Result<Vec<MapExtent>> {
+        AttachedVolume::extents_page(self, range, limit)
     }
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
         AttachedVolume::read_vectored_at(self, bufs, offset)

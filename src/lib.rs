@@ -49,7 +49,7 @@
 //! | [`Volume`] | a writable disk: reads, writes, discards, flushes, resizes, rolls back |
 //! | [`AttachedVolume`] | a volume in use, which nobody rolls back, shrinks or deletes but by force |
 //! | [`Snapshot`] | a frozen one: reads |
-//! | [`ReadDisk`] | what both of them do alike, for code that takes either |
+//! | [`ReadDisk`] | what both of them do alike, for code that takes either: bytes, and which parts are data ([`Extents`]) |
 //! | [`NewOptions`] | tags of a new volume, snapshot or clone, and when it is durable |
 //! | [`Update`] | several operations as one, all of which happen or none |
 //! | [`Error`], [`ErrorKind`] | what went wrong, whether it was applied, and the errno of a block device; converts into [`std::io::Error`] |
@@ -129,7 +129,7 @@ pub use events::trace;
 #[cfg(feature = "sim")]
 pub use knobs::Knobs;
 pub use options::Options;
-pub use read_disk::{MapExtent, ReadDisk};
+pub use read_disk::{Extents, MapExtent, ReadDisk};
 pub use snapshot::Snapshot;
 pub use store::{DeleteSnapshots, Durability, NewOptions, SnapshotRef, Store, Update};
 pub use units::{ATOMIC_WRITE_MAX, BLOCK, EXTENT_MAX, IMAGE_MAX, SECTOR, SnapshotId, VOLUME_MAX, VolumeId};

@@ -4,7 +4,7 @@ use crate::{
     Result, SnapshotId,
     engine::Ask,
     handle::Handle,
-    read_disk::{MapExtent, PREFERRED, ReadDisk},
+    read_disk::{Extents, MapExtent, PREFERRED, ReadDisk, extents_page},
     volume::time,
 };
 use std::{collections::BTreeMap, fmt, io::IoSliceMut, ops::Range, time::SystemTime};
@@ -73,9 +73,13 @@ impl Snapshot {
     pub fn preferred_io_size(&self) -> u64 {
         PREFERRED
     }
-    /// Which parts of a byte range hold data, in order and without gaps. Whole blocks count as data.
-    pub fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
-        crate::volume::extents(self.handle.enter()?, range)
+    /// The parts of a byte range that hold data and those that do not, in order and without gaps: [`ReadDisk::extents`].
+    pub fn extents(&self, range: Range<u64>) -> Extents<'_> {
+        ReadDisk::extents(self, range)
+    }
+    /// Up to `limit` of the parts of a byte range, from its start on: [`ReadDisk::extents_page`].
+    pub fn extents_page(&self, range: Range<u64>, limit: usize) -> Result<Vec<MapExtent>> {
+        extents_page(self.handle.enter()?, range, limit)
     }
 }
 
@@ -88,8 +92,8 @@ impl ReadDisk for Snapshot {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         Snapshot::read_at(self, buf, offset)
     }
-    fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
-        Snapshot::extents(self, range)
+    fn extents_page(&self, range: Range<u64>, limit: usize) -> Result<Vec<MapExtent>> {
+        Snapshot::extents_page(self, range, limit)
     }
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
         Snapshot::read_vectored_at(self, bufs, offset)

@@ -3,8 +3,8 @@
 use crate::{
     Error, ErrorKind, Result, Snapshot, SnapshotId, VolumeId,
     engine::{Ask, Bytes},
-    handle::{Entered, Handle},
-    read_disk::{MapExtent, PREFERRED, ReadDisk},
+    handle::Handle,
+    read_disk::{Extents, MapExtent, PREFERRED, ReadDisk, extents_page},
     units::BLOCK_BYTES,
 };
 use std::{
@@ -27,34 +27,6 @@ pub struct Volume {
 
 pub(crate) fn time(nanos: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
-}
-
-pub(crate) fn extents(Entered { engine, target, .. }: Entered<'_>, range: Range<u64>) -> Result<Vec<MapExtent>> {
-    let len = range.end.checked_sub(range.start).ok_or_else(|| Error::invalid("a range that ends before it starts"))?;
-    let (mut at, to) = (range.start / BLOCK_BYTES, range.end.div_ceil(BLOCK_BYTES));
-    let mut out: Vec<MapExtent> = Vec::new();
-    let mut first = true;
-    while at < to || first {
-        let mut pieces = Vec::new();
-        at = engine.lookup(|state| {
-            let (root, size) = state.extent_root(target)?;
-            state.check_range(target, size, range.start, len)?;
-            pieces.clear();
-            crate::tree::read_pieces(&state.forest, root, at, to, Some(1024), &mut |logical, len, data| {
-                pieces.push((logical, len, data.is_some()));
-            })
-        })?;
-        first = false;
-        for (logical, len, data) in pieces {
-            let start = (logical * BLOCK_BYTES).max(range.start);
-            let end = ((logical + len) * BLOCK_BYTES).min(range.end);
-            match out.last_mut() {
-                Some(last) if last.data == data && last.offset + last.len == start => last.len += end - start,
-                _ => out.push(MapExtent { offset: start, len: end - start, data }),
-            }
-        }
-    }
-    Ok(out)
 }
 
 impl Volume {
@@ -137,9 +109,13 @@ impl Volume {
         let this = self.handle.enter()?;
         this.engine.cut(this.number, offset, len)
     }
-    /// Which parts of a byte range hold data, in order and without gaps. Whole blocks count as data.
-    pub fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
-        extents(self.handle.enter()?, range)
+    /// The parts of a byte range that hold data and those that do not, in order and without gaps: [`ReadDisk::extents`].
+    pub fn extents(&self, range: Range<u64>) -> Extents<'_> {
+        ReadDisk::extents(self, range)
+    }
+    /// Up to `limit` of the parts of a byte range, from its start on: [`ReadDisk::extents_page`].
+    pub fn extents_page(&self, range: Range<u64>, limit: usize) -> Result<Vec<MapExtent>> {
+        extents_page(self.handle.enter()?, range, limit)
     }
     /// The length, and alignment, in bytes that requests are best made in where there is a choice: 256 KiB, the largest extent. Any other is
     /// served as well; whole blocks of 4096 bytes are the fast path.
@@ -213,8 +189,8 @@ impl ReadDisk for Volume {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         Volume::read_at(self, buf, offset)
     }
-    fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
-        Volume::extents(self, range)
+    fn extents_page(&self, range: Range<u64>, limit: usize) -> Result<Vec<MapExtent>> {
+        Volume::extents_page(self, range, limit)
     }
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
         Volume::read_vectored_at(self, bufs, offset)

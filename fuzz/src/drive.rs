@@ -240,7 +240,7 @@ fn look(store: &Store) {
         for (at, len) in places(size) {
             let _ = v.read_at(&mut buf[..len], at);
         }
-        let _ = v.extents(0..size);
+        v.extents(0..size).for_each(drop);
         for s in v.snapshots().unwrap_or_default() {
             let _ = (s.name(), v.snapshot_named("one"));
         }
@@ -250,7 +250,7 @@ fn look(store: &Store) {
         for (at, len) in places(s.size()) {
             let _ = s.read_at(&mut buf[..len], at);
         }
-        let _ = s.extents(0..s.size());
+        s.extents(0..s.size()).for_each(drop);
     }
     if let Ok(report) = store.check() {
         for f in &report.findings {

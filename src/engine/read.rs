@@ -11,7 +11,7 @@ use crate::{
     tree::{Loaded, Nodes, Root, WithLoaded, read_block, read_pieces},
     units::{BLOCK_BYTES, Block, Target, read_unit},
 };
-use std::{io::IoSliceMut, sync::Arc};
+use std::{io::IoSliceMut, ops::Range, sync::Arc};
 
 /// Where the bytes of some blocks are.
 pub(crate) enum Source {
@@ -150,6 +150,32 @@ impl Engine {
                 return Ok(());
             }
         }
+    }
+
+    /// The first parts of a byte range, up to `limit` of them and none only if it is empty: first byte, bytes, and whether it is data.
+    pub(crate) fn extents(&self, target: Target, range: Range<u64>, limit: usize) -> Result<Vec<(u64, u64, bool)>> {
+        let backwards = || Error::invalid("a range that ends before it starts");
+        let len = range.end.checked_sub(range.start).ok_or_else(backwards)?;
+        let mut out: Vec<(u64, u64, bool)> = Vec::new();
+        self.lookup(|state| {
+            let (root, size) = state.extent_root(target)?;
+            state.check_range(target, size, range.start, len)?;
+            out.clear();
+            if len == 0 {
+                return Ok(());
+            }
+            let (from, to) = blocks_of(range.start, len);
+            let part = &mut |logical: u64, blocks: u64, data: Option<(Block, &[u32])>| {
+                let start = (logical * BLOCK_BYTES).max(range.start);
+                let end = ((logical + blocks) * BLOCK_BYTES).min(range.end);
+                match out.last_mut() {
+                    Some(last) if last.2 == data.is_some() => last.1 += end - start,
+                    _ => out.push((start, end - start, data.is_some())),
+                }
+            };
+            read_pieces(&state.forest, root, from, to, Some(limit), part).map(drop)
+        })?;
+        Ok(out)
     }
 
     /// [`Engine::lookup`] of what is to be seen at one moment as a whole, however many nodes that takes: those that it reads are at its

@@ -97,7 +97,7 @@ fn life_goes_on(store: &Store, v: &Volume, flushing: u64) {
     c.write_at(&[7; BLOCK], B).unwrap();
     assert_eq!((block(&c, flushing), block(&c, 1), block(v, 1)), (3, 7, 1));
     assert_eq!(store.volumes().unwrap().len(), store.snapshots().unwrap().len() + 1);
-    assert!(v.extents(0..1024 * B).unwrap().len() > 1);
+    assert!(v.extents(0..1024 * B).count() > 1);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Volumes and snapshots as one kind of disk.
 
-use snapdisk::{ATOMIC_WRITE_MAX, BLOCK, ErrorKind, Options, ReadDisk, Store, io::MemoryBackend, io::SystemHost};
-use std::{collections::BTreeMap, io::IoSliceMut, sync::Arc};
+use snapdisk::{
+    ATOMIC_WRITE_MAX, BLOCK, ErrorKind, MapExtent, Options, ReadDisk, Store, Volume, io::MemoryBackend, io::SystemHost,
+};
+use std::{collections::BTreeMap, io::IoSliceMut, ops::Range, sync::Arc};
 
 fn store() -> Store {
     let options = Options::new().log_bytes(1 << 20).manual_maintenance(true);
@@ -27,7 +29,7 @@ fn seen(disk: &dyn ReadDisk) -> (Vec<u8>, Vec<(u64, u64, bool)>) {
     assert!(bufs.iter().all(|b| *b == before), "nothing is read where the whole does not fit");
     assert_eq!(disk.read_at(&mut [0], size).unwrap_err().kind(), ErrorKind::OutOfRange);
 
-    let extents = disk.extents(0..size).unwrap();
+    let extents: Vec<_> = disk.extents(0..size).map(|e| e.unwrap()).collect();
     let end = extents.iter().fold(0, |at, e| {
         assert_eq!(e.offset, at);
         assert!(e.data || whole[e.offset as usize..][..e.len as usize].iter().all(|&b| b == 0));
@@ -60,6 +62,60 @@ fn a_snapshot_reads_as_its_volume_did() {
     assert_eq!(before.size(), 1 << 20);
 }
 
+/// Data in every other block, so that each block is a part of its own.
+fn striped(blocks: u64) -> (Store, Volume) {
+    let store = store();
+    let disk = store.create_volume("striped", blocks * BLOCK as u64).unwrap();
+    for i in (0..blocks).step_by(2) {
+        disk.write_at(&[1; BLOCK], i * BLOCK as u64).unwrap();
+    }
+    (store, disk)
+}
+
+#[test]
+fn pages_of_extents_are_bounded_and_follow_each_other() {
+    let (_store, disk) = striped(1000);
+    let size = disk.size().unwrap();
+    for limit in [1, 7, 256, 100_000] {
+        let (mut at, mut parts) = (100, 0);
+        while at < size {
+            let page = disk.extents_page(at..size, limit).unwrap();
+            assert!(!page.is_empty() && page.len() <= limit.min(256), "{} parts", page.len());
+            for part in &page {
+                assert_eq!((part.offset, part.data), (at, (at / BLOCK as u64).is_multiple_of(2)));
+                at += part.len;
+            }
+            parts += page.len();
+        }
+        assert_eq!((at, parts), (size, 1000));
+    }
+    assert!(disk.extents_page(5..5, 1).unwrap().is_empty());
+    assert_eq!(disk.extents_page(0..1, 0).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(disk.extents_page(0..size + 1, 1).unwrap_err().kind(), ErrorKind::OutOfRange);
+}
+
+/// What is ahead of the iterator is looked up when it comes there, and no sooner.
+#[test]
+fn extents_go_on_beside_writes_and_end_with_an_error() {
+    let (_store, disk) = striped(1000);
+    let size = disk.size().unwrap();
+    let mut extents = disk.extents(0..size);
+    let first: Vec<_> = extents.by_ref().take(256).map(|e| e.unwrap()).collect();
+    disk.discard(0, size).unwrap();
+    let rest: Vec<_> = extents.map(|e| e.unwrap()).collect();
+    assert_eq!(first.iter().filter(|e| e.data).count(), 128);
+    assert_eq!(rest.len(), 1, "the rest is one hole: {rest:?}");
+    assert_eq!(rest[0].offset + rest[0].len, size);
+
+    let (_store, disk) = striped(1000);
+    let mut extents = disk.extents(0..size);
+    assert!(extents.next().unwrap().is_ok());
+    disk.resize(4096).unwrap();
+    let errors: Vec<_> = extents.by_ref().filter_map(|e| e.err()).collect();
+    assert_eq!(errors.iter().map(|e| e.kind()).collect::<Vec<_>>(), [ErrorKind::OutOfRange]);
+    assert!(extents.next().is_none());
+}
+
 /// A disk of an embedder's own, with what the trait asks for and no more.
 struct Pattern;
 impl ReadDisk for Pattern {
@@ -73,11 +129,11 @@ impl ReadDisk for Pattern {
         (offset..).zip(buf).for_each(|(at, b)| *b = (at / 100) as u8);
         Ok(())
     }
-    fn extents(&self, range: std::ops::Range<u64>) -> snapdisk::Result<Vec<snapdisk::MapExtent>> {
+    fn extents_page(&self, range: Range<u64>, limit: usize) -> snapdisk::Result<Vec<MapExtent>> {
         let store = store();
         let disk = store.create_volume("pattern", 1 << 14)?;
         disk.write_at(&[1; 1 << 14], 0)?;
-        disk.extents(range)
+        disk.extents_page(range, limit)
     }
 }
 
@@ -106,8 +162,9 @@ fn the_sizes_of_requests_are_those_that_the_store_keeps_to() {
     // A discard of one granule frees it, and one byte less does not.
     let granule = disk.discard_granularity();
     assert_eq!(granule, BLOCK as u64);
-    let data =
-        |disk: &dyn ReadDisk| disk.extents(0..64 << 20).unwrap().iter().filter(|e| e.data).map(|e| e.len).sum::<u64>();
+    let data = |disk: &dyn ReadDisk| {
+        disk.extents(0..64 << 20).map(|e| e.unwrap()).filter(|e| e.data).map(|e| e.len).sum::<u64>()
+    };
     disk.write_at(&[1; 3 * BLOCK], 0).unwrap();
     disk.discard(0, granule - 1).unwrap();
     assert_eq!(data(&disk), 3 * granule);

@@ -2,7 +2,8 @@
 //! open for reading, and a forked child. A method that is not in the table fails the test.
 
 use snapdisk::{
-    AttachedVolume, DeleteSnapshots, ErrorKind, NewOptions, Options, ReadDisk, Result, Snapshot, Store, Volume,
+    AttachedVolume, DeleteSnapshots, ErrorKind, Extents, NewOptions, Options, ReadDisk, Result, Snapshot, Store,
+    Volume,
     io::{Backend, Lane, MemoryBackend, SystemHost},
 };
 use std::{
@@ -123,6 +124,9 @@ type Row = (&'static str, Call, [Option<ErrorKind>; 5]);
 fn done<T>(result: Result<T>) -> Result<()> {
     result.map(drop)
 }
+fn walk(mut extents: Extents<'_>) -> Result<()> {
+    extents.try_for_each(done)
+}
 fn fact<T>(_: T) -> Result<()> {
     Ok(())
 }
@@ -212,8 +216,9 @@ const TABLE: &[Row] = &[
     ("Volume::discard", |c| c.volume.discard(0, 8192),                                         [OK, CLO, DEL, RDO, CHI]),
     ("Volume::discard", |c| c.volume.discard(0, 0),                                            [OK, CLO, DEL, RDO, CHI]),
     ("Volume::write_zeroes", |c| c.volume.write_zeroes(0, 8192),                               [OK, CLO, DEL, RDO, CHI]),
-    ("Volume::extents", |c| done(c.volume.extents(0..1 << 20)),                                [OK, CLO, DEL, OK, CHI]),
-    ("Volume::extents", |c| done(c.volume.extents(0..0)),                                      [OK, CLO, DEL, OK, CHI]),
+    ("Volume::extents", |c| walk(c.volume.extents(0..1 << 20)),                                [OK, CLO, DEL, OK, CHI]),
+    ("Volume::extents_page", |c| done(c.volume.extents_page(0..512, 1)),                       [OK, CLO, DEL, OK, CHI]),
+    ("Volume::extents", |c| walk(c.volume.extents(0..0)),                                      [OK, CLO, DEL, OK, CHI]),
     ("Volume::preferred_io_size", |c| fact(c.volume.preferred_io_size()),                      [OK, OK, OK, OK, OK]),
     ("Volume::discard_granularity", |c| fact(c.volume.discard_granularity()),                  [OK, OK, OK, OK, OK]),
     ("Volume::atomic_write_max", |c| fact(c.volume.atomic_write_max()),                        [OK, OK, OK, OK, OK]),
@@ -242,7 +247,8 @@ const TABLE: &[Row] = &[
     ("AttachedVolume::read_at", |c| c.attached.read_at(&mut [0; 10], 0),                       [OK, CLO, DEL, OK, CHI]),
     ("AttachedVolume::read_at", |c| c.attached.read_at(&mut [], 0),                            [OK, CLO, DEL, OK, CHI]),
     ("AttachedVolume::read_vectored_at", |c| c.attached.read_vectored_at(&mut [], 0),          [OK, CLO, DEL, OK, CHI]),
-    ("AttachedVolume::extents", |c| done(c.attached.extents(0..1 << 20)),                      [OK, CLO, DEL, OK, CHI]),
+    ("AttachedVolume::extents", |c| walk(c.attached.extents(0..1 << 20)),                      [OK, CLO, DEL, OK, CHI]),
+    ("AttachedVolume::extents_page", |c| done(c.attached.extents_page(0..512, 1)),             [OK, CLO, DEL, OK, CHI]),
     ("AttachedVolume::write_at", |c| c.attached.write_at(&[0; 10], 0),                         [OK, CLO, DEL, RDO, CHI]),
     ("AttachedVolume::write_at", |c| c.attached.write_at(&[], 0),                              [OK, CLO, DEL, RDO, CHI]),
     ("AttachedVolume::write_fua_at", |c| c.attached.write_fua_at(&[0; 10], 0),                 [OK, CLO, DEL, RDO, CHI]),
@@ -273,7 +279,8 @@ const TABLE: &[Row] = &[
     ("Snapshot::read_at", |c| c.snapshot.read_at(&mut [], 0),                                  [OK, CLO, DEL, OK, CHI]),
     ("Snapshot::read_vectored_at", |c| c.snapshot.read_vectored_at(&mut [IoSliceMut::new(&mut [0; 10])], 0), [OK, CLO, DEL, OK, CHI]),
     ("Snapshot::read_vectored_at", |c| c.snapshot.read_vectored_at(&mut [], 0),                [OK, CLO, DEL, OK, CHI]),
-    ("Snapshot::extents", |c| done(c.snapshot.extents(0..1 << 20)),                            [OK, CLO, DEL, OK, CHI]),
+    ("Snapshot::extents", |c| walk(c.snapshot.extents(0..1 << 20)),                            [OK, CLO, DEL, OK, CHI]),
+    ("Snapshot::extents_page", |c| done(c.snapshot.extents_page(0..512, 1)),                   [OK, CLO, DEL, OK, CHI]),
     ("Snapshot::size", |c| done(ReadDisk::size(&c.snapshot)),                                  [OK, CLO, DEL, OK, CHI]),
 ];
 

@@ -209,7 +209,8 @@ fn walk(source: &Source, size: u64, mut each: impl FnMut(u64, Option<&[u8]>) -> 
     let mut start = 0;
     while start < size {
         let stop = size.min(start + WINDOW);
-        for part in source.extents(start..stop)? {
+        for part in source.extents(start..stop) {
+            let part = part?;
             let mut at = part.offset;
             let end = stop.min(part.offset + part.len);
             if !part.data {

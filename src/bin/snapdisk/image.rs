@@ -5,9 +5,7 @@ use crate::{
     failure::{At, Failure, Outcome},
     progress::Meter,
 };
-use snapdisk::{
-    DeleteSnapshots, ErrorKind, MapExtent, NewOptions, Options, Result, Snapshot, SnapshotId, Store, Volume,
-};
+use snapdisk::{DeleteSnapshots, ErrorKind, Extents, NewOptions, Options, Result, Snapshot, SnapshotId, Store, Volume};
 use std::{collections::BTreeMap, fs, ops::Range, os::unix::fs::MetadataExt, path::Path};
 
 /// The name of a volume whose import is not finished. Only one process writes to an image, so there is at most one, and
@@ -83,7 +81,7 @@ impl Source {
             Source::Snapshot(s) => s.read_at(buf, offset),
         }
     }
-    pub(crate) fn extents(&self, range: Range<u64>) -> Result<Vec<MapExtent>> {
+    pub(crate) fn extents(&self, range: Range<u64>) -> Extents<'_> {
         match self {
             Source::Volume(v) => v.extents(range),
             Source::Snapshot(s) => s.extents(range),

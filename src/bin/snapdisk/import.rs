@@ -135,7 +135,11 @@ fn clear(volume: &Volume, from: u64, len: u64, old: &mut [u8]) -> Outcome {
     while start < end {
         interrupt::check()?;
         let stop = end.min(start + WINDOW);
-        for part in volume.extents(start..stop)?.into_iter().filter(|e| e.data) {
+        for part in volume.extents(start..stop) {
+            let part = part?;
+            if !part.data {
+                continue;
+            }
             let mut at = part.offset;
             while at < part.offset + part.len {
                 let n = (part.offset + part.len - at).min(CHUNK as u64) as usize;

@@ -198,5 +198,5 @@ fn a_read_needs_only_one_path_at_a_time() {
     for (i, pair) in buf.chunks_exact(2 * BLOCK).enumerate() {
         assert!(pair[..BLOCK].iter().all(|&b| b == i as u8) && pair[BLOCK..].iter().all(|&b| b == 0));
     }
-    assert_eq!(v.extents(0..4096 * B).unwrap().len(), 4096);
+    assert_eq!(v.extents(0..4096 * B).filter(Result::is_ok).count(), 4096);
 }
