@@ -3,7 +3,7 @@
 use crate::{
     AttachedVolume, Error, ErrorKind, Progress, Report, Result, ScrubReport, Snapshot, SnapshotId, Volume, VolumeId,
     audit::{self, Stats},
-    engine::{Ask, Authority, Engine, SnapshotRecord},
+    engine::{Ask, Authority, Engine, SnapshotRecord, VolumeRecord},
     handle::Root,
     log::DeleteMode,
 };
@@ -111,6 +111,14 @@ pub(crate) fn snapshot(root: &Root, list: &[(&Volume, &str)], o: NewOptions) -> 
     Ok(made.snapshots.iter().map(handle).collect())
 }
 
+/// The first id that a page may have; `None`: there can be none.
+fn first_after(after: Option<u64>, limit: usize) -> Result<Option<u64>> {
+    match limit {
+        0 => Err(Error::invalid("a page of nothing")),
+        _ => Ok(after.map_or(Some(0), |id| id.checked_add(1))),
+    }
+}
+
 impl DeleteSnapshots {
     pub(crate) fn mode(self) -> Option<DeleteMode> {
         match self {
@@ -155,18 +163,34 @@ impl Store {
         self.root.enter()?.volume_record(id.0)?;
         Ok(self.volume_handle(id.0))
     }
-    /// All volumes, by name.
+    /// All volumes, by name. Walks all their records: [`Store::volumes_page`] does not.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
-        let engine = self.root.enter()?;
-        let (mut list, mut from) = (Vec::new(), 0);
-        loop {
-            let page = engine.volumes(from, usize::MAX)?;
-            let Some(last) = page.last() else { break };
-            from = last.0.saturating_add(1);
-            list.extend(page);
-        }
+        let mut list = self.volume_records(0, usize::MAX)?;
         list.sort_by(|a, b| a.1.name.cmp(&b.1.name));
         Ok(list.into_iter().map(|(id, _)| self.volume_handle(id)).collect())
+    }
+    /// The next `limit` volumes by id, which is the order in which they were made, from the first one or from the one after `after`. A page that is
+    /// shorter than `limit` is the last. `Invalid` for a limit of 0.
+    ///
+    /// Nothing is held between two pages, and of a page of more than 256 volumes not between those: volumes that are made or deleted
+    /// meanwhile are in it or not. `after` may be gone by then.
+    pub fn volumes_page(&self, after: Option<VolumeId>, limit: usize) -> Result<Vec<Volume>> {
+        let list = match first_after(after.map(|id| id.0), limit)? {
+            Some(from) => self.volume_records(from, limit)?,
+            None => Vec::new(),
+        };
+        Ok(list.into_iter().map(|(id, _)| self.volume_handle(id)).collect())
+    }
+    /// Up to `limit` volumes from an id on.
+    fn volume_records(&self, from: u64, limit: usize) -> Result<Vec<(u64, VolumeRecord)>> {
+        let engine = self.root.enter()?;
+        let (mut list, mut from) = (Vec::new(), Some(from));
+        while let Some(id) = from.filter(|_| list.len() < limit) {
+            let page = engine.volumes(id, limit - list.len())?;
+            from = page.last().and_then(|(id, _)| id.checked_add(1));
+            list.extend(page);
+        }
+        Ok(list)
     }
     /// Takes a snapshot of a volume. Durable when it returns; O(1).
     pub fn snapshot(&self, volume: &Volume, name: &str) -> Result<Snapshot> {
@@ -184,12 +208,24 @@ impl Store {
     pub fn snapshot_group_with(&self, members: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
         snapshot(&self.root, members, o)
     }
-    /// All snapshots, oldest first; those of deleted volumes that were kept as well.
+    /// All snapshots, oldest first; those of deleted volumes that were kept as well. Walks all their records: [`Store::snapshots_page`]
+    /// does not.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        self.snapshot_list(0, usize::MAX)
+    }
+    /// The next `limit` snapshots by id, oldest first, from the first one or from the one after `after`: as [`Store::volumes_page`].
+    pub fn snapshots_page(&self, after: Option<SnapshotId>, limit: usize) -> Result<Vec<Snapshot>> {
+        match first_after(after.map(|id| id.0), limit)? {
+            Some(from) => self.snapshot_list(from, limit),
+            None => Ok(Vec::new()),
+        }
+    }
+    /// Up to `limit` snapshots from an id on.
+    fn snapshot_list(&self, from: u64, limit: usize) -> Result<Vec<Snapshot>> {
         let engine = self.root.enter()?;
-        let (mut list, mut from) = (Vec::new(), Some(0));
-        while let Some(id) = from {
-            let (page, next) = engine.snapshots(id, usize::MAX)?;
+        let (mut list, mut from) = (Vec::new(), Some(from));
+        while let Some(id) = from.filter(|_| list.len() < limit) {
+            let (page, next) = engine.snapshots(id, limit - list.len())?;
             list.extend(page.iter().map(|(id, r)| snapshot_handle(&self.root, *id, r)));
             from = next;
         }

@@ -159,7 +159,7 @@ impl Volume {
             id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{} has no snapshot {name:?}", this.target)))?;
         crate::store::open_snapshot(self.handle.root(), id)
     }
-    /// Its snapshots, oldest first.
+    /// Its snapshots, oldest first. Walks their names and looks each of them up.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
         self.record()?;
         let this = self.handle.enter()?;

@@ -22,6 +22,7 @@ mod handles;
 mod hostile;
 mod jail;
 mod leases;
+mod listing;
 mod memory;
 mod model;
 mod passes;
