@@ -61,7 +61,7 @@ fn work(what: &str, store: &Store, blocks: u64) {
         }
         "check" => assert!(store.check().expect("a check").is_clean()),
         "scrub" => drop(store.scrub(&mut |_| true).expect("a scrub")),
-        "figures" => drop(store.stats().expect("figures")),
+        "figures" => drop(store.usage_all().expect("figures")),
         _ => {
             store.delete_volume(&volume(), DeleteSnapshots::Delete).expect("delete");
             store.wait_reclaimed().expect("reclaim");

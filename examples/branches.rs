@@ -16,9 +16,9 @@ fn main() -> Result<()> {
         branch.write_at(&i.to_le_bytes(), i * 4096)?;
         branch.flush()?;
     }
-    for v in store.stats()?.volumes {
+    for v in store.usage_all()?.volumes {
         let name = store.volume_by_id(v.id)?.name()?;
-        println!("{name:8} {:9} bytes mapped, {:6} its own", v.usage.mapped, v.usage.exclusive);
+        println!("{name:8} {:9} bytes mapped, {:6} its own", v.usage.mapped_bytes, v.usage.exclusive_bytes);
     }
 
     let kept = store.volume("job-3")?;

@@ -2,7 +2,7 @@
 
 use crate::{
     DeleteSnapshots, Result, Snapshot, Volume, VolumeId,
-    engine::{Ask, Authority, Bytes, Lease},
+    engine::{Ask, Authority, Bytes, IoKind, Lease},
     handle::Entered,
     read_disk::{Extents, MapExtent, ReadDisk},
 };
@@ -141,7 +141,13 @@ impl AttachedVolume {
     }
     /// As [`Volume::write_at`].
     pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        self.enter()?.engine.write(&*self.lease, Bytes::One(buf), offset)
+        self.write(Bytes::One(buf), offset)
+    }
+    fn write(&self, bytes: Bytes<'_>, offset: u64) -> Result<()> {
+        let this = self.enter()?;
+        this.engine.write(&*self.lease, bytes, offset)?;
+        self.volume.count(this, IoKind::Write, bytes.len());
+        Ok(())
     }
     /// As [`Volume::write_fua_at`].
     pub fn write_fua_at(&self, buf: &[u8], offset: u64) -> Result<()> {
@@ -150,15 +156,18 @@ impl AttachedVolume {
     }
     /// As [`Volume::write_vectored_at`].
     pub fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        self.enter()?.engine.write(&*self.lease, Bytes::Many(bufs), offset)
+        self.write(Bytes::Many(bufs), offset)
     }
     /// As [`Volume::discard`].
     pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        self.enter()?.engine.cut(&*self.lease, offset, len)
+        let this = self.enter()?;
+        this.engine.cut(&*self.lease, offset, len)?;
+        self.volume.count(this, IoKind::Discard, len);
+        Ok(())
     }
     /// As [`Volume::write_zeroes`].
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
-        self.enter()?.engine.cut(&*self.lease, offset, len)
+        self.discard(offset, len)
     }
     /// As [`Volume::flush`]. `Stale` where what it is to make durable was taken back by force, before it or meanwhile.
     pub fn flush(&self) -> Result<()> {

@@ -54,7 +54,8 @@
 //! | [`Update`] | several operations as one, all of which happen or none |
 //! | [`Error`], [`ErrorKind`] | what went wrong, whether it was applied, and the errno of a block device; converts into [`std::io::Error`] |
 //! | [`Event`] | what happens in the background, and what goes wrong there |
-//! | [`Stats`], [`Report`], [`ScrubReport`] | figures, and what checks found |
+//! | [`Counters`], [`VolumeCounters`] | figures that cost nothing to ask for |
+//! | [`Usage`], [`Report`], [`ScrubReport`] | what walks found: the space of a volume or snapshot, damage |
 //! | [`io::Backend`] | storage of one's own: five methods |
 //!
 //! Handles are cheap to clone and may be used from any thread at once. A store has one writer, which holds a lock on the file, or any number of readers.
@@ -90,6 +91,7 @@ mod attached;
 mod audit;
 mod bytes;
 mod codec;
+mod counters;
 mod engine;
 mod error;
 mod events;
@@ -120,8 +122,10 @@ mod volume;
 
 pub use attached::{AttachedVolume, Forced};
 pub use audit::{
-    DAMAGED, Damage, Finding, FindingKind, Progress, Report, ScrubReport, SnapshotStats, Stats, Usage, VolumeStats,
+    DAMAGED, Damage, Finding, FindingKind, Progress, Report, ScrubReport, SnapshotUsage, Usage, UsageReport,
+    VolumeUsage,
 };
+pub use counters::{Counters, VolumeCounters};
 pub use error::{Error, ErrorKind, Result};
 pub use events::Event;
 #[cfg(feature = "tracing")]
@@ -131,7 +135,7 @@ pub use knobs::Knobs;
 pub use options::Options;
 pub use read_disk::{Extents, MapExtent, ReadDisk};
 pub use snapshot::Snapshot;
-pub use store::{DeleteSnapshots, Durability, NewOptions, SnapshotRef, Store, Update};
+pub use store::{DeleteSnapshots, DiskRef, Durability, NewOptions, SnapshotRef, Store, Update};
 pub use units::{ATOMIC_WRITE_MAX, BLOCK, EXTENT_MAX, IMAGE_MAX, SECTOR, SnapshotId, VOLUME_MAX, VolumeId};
 #[cfg(feature = "sim")]
 pub use units::{Block, Stamp};

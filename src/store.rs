@@ -2,10 +2,12 @@
 
 use crate::{
     AttachedVolume, Error, ErrorKind, Progress, Report, Result, ScrubReport, Snapshot, SnapshotId, Volume, VolumeId,
-    audit::{self, Stats},
+    audit::{self, Usage, UsageReport},
+    counters::{Counters, counters},
     engine::{Ask, Authority, Engine, SnapshotRecord, VolumeRecord},
     handle::Root,
     log::DeleteMode,
+    units::Target,
 };
 use std::{collections::BTreeMap, fmt};
 
@@ -134,7 +136,7 @@ impl Store {
         Ok(Store { root: Root::new(engine)? })
     }
     fn volume_handle(&self, id: u64) -> Volume {
-        Volume { handle: self.root.handle(id) }
+        Volume::new(self.root.handle(id))
     }
     fn one(&self, ask: Ask) -> Result<()> {
         self.root.enter()?.commit(&[ask], true).map(drop)
@@ -297,13 +299,24 @@ impl Store {
     pub fn scrub(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<ScrubReport> {
         audit::scrub(self.root.enter()?, progress)
     }
-    /// Figures. Walks all trees (not the data) for the bytes of each volume and snapshot.
-    pub fn stats(&self) -> Result<Stats> {
-        audit::stats(self.root.enter()?)
+    /// What the store has, and has done since it was opened. O(1).
+    pub fn counters(&self) -> Result<Counters> {
+        counters(self.root.enter()?)
     }
-    /// [`Store::stats`] without those of single volumes and snapshots. O(1).
-    pub fn totals(&self) -> Result<Stats> {
-        audit::totals(self.root.enter()?)
+    /// The space of one volume or snapshot. Walks its tree, not its data, and nothing else; keeps a path of nodes in memory. While it is
+    /// written the result is of no single point in time, and no writer waits for it.
+    pub fn usage<'a>(&self, disk: impl Into<DiskRef<'a>>) -> Result<Usage> {
+        let target = match disk.into().0 {
+            Of::Volume(volume) => Target::Volume(self.root.own(&volume.handle)?),
+            Of::VolumeId(id) => Target::Volume(id.0),
+            Of::Snapshot(snapshot) => Target::Snapshot(self.root.own(&snapshot.handle)?),
+            Of::SnapshotId(id) => Target::Snapshot(id.0),
+        };
+        audit::usage(self.root.enter()?, target)
+    }
+    /// [`Store::usage`] of all volumes and snapshots, one after the other: walks all trees. What is made or deleted meanwhile is in it or not.
+    pub fn usage_all(&self) -> Result<UsageReport> {
+        audit::usage_all(self.root.enter()?)
     }
     /// One bounded step of background work: a checkpoint that is due, then up to `budget` nodes of reclaim. `true`: there is more. With
     /// manual maintenance nothing else does it.
@@ -382,6 +395,43 @@ impl From<SnapshotId> for SnapshotRef<'_> {
 impl<'a> From<&'a Snapshot> for SnapshotRef<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
         SnapshotRef(By::Handle(snapshot))
+    }
+}
+
+/// A volume or snapshot as [`Store::usage`] takes it: by its handle or its id. A handle of another store is refused; an id is taken for one of
+/// this store.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskRef<'a>(Of<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Of<'a> {
+    Volume(&'a Volume),
+    VolumeId(VolumeId),
+    Snapshot(&'a Snapshot),
+    SnapshotId(SnapshotId),
+}
+
+impl<'a> From<&'a Volume> for DiskRef<'a> {
+    fn from(volume: &'a Volume) -> Self {
+        DiskRef(Of::Volume(volume))
+    }
+}
+
+impl<'a> From<&'a Snapshot> for DiskRef<'a> {
+    fn from(snapshot: &'a Snapshot) -> Self {
+        DiskRef(Of::Snapshot(snapshot))
+    }
+}
+
+impl From<VolumeId> for DiskRef<'_> {
+    fn from(id: VolumeId) -> Self {
+        DiskRef(Of::VolumeId(id))
+    }
+}
+
+impl From<SnapshotId> for DiskRef<'_> {
+    fn from(id: SnapshotId) -> Self {
+        DiskRef(Of::SnapshotId(id))
     }
 }
 

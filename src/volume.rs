@@ -2,8 +2,9 @@
 
 use crate::{
     Error, ErrorKind, Result, Snapshot, SnapshotId, VolumeId,
-    engine::{Ask, Bytes},
-    handle::Handle,
+    counters::VolumeCounters,
+    engine::{Ask, Bytes, IoKind, Meter},
+    handle::{Entered, Handle},
     read_disk::{Extents, MapExtent, PREFERRED, ReadDisk, extents_page},
     units::BLOCK_BYTES,
 };
@@ -12,6 +13,7 @@ use std::{
     fmt,
     io::{IoSlice, IoSliceMut},
     ops::Range,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -23,6 +25,8 @@ use std::{
 #[derive(Clone)]
 pub struct Volume {
     pub(crate) handle: Handle<VolumeId>,
+    /// Kept from the first request on.
+    meter: OnceLock<Arc<Meter>>,
 }
 
 pub(crate) fn time(nanos: u64) -> SystemTime {
@@ -30,6 +34,13 @@ pub(crate) fn time(nanos: u64) -> SystemTime {
 }
 
 impl Volume {
+    pub(crate) fn new(handle: Handle<VolumeId>) -> Volume {
+        Volume { handle, meter: OnceLock::new() }
+    }
+    /// Counts a request that was carried out.
+    pub(crate) fn count(&self, this: Entered<'_>, kind: IoKind, bytes: u64) {
+        self.meter.get_or_init(|| this.engine.meters.of(this.number)).count(kind, bytes);
+    }
     fn record(&self) -> Result<crate::engine::VolumeRecord> {
         let this = self.handle.enter()?;
         this.engine.volume_record(this.number)
@@ -75,19 +86,28 @@ impl Volume {
     /// first. Each of its parts is of one point in time, and none is of an earlier one than the part before it.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.read(this.target, buf, offset)
+        this.engine.read(this.target, buf, offset)?;
+        self.count(this, IoKind::Read, buf.len() as u64);
+        Ok(())
     }
     /// [`Volume::read_at`] into several buffers, one after the other, as one read: how they cut the range makes no difference to what it
     /// sees.
     pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.read_vectored(this.target, bufs, offset)
+        this.engine.read_vectored(this.target, bufs, offset)?;
+        self.count(this, IoKind::Read, bufs.iter().map(|b| b.len() as u64).sum());
+        Ok(())
     }
     /// Writes `buf` at `offset`. An error of a write longer than 1 MiB speaks of the first unit that failed: the units before it were
     /// applied.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.write(Bytes::One(buf), offset)
+    }
+    fn write(&self, bytes: Bytes<'_>, offset: u64) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.write(this.number, Bytes::One(buf), offset)
+        this.engine.write(this.number, bytes, offset)?;
+        self.count(this, IoKind::Write, bytes.len());
+        Ok(())
     }
     /// [`Volume::write_at`], durable when it returns.
     pub fn write_fua_at(&self, buf: &[u8], offset: u64) -> Result<()> {
@@ -96,18 +116,24 @@ impl Volume {
     }
     /// [`Volume::write_at`] from several buffers, as one write.
     pub fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        let this = self.handle.enter()?;
-        this.engine.write(this.number, Bytes::Many(bufs), offset)
+        self.write(Bytes::Many(bufs), offset)
     }
     /// Makes a range read as zeros and gives its space back. One unit, whatever its length; a few nodes of work.
     pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.cut(this.number, offset, len)
+        this.engine.cut(this.number, offset, len)?;
+        self.count(this, IoKind::Discard, len);
+        Ok(())
     }
     /// The same as [`Volume::discard`]: zeros need no space here.
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.discard(offset, len)
+    }
+    /// What was asked of the volume, by any handle, since the image was opened. O(1).
+    pub fn counters(&self) -> Result<VolumeCounters> {
         let this = self.handle.enter()?;
-        this.engine.cut(this.number, offset, len)
+        this.engine.size(this.target)?;
+        Ok(this.engine.meters.sum(this.number).into())
     }
     /// The parts of a byte range that hold data and those that do not, in order and without gaps: [`ReadDisk::extents`].
     pub fn extents(&self, range: Range<u64>) -> Extents<'_> {

@@ -257,7 +257,7 @@ fn look(store: &Store) {
             let _ = f.to_string();
         }
     }
-    let _ = store.stats();
+    let _ = (store.counters(), store.usage_all());
 }
 
 fn change(store: &Store) {

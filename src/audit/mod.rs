@@ -16,5 +16,5 @@ pub use check::{Finding, FindingKind, Progress, Report};
 pub use protected::{Protected, protected};
 pub(crate) use scrub::scrub;
 pub use scrub::{DAMAGED, Damage, ScrubReport};
-pub use usage::{SnapshotStats, Stats, Usage, VolumeStats};
-pub(crate) use usage::{stats, totals};
+pub use usage::{SnapshotUsage, Usage, UsageReport, VolumeUsage};
+pub(crate) use usage::{usage, usage_all};

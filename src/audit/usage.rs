@@ -1,150 +1,132 @@
-//! Figures of an open store.
+//! Space of single volumes and snapshots. A tree is walked leaf by leaf, each looked up from the root: nothing is held between two of them,
+//! and what is read leaves the cache as it was.
 
-use super::{Capture, capture::Tally};
 use crate::{
     ErrorKind, Result, SnapshotId, VolumeId,
     engine::Engine,
-    format::RootPointer,
-    lack::Shape,
-    tree::{Node, Walk},
-    units::{BLOCK_BYTES, Block},
+    lack::{Child, Shape},
+    tree::{Loaded, Node, read_path},
+    units::{BLOCK_BYTES, Block, Target},
 };
-use std::sync::atomic::Ordering::Relaxed;
 
-/// Bytes of one volume or snapshot.
+/// Space of one volume or snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Usage {
     /// Bytes of data that it maps.
-    pub mapped: u64,
+    pub mapped_bytes: u64,
     /// Bytes, of data and nodes, that deleting it alone would free.
-    pub exclusive: u64,
+    pub exclusive_bytes: u64,
 }
 
-/// A volume's figures.
+/// Space of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct VolumeStats {
-    /// Whose.
+#[non_exhaustive]
+pub struct VolumeUsage {
+    /// The volume.
     pub id: VolumeId,
-    /// Its bytes.
+    /// Its space.
     pub usage: Usage,
 }
 
-/// A snapshot's figures.
+/// Space of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SnapshotStats {
-    /// Whose.
+#[non_exhaustive]
+pub struct SnapshotUsage {
+    /// The snapshot.
     pub id: SnapshotId,
-    /// Its bytes.
+    /// Its space.
     pub usage: Usage,
 }
 
-/// What [`crate::Store::stats`] tells. Counters start at opening.
+/// What [`crate::Store::usage_all`] returns.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
-pub struct Stats {
-    /// By id.
-    pub volumes: Vec<VolumeStats>,
-    /// By id.
-    pub snapshots: Vec<SnapshotStats>,
-    /// Bytes of the image file that the engine has laid out.
-    pub image_bytes: u64,
-    /// Bytes free to allocate now.
-    pub free_bytes: u64,
-    /// Bytes freed that wait for a checkpoint, or for reads to end.
-    pub waiting_bytes: u64,
-    /// Bytes returned to the host.
-    pub returned_bytes: u64,
-    /// Subtrees waiting for reclaim.
-    pub reclaim_entries: u64,
-    /// Pages of the log in use.
-    pub log_used: u64,
-    /// Pages of the log.
-    pub log_pages: u64,
-    /// Syncs issued.
-    pub syncs: u64,
-    /// Blocks read from the backend.
-    pub blocks_read: u64,
-    /// Blocks written to the backend.
-    pub blocks_written: u64,
-    /// Nodes copied because they were shared or on disk.
-    pub nodes_shadowed: u64,
-    /// The last durable checkpoint.
-    pub generation: u64,
-    /// Bytes of fresh space written before they were used; see [`crate::Options::write_fresh_space`].
-    pub fresh_bytes: u64,
-    /// Times that the maintenance thread woke. An idle store does not wake it.
-    pub wakeups: u64,
+pub struct UsageReport {
+    /// All volumes, by id.
+    pub volumes: Vec<VolumeUsage>,
+    /// All snapshots, by id.
+    pub snapshots: Vec<SnapshotUsage>,
 }
 
-/// The figures that need no walk.
-pub(crate) fn totals(engine: &Engine) -> Result<Stats> {
-    let state = engine.view()?;
-    let space = &state.forest.space;
-    Ok(Stats {
-        image_bytes: space.end(),
-        free_bytes: (space.available() + state.forest.pool.len() as u64) * BLOCK_BYTES,
-        waiting_bytes: space.waiting() * BLOCK_BYTES,
-        returned_bytes: space.returned() * BLOCK_BYTES,
-        reclaim_entries: state.doomed,
-        log_used: state.log.used_pages(),
-        log_pages: state.log.pages,
-        syncs: engine.disk.syncs.load(Relaxed),
-        blocks_read: engine.disk.read_bytes.sum().div_ceil(crate::units::BLOCK_BYTES),
-        blocks_written: engine.disk.written_blocks.load(Relaxed),
-        nodes_shadowed: state.forest.shadowed,
-        generation: state.generation - 1,
-        fresh_bytes: engine.fresh_written.load(Relaxed),
-        wakeups: engine.wakeups.load(Relaxed),
-        ..Stats::default()
-    })
+/// How many blocks of a run have one parent; none of those whose counts can't be read.
+fn single(engine: &Engine, start: Block, len: u32) -> Result<u64> {
+    let counted = engine.step(|state| {
+        let space = &mut state.forest.space;
+        (0..u64::from(len)).try_fold(0, |n, i| Ok(n + u64::from(space.count(start.plus(i))? == 1)))
+    });
+    match counted {
+        Err(e) if e.kind() == ErrorKind::Closed => Err(e),
+        counted => Ok(counted.unwrap_or(0)),
+    }
 }
 
-pub(crate) fn stats(engine: &Engine) -> Result<Stats> {
-    let capture = Capture::take(engine, 0..0, &mut Tally::default())?;
-    let mut out = totals(engine)?;
-    capture.each_volume(|id, v| {
-        out.volumes.push(VolumeStats { id: VolumeId(id), usage: usage(engine, &capture, v.root)? });
-        Ok(())
-    })?;
-    capture.each_snapshot(|id, s| {
-        if !capture.sweeping.contains(&s.volume) {
-            out.snapshots.push(SnapshotStats { id: SnapshotId(id), usage: usage(engine, &capture, s.root)? });
+/// Walks one tree. What has one parent, all the way up, is exclusive. Each leaf is of one moment, with the nodes above it; counts are of
+/// the moment at which they are met.
+pub(crate) fn usage(engine: &Engine, target: Target) -> Result<Usage> {
+    let mut out = Usage::default();
+    let mut loaded = Loaded::default();
+    // The nodes from the root down to the leaf, and whether each is exclusive.
+    let (mut above, mut path): (Vec<(Child, bool)>, Vec<Child>) = Default::default();
+    let mut at = 0;
+    while at < Shape::Extents.end() {
+        let mut runs = Vec::new();
+        let end = engine.lookup_aside(&mut loaded, |state, nodes| {
+            let (root, _) = state.extent_root(target)?;
+            runs.clear();
+            let Some((leaf, end)) = read_path(nodes, root, Shape::Extents, at, &mut path)? else { return Ok(None) };
+            if let Node::Extents(leaf) = &*leaf {
+                let from = leaf.from(u64::try_from(at).unwrap_or(u64::MAX));
+                runs.extend(leaf.extents[from..].iter().map(|e| (e.physical, e.len)));
+            }
+            Ok(Some(end))
+        })?;
+        let Some(end) = end else { break };
+        let known = above.iter().zip(&path).take_while(|(known, child)| known.0 == **child).count();
+        above.truncate(known);
+        for child in &path[known..] {
+            let own = above.last().is_none_or(|(_, own)| *own) && single(engine, child.block, 1)? == 1;
+            out.exclusive_bytes += u64::from(own) * BLOCK_BYTES;
+            above.push((*child, own));
         }
-        Ok(())
-    })?;
+        let own = above.last().is_some_and(|(_, own)| *own);
+        for (start, len) in runs {
+            out.mapped_bytes += u64::from(len) * BLOCK_BYTES;
+            if own {
+                out.exclusive_bytes += single(engine, start, len)? * BLOCK_BYTES;
+            }
+        }
+        // The next leaf has these above it too.
+        path.pop();
+        loaded.keep(&path);
+        at = end;
+    }
     Ok(out)
 }
 
-/// Walks one tree. What has one parent, all the way up, is exclusive; what has a count that can't be read is not. Nodes are of one moment,
-/// counts of the moment at which they are met.
-fn usage(engine: &Engine, capture: &Capture, root: RootPointer) -> Result<Usage> {
-    let mut out = Usage::default();
-    // How many blocks of a run have one parent.
-    let single = |start: Block, len: u32| {
-        let counted = engine.step(|state| {
-            let space = &mut state.forest.space;
-            (0..u64::from(len)).try_fold(0, |n, i| Ok(n + u64::from(space.count(start.plus(i))? == 1)))
-        });
-        match counted {
-            Err(e) if e.kind() == ErrorKind::Closed => Err(e),
-            counted => Ok(counted.unwrap_or(0)),
-        }
+/// [`usage`] of everything that is there when its turn comes.
+pub(crate) fn usage_all(engine: &Engine) -> Result<UsageReport> {
+    let mut out = UsageReport::default();
+    let there = |target| match usage(engine, target) {
+        Err(e) if e.kind() == ErrorKind::Deleted => Ok(None),
+        usage => usage.map(Some),
     };
-    let mut walk = Walk::new(root, Shape::Extents, true);
-    while let Some((want, above)) = walk.next() {
-        let own = above && single(want.child.block, 1)? == 1;
-        out.exclusive += u64::from(own) * BLOCK_BYTES;
-        match &*capture.get(&want)? {
-            Node::Inner { entries, .. } => walk.enter(want, entries, &own),
-            Node::Extents(leaf) => {
-                for e in &leaf.extents {
-                    out.mapped += u64::from(e.len) * BLOCK_BYTES;
-                    if own {
-                        out.exclusive += single(e.physical, e.len)? * BLOCK_BYTES;
-                    }
-                }
-            }
-            Node::Records(_) => {}
+    let mut from = Some(0);
+    while let Some(id) = from {
+        let page = engine.volumes(id, usize::MAX)?;
+        from = page.last().and_then(|(id, _)| id.checked_add(1));
+        for (id, _) in page {
+            let usage = there(Target::Volume(id))?;
+            out.volumes.extend(usage.map(|usage| VolumeUsage { id: VolumeId(id), usage }));
+        }
+    }
+    let mut from = Some(0);
+    while let Some(id) = from {
+        let (page, next) = engine.snapshots(id, usize::MAX)?;
+        from = next;
+        for (id, _) in page {
+            let usage = there(Target::Snapshot(id))?;
+            out.snapshots.extend(usage.map(|usage| SnapshotUsage { id: SnapshotId(id), usage }));
         }
     }
     Ok(out)

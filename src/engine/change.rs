@@ -360,7 +360,7 @@ impl Engine {
         Err(match held {
             0 => refused,
             // Not waited for: whoever looks at it may be this very thread.
-            n => refused.at(format_args!("{n} freed blocks are held until a check, a scrub or statistics have ended")),
+            n => refused.at(format_args!("{n} freed blocks are held until a check or a scrub has ended")),
         })
     }
 

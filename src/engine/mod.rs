@@ -11,6 +11,7 @@ mod flush;
 mod lease;
 mod listing;
 mod maintain;
+mod meter;
 mod open;
 mod ops;
 mod owner;
@@ -23,6 +24,7 @@ mod writeback;
 
 pub(crate) use catalog::{CatalogView, SnapshotRecord, VolumeRecord};
 pub(crate) use lease::{Authority, Lease};
+pub(crate) use meter::{Counts, IoKind, Meter};
 #[cfg(feature = "sim")]
 pub(crate) use open::newest_superblock;
 pub(crate) use ops::{Ask, Bytes};

@@ -43,6 +43,7 @@ impl Engine {
             spilling: Mutex::default(),
             placing: RwLock::default(),
             reading: Default::default(),
+            meters: Default::default(),
             unpushed: Mutex::default(),
             checkpointer: Mutex::new(Checkpointer { superblock: sb, slot }),
             config,

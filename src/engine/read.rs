@@ -180,19 +180,25 @@ impl Engine {
 
     /// [`Engine::lookup`] of what is to be seen at one moment as a whole, however many nodes that takes: those that it reads are at its
     /// disposal until it succeeds.
-    fn lookup_whole<T>(&self, mut f: impl FnMut(&State, &WithLoaded<'_>) -> Step<T>) -> Result<T> {
+    fn lookup_whole<T>(&self, f: impl FnMut(&State, &WithLoaded<'_>) -> Step<T>) -> Result<T> {
         let mut loaded = Loaded::default();
+        let found = self.lookup_aside(&mut loaded, f)?;
+        if !loaded.is_empty() {
+            let cache = &mut self.state.write().forest.cache;
+            loaded.into_nodes().for_each(|node| cache.insert(node));
+        }
+        Ok(found)
+    }
+    /// [`Engine::lookup`] that puts what it reads into `loaded`, and leaves the cache alone.
+    pub(crate) fn lookup_aside<T>(
+        &self,
+        loaded: &mut Loaded,
+        mut f: impl FnMut(&State, &WithLoaded<'_>) -> Step<T>,
+    ) -> Result<T> {
         loop {
             let state = self.view()?;
-            let lack = match f(&state, &WithLoaded { forest: &state.forest, loaded: &loaded }) {
-                Ok(t) => {
-                    drop(state);
-                    if !loaded.is_empty() {
-                        let cache = &mut self.state.write().forest.cache;
-                        loaded.into_nodes().for_each(|node| cache.insert(node));
-                    }
-                    return Ok(t);
-                }
+            let lack = match f(&state, &WithLoaded { forest: &state.forest, loaded }) {
+                Ok(t) => return Ok(t),
                 Err(Stop::Failed(e)) => return Err(e),
                 Err(Stop::Lack(lack)) => lack,
             };

@@ -7,6 +7,7 @@ use super::{
     catalog::{Catalog, CatalogView, SnapshotRecord, VolumeRecord},
     change::{Claim, Taken},
     lease::Leases,
+    meter::Meters,
     reclaim::Aside,
     staging::Staging,
 };
@@ -132,6 +133,8 @@ pub(crate) struct Engine {
     pub(crate) placing: RwLock<()>,
     /// Blocks that reads are copying.
     pub(crate) reading: Reading,
+    /// What was asked of each volume.
+    pub(crate) meters: Meters,
     /// Ranges of the image with data that was written and that the medium was not asked to begin with.
     pub(crate) unpushed: Mutex<VecDeque<(u64, u64)>>,
     pub(crate) checkpointer: Mutex<Checkpointer>,

@@ -65,7 +65,7 @@ pub(super) fn metrics(shared: &Shared) -> String {
     let stopped = "1 once a call met a store that has stopped.";
     put("snapdisk_store_stopped", "gauge", stopped, shared.broken.load(Relaxed).into());
     let store = shared.service.store();
-    if let Ok(space) = store.totals() {
+    if let Ok(space) = store.counters() {
         let used = space.image_bytes.saturating_sub(space.free_bytes + space.waiting_bytes + space.returned_bytes);
         put("snapdisk_stored_bytes", "gauge", "Bytes that disks, snapshots and their trees take.", used);
         put("snapdisk_image_bytes", "gauge", "Bytes that the image has laid out.", space.image_bytes);

@@ -258,11 +258,12 @@ impl Pages {
                 let begun = Instant::now();
                 // However it ends.
                 let _done = Done(shared.clone());
-                let stats = store.stats();
+                let usage = store.usage_all();
                 let mut c = shared.0.lock();
-                if let Ok(stats) = stats {
-                    let disks = stats.volumes.iter().map(|v| (v.id.0, (v.usage.mapped, v.usage.exclusive)));
-                    let snapshots = stats.snapshots.iter().map(|s| (s.id.0, (s.usage.mapped, s.usage.exclusive)));
+                if let Ok(usage) = usage {
+                    let of = |u: crate::Usage| (u.mapped_bytes, u.exclusive_bytes);
+                    let disks = usage.volumes.iter().map(|v| (v.id.0, of(v.usage)));
+                    let snapshots = usage.snapshots.iter().map(|s| (s.id.0, of(s.usage)));
                     c.sizes = Some(Arc::new(Sizes { disks: disks.collect(), snapshots: snapshots.collect() }));
                 }
                 c.next = Some(Instant::now() + SIZES_AGE.max(begun.elapsed() * SIZES_SHARE));

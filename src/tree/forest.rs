@@ -228,6 +228,10 @@ impl Loaded {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+    /// Lets go of all nodes but these.
+    pub(crate) fn keep(&mut self, nodes: &[Child]) {
+        self.0.retain(|_, cached| nodes.contains(&cached.child));
+    }
     pub(crate) fn into_nodes(self) -> impl Iterator<Item = Cached> {
         self.0.into_values()
     }

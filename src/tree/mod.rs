@@ -18,7 +18,7 @@ pub(crate) use edit::{Doomed, Fresh};
 pub(crate) use forest::{Cached, Dirty, DirtyNodes, Forest, FoundLeaf, Loaded, NodeCache, WithLoaded, decode_node};
 pub(crate) use node::{EXTENT_BYTES, Node, Record, Root, Value};
 pub(crate) use read::{
-    Nodes, block as read_block, overlap, pieces as read_pieces, record as read_record, records as read_records,
-    step as read_step,
+    Nodes, block as read_block, overlap, path as read_path, pieces as read_pieces, record as read_record,
+    records as read_records, step as read_step,
 };
 pub(crate) use walk::Walk;

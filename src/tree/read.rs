@@ -69,6 +69,28 @@ fn leaf<N: Nodes>(nodes: &N, root: Root, shape: Shape, key: Key) -> Step<Option<
     }
 }
 
+/// The leaf that holds `key`, and the key after the last one that it is responsible for. Puts the nodes on the way into `path`, the root
+/// first and the leaf last.
+pub(crate) fn path<'a, N: Nodes>(
+    nodes: &'a N,
+    root: Root,
+    shape: Shape,
+    key: Key,
+    path: &mut Vec<Child>,
+) -> Step<Option<(N::Ref<'a>, Key)>> {
+    path.clear();
+    let Some(mut at) = root_miss(root, shape) else { return Ok(None) };
+    loop {
+        let node = nodes.node(&at)?;
+        path.push(at.child);
+        match &*node {
+            Node::Inner { entries, .. } if at.level > 0 => at = step(at, entries, child_of(entries, key)),
+            _ if at.level > 0 || at.bounds.1 <= key => return Err(corrupt(at.child)),
+            _ => return Ok(Some((node, at.bounds.1))),
+        }
+    }
+}
+
 /// Where one block is, with its checksum.
 #[inline]
 pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Step<Option<(Block, u32)>> {

@@ -56,7 +56,7 @@ fn a_failed_read_of_reclaim_is_told_and_tried_again() {
         told += usize::from(store.background_error().is_some_and(|e| e.kind() == ErrorKind::Io));
         v.write_at(&[9; BLOCK], B).unwrap();
         store.wait_reclaimed().unwrap();
-        assert_eq!(store.stats().unwrap().reclaim_entries, 0, "read {nth}");
+        assert_eq!(store.counters().unwrap().reclaim_entries, 0, "read {nth}");
         assert_eq!(store.snapshots().unwrap().len(), 1, "read {nth}");
         let report = store.check().unwrap();
         assert!(report.is_clean(), "read {nth}: {:#?}", report.findings);
@@ -96,7 +96,7 @@ fn damaged_entries_do_not_stop_reclaim() {
     assert!(damaged >= DAMAGED, "{damaged}");
     let (_, store) = open(Image::from_bytes(&bytes));
     store.wait_reclaimed().unwrap();
-    assert_eq!(store.stats().unwrap().reclaim_entries, DAMAGED);
+    assert_eq!(store.counters().unwrap().reclaim_entries, DAMAGED);
     assert_eq!(store.background_error().unwrap().kind(), ErrorKind::Corrupt);
     store.create_volume("new", B).unwrap();
     store.close().unwrap();
@@ -108,7 +108,7 @@ fn an_idle_store_sleeps() {
     let disk = Arc::new(SimBackend::new());
     let store = Options::new().log_bytes(1 << 20).create_on(disk, Arc::new(SimHost::new(3))).unwrap();
     let v = store.create_volume("v", 64 * B).unwrap();
-    let wakeups = || store.stats().unwrap().wakeups;
+    let wakeups = || store.counters().unwrap().wakeups;
     let sleeps = || {
         // A loaded machine may be late to fall asleep; one that wakes for ever never passes.
         (0..100).any(|_| {
@@ -123,7 +123,7 @@ fn an_idle_store_sleeps() {
     let s = v.snapshot("s").unwrap();
     v.write_at(&[2; BLOCK], 0).unwrap();
     store.delete_snapshot(&s).unwrap();
-    while store.stats().unwrap().reclaim_entries > 0 {
+    while store.counters().unwrap().reclaim_entries > 0 {
         thread::sleep(Duration::from_millis(5));
     }
     assert!(sleeps());
@@ -148,7 +148,7 @@ fn fresh_space_is_written_before_it_is_used() {
             store.wait_reclaimed().unwrap();
             store.checkpoint().unwrap();
         }
-        assert_eq!(store.stats().unwrap().fresh_bytes > 0, write_fresh);
+        assert_eq!(store.counters().unwrap().fresh_written_bytes > 0, write_fresh);
         let trace = disk.take_trace();
         let punches = trace.events.iter().filter(|e| matches!(e, Ev::Punch { .. })).count();
         assert!(punches > 0, "nothing was given back");

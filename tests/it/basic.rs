@@ -59,7 +59,7 @@ fn blocks_after_overwrites(slack: u32, blocks: u64, each: impl Fn(u64, &Store)) 
     }
     store.wait_reclaimed().unwrap();
     assert!(store.check().unwrap().is_clean());
-    store.stats().unwrap().image_bytes / 4096
+    store.counters().unwrap().image_bytes / 4096
 }
 
 #[test]
@@ -96,8 +96,8 @@ fn deleting_gives_the_space_of_a_small_image_back() {
     store.delete_volume(&volume, snapdisk::DeleteSnapshots::Refuse).unwrap();
     store.wait_reclaimed().unwrap();
     store.wait_reclaimed().unwrap();
-    let stats = store.stats().unwrap();
-    assert!(stats.returned_bytes > 24 << 20, "{stats:?}");
+    let now = store.counters().unwrap();
+    assert!(now.returned_bytes > 24 << 20, "{now:?}");
     assert!(store.check().unwrap().is_clean());
 }
 

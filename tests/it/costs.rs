@@ -296,7 +296,7 @@ fn snapshots_cost_the_same_at_one_and_at_a_hundred_thousand() {
 fn the_first_write_after_a_snapshot_copies_nodes_and_no_data() {
     for (extents, height) in [(1, 1), (1 << 8, 2), (1 << 16, 3)] {
         let mut b = with_extents(extents);
-        let shadowed = |s: &Store| s.stats().unwrap().nodes_shadowed;
+        let shadowed = |s: &Store| s.counters().unwrap().nodes_shadowed;
         b.close();
         b.open();
         let v = b.store().volume("v").unwrap();
@@ -390,7 +390,7 @@ fn syncs_are_counted() {
     assert_eq!(only_syncs(cost), syncs(1, 2), "a checkpoint with an open group");
     let ((), cost) = meter.cost(|| store.checkpoint().unwrap());
     assert_eq!(cost, Tally::default(), "a checkpoint of nothing");
-    assert_eq!(store.stats().unwrap().syncs, meter.syncs.load(Relaxed), "what the store counts");
+    assert_eq!(store.counters().unwrap().syncs, meter.syncs.load(Relaxed), "what the store counts");
 
     let ((), cost) = meter.cost(|| store.close().unwrap());
     assert_eq!((cost.flushes, cost.checkpoints, cost.others), (0, 2, 0), "close with nothing to say");

@@ -413,7 +413,7 @@ fn freed_space_goes_back_to_the_host() {
         v.write_at(&[6; BLOCK], 61 << 20).unwrap();
         store.checkpoint().unwrap();
         assert_eq!(allocated() + (32 << 20) <= full, back, "{full} bytes became {}", allocated());
-        assert_eq!(store.stats().unwrap().returned_bytes >= 32 << 20, back);
+        assert_eq!(store.counters().unwrap().returned_bytes >= 32 << 20, back);
         // And is taken again.
         v.write_at(&vec![7; 40 << 20], 0).unwrap();
         store.flush().unwrap();

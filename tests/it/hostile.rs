@@ -226,7 +226,8 @@ fn regions_without_counts_cost_nothing() {
     let e = store.check().unwrap_err();
     assert!(e.kind() == ErrorKind::Corrupt && e.to_string().contains("have their counts"), "{e}");
     // Figures need the counts of what is there alone.
-    store.stats().unwrap();
+    store.counters().unwrap();
+    store.usage_all().unwrap();
 }
 
 /// The full check of an image from elsewhere comes before any kind of opening.

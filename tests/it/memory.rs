@@ -48,7 +48,7 @@ fn work(path: &Path) {
     let store = options().open(path).unwrap();
     assert!(store.check().unwrap().is_clean());
     store.scrub(&mut |_| true).unwrap();
-    store.stats().unwrap();
+    store.usage_all().unwrap();
     store.delete_volume(&store.volume("v").unwrap(), DeleteSnapshots::Delete).unwrap();
     store.wait_reclaimed().unwrap();
     store.close().unwrap();

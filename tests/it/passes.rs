@@ -38,7 +38,7 @@ fn a_check_in_passes_finds_the_same() {
         v.write_at(&[7; BLOCK], rng.below(32_000) * B).unwrap();
     }
     store.wait_reclaimed().unwrap();
-    let regions = store.totals().unwrap().image_bytes / B / 16;
+    let regions = store.counters().unwrap().image_bytes / B / 16;
     store.close().unwrap();
     assert!(regions > REGIONS + 100, "{regions} regions: one pass would do");
 

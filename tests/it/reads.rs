@@ -1,64 +1,20 @@
 //! What a read sees of writes that run meanwhile: up to 1 MiB is of one point in time, however many nodes and buffers that takes.
 
+use crate::hooked::Hooked;
 use snapdisk::{
     ATOMIC_WRITE_MAX, BLOCK, Knobs, Options, Store, Volume,
-    io::{Backend, Lane, MemoryBackend, SystemHost},
+    io::{Backend, MemoryBackend, SystemHost},
 };
 use std::{
-    io::{self, IoSliceMut},
+    io::IoSliceMut,
     mem,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
     },
 };
 
 const UNIT: usize = ATOMIC_WRITE_MAX;
-
-/// What happens in the midst of a read.
-type Hook = Box<dyn FnOnce() + Send>;
-
-/// Memory that does something once, before one of its reads.
-#[derive(Default)]
-struct Hooked {
-    inner: MemoryBackend,
-    reads: AtomicU64,
-    hook: Mutex<Option<(u64, Hook)>>,
-}
-
-impl Hooked {
-    /// Runs `hook` at the read after `skipped` others.
-    fn set(&self, skipped: u64, hook: impl FnOnce() + Send + 'static) {
-        *self.hook.lock().unwrap() = Some((self.reads.load(SeqCst) + skipped, Box::new(hook)));
-    }
-    /// Whether the hook has run.
-    fn has_run(&self) -> bool {
-        self.hook.lock().unwrap().take().is_none()
-    }
-}
-
-impl Backend for Hooked {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.reads.fetch_add(1, SeqCst);
-        let hook = self.hook.lock().unwrap().take_if(|(at, _)| *at <= n);
-        if let Some((_, hook)) = hook {
-            hook();
-        }
-        self.inner.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
-        self.inner.write_at(offset, buf)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-    fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        self.inner.sync_data(lane)
-    }
-}
 
 fn options() -> Options {
     let knobs = Knobs { fanout: 4, ..Knobs::default() };

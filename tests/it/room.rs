@@ -47,7 +47,7 @@ fn a_full_image_has_the_blocks_that_its_replay_needs() {
     store.delete_snapshot(&snapshot).unwrap();
     store.maintain(1).unwrap();
     for i in 0.. {
-        let now = store.totals().unwrap();
+        let now = store.counters().unwrap();
         if now.image_bytes + 8 * 64 * B > LIMIT && now.free_bytes <= LEFT {
             break;
         }

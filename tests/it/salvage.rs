@@ -17,7 +17,7 @@ fn damage_the_second_group(inline: u32, pages_each: usize) {
     let store = options.create_on(backend.clone(), Arc::new(SystemHost)).unwrap();
     let volume = store.create_volume("v", 1 << 20).unwrap();
     store.checkpoint().unwrap();
-    assert_eq!(store.stats().unwrap().log_used, 0);
+    assert_eq!(store.counters().unwrap().log_used_blocks, 0);
     let before = backend.to_bytes();
     for value in 1..=3_u8 {
         volume.write_at(&[value; BLOCK], 0).unwrap();

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["engine"],
     &["audit"],
     &["handle"],
-    &["read_disk"],
+    &["counters", "read_disk"],
     &["attached", "snapshot", "volume", "store", "options"],
     &["api"],
     &["nbd", "http", "cli"],

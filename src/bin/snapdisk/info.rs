@@ -6,7 +6,7 @@ use crate::{
     text::{self, bytes, columns},
 };
 use serde_json::json;
-use snapdisk::{Stats, Store, Usage};
+use snapdisk::{Store, Usage, UsageReport};
 use std::{collections::BTreeMap, fmt::Write, fs, os::unix::fs::MetadataExt, path::Path};
 
 struct Row {
@@ -19,26 +19,26 @@ struct Row {
 
 pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
     let store = image::shared(path)?;
-    let stats = store.stats()?;
-    let (rows, unfinished) = rows(&store, &stats)?;
+    let now = store.counters()?;
+    let (rows, unfinished) = rows(&store, &store.usage_all()?)?;
     let meta = fs::metadata(path).at(path.display())?;
     let allocated = meta.blocks() * 512;
     let (volumes, snapshots) =
         (rows.iter().filter(|r| !r.snapshot).count(), rows.iter().filter(|r| r.snapshot).count());
     if as_json {
-        let row = |r: &&Row| json!({"name": r.name, "id": r.id, "size": r.size, "mapped": r.usage.mapped, "exclusive": r.usage.exclusive});
+        let row = |r: &&Row| json!({"name": r.name, "id": r.id, "size": r.size, "mapped": r.usage.mapped_bytes, "exclusive": r.usage.exclusive_bytes});
         text::emit_json(&json!({
             "image": path.display().to_string(),
             "file_bytes": meta.len(),
             "allocated_bytes": allocated,
-            "image_bytes": stats.image_bytes,
-            "free_bytes": stats.free_bytes,
-            "waiting_bytes": stats.waiting_bytes,
-            "returned_bytes": stats.returned_bytes,
-            "reclaim_entries": stats.reclaim_entries,
-            "log_pages": stats.log_pages,
-            "log_used": stats.log_used,
-            "generation": stats.generation,
+            "image_bytes": now.image_bytes,
+            "free_bytes": now.free_bytes,
+            "waiting_bytes": now.waiting_bytes,
+            "returned_bytes": now.returned_bytes,
+            "reclaim_entries": now.reclaim_entries,
+            "log_pages": now.log_blocks,
+            "log_used": now.log_used_blocks,
+            "generation": now.generation,
             "unfinished_import": unfinished,
             "volumes": rows.iter().filter(|r| !r.snapshot).map(|r| row(&r)).collect::<Vec<_>>(),
             "snapshots": rows.iter().filter(|r| r.snapshot).map(|r| row(&r)).collect::<Vec<_>>(),
@@ -51,20 +51,26 @@ pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
     };
     line("file", format!("{}, {} of it allocated by the host", bytes(meta.len()), bytes(allocated)));
     line("holds", format!("{volumes} volumes, {snapshots} snapshots"));
-    line("free", format!("{}, and {} given back to the host", bytes(stats.free_bytes), bytes(stats.returned_bytes)));
+    line("free", format!("{}, and {} given back to the host", bytes(now.free_bytes), bytes(now.returned_bytes)));
     line(
         "waiting",
-        format!("{} for a checkpoint, {} trees for reclaim", bytes(stats.waiting_bytes), stats.reclaim_entries),
+        format!("{} for a checkpoint, {} trees for reclaim", bytes(now.waiting_bytes), now.reclaim_entries),
     );
-    line("log", format!("{} of {} pages in use", stats.log_used, stats.log_pages));
-    line("checkpoint", stats.generation.to_string());
+    line("log", format!("{} of {} pages in use", now.log_used_blocks, now.log_blocks));
+    line("checkpoint", now.generation.to_string());
     if unfinished {
         line("note", "an import was interrupted; the next command that writes removes what it left".to_owned());
     }
     if !rows.is_empty() {
         let cells = |r: &Row| {
             let id = if r.snapshot { format!("@{}", r.id) } else { String::new() };
-            vec![text::printable(&r.name), id, bytes(r.size), bytes(r.usage.mapped), bytes(r.usage.exclusive)]
+            vec![
+                text::printable(&r.name),
+                id,
+                bytes(r.size),
+                bytes(r.usage.mapped_bytes),
+                bytes(r.usage.exclusive_bytes),
+            ]
         };
         out.push('\n');
         out +=
@@ -76,9 +82,9 @@ pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
 
 /// Volumes by name, each with its snapshots after it, then the snapshots that outlived their volume; and whether there is
 /// an import that was not finished.
-fn rows(store: &Store, stats: &Stats) -> Outcome<(Vec<Row>, bool)> {
-    let volumes: BTreeMap<_, _> = stats.volumes.iter().map(|v| (v.id, v.usage)).collect();
-    let snapshots: BTreeMap<_, _> = stats.snapshots.iter().map(|s| (s.id, s.usage)).collect();
+fn rows(store: &Store, all: &UsageReport) -> Outcome<(Vec<Row>, bool)> {
+    let volumes: BTreeMap<_, _> = all.volumes.iter().map(|v| (v.id, v.usage)).collect();
+    let snapshots: BTreeMap<_, _> = all.snapshots.iter().map(|s| (s.id, s.usage)).collect();
     let mut by_volume: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for s in store.snapshots()? {
         by_volume.entry(s.volume()).or_default().push(s);

@@ -82,6 +82,13 @@ impl Ask {
     pub(super) fn frees(&self) -> bool {
         matches!(self.op, Op::Rollback { .. } | Op::DeleteVolume { .. } | Op::DeleteSnapshot { .. } | Op::Resize { .. })
     }
+    /// The volume that it deletes.
+    pub(super) fn deletes(&self) -> Option<u64> {
+        match self.op {
+            Op::DeleteVolume { volume, .. } => Some(volume),
+            _ => None,
+        }
+    }
     /// The volumes and snapshots that it works on.
     pub(super) fn targets(&self) -> Vec<Target> {
         match &self.op {

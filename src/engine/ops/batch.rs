@@ -159,6 +159,7 @@ impl Engine {
     pub(crate) fn commit_as(&self, asked: &[Ask], durable: bool, authority: &Authority) -> Result<Committed> {
         let _delivery = self.delivery();
         let Changed { made, relieve } = self.change(&mut Batch::new(self, asked, authority))?;
+        asked.iter().filter_map(Ask::deletes).for_each(|volume| self.meters.forget(volume));
         if durable {
             self.flush_to(made.target)?;
         } else {

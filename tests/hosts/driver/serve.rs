@@ -121,7 +121,7 @@ impl Server {
                 let report = self.store()?.check()?;
                 Ok(report.findings.first().map_or(" clean".to_owned(), |f| format!(" {} {f}", report.findings.len())))
             }
-            ["syncs"] => self.store()?.stats().map(|s| format!(" {}", s.syncs)),
+            ["syncs"] => self.store()?.counters().map(|s| format!(" {}", s.syncs)),
             ["close"] => {
                 self.store.take().ok_or_else(|| Error::new(ErrorKind::Closed, "nothing is open"))?.close().map(nothing)
             }

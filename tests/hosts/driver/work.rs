@@ -117,7 +117,7 @@ impl Shared {
 
     /// What the store answers after the failure. Nothing may be acknowledged that is not durable; what is acknowledged all the same is said.
     fn probe(&self, models: &mut [Model]) {
-        let syncs = || self.store.stats().map_or("-".to_owned(), |s| s.syncs.to_string());
+        let syncs = || self.store.counters().map_or("-".to_owned(), |s| s.syncs.to_string());
         let before = syncs();
         for round in 0..3 {
             for (thread, model) in models.iter_mut().enumerate() {

@@ -181,7 +181,7 @@ fn the_ring_keeps_what_recovery_needs_beside_a_checkpoint() {
             }
             let mut n = before;
             // What needs the checkpoint would wait for it.
-            while n < 200 && others.stats().is_ok_and(|s| s.log_pages - s.log_used > 9) {
+            while n < 200 && others.counters().is_ok_and(|s| s.log_blocks - s.log_used_blocks > 9) {
                 flushed(&theirs, n);
                 others.flush().unwrap();
                 n += 1;

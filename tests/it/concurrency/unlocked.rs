@@ -94,7 +94,8 @@ fn the_disk_is_never_at_work_under_the_lock() {
             s.spawn(|| {
                 store.check().unwrap();
                 store.scrub(&mut |_| true).unwrap();
-                store.stats().unwrap();
+                store.counters().unwrap();
+                store.usage_all().unwrap();
             });
         });
         store.flush().unwrap();
@@ -185,6 +186,7 @@ fn nobody_waits_for_another_ones_cold_node() {
 fn nobody_waits_for_those_who_look_at_everything() {
     beside("a check", |store, _| assert!(store.check().unwrap().is_clean()));
     beside("a scrub", |store, _| drop(store.scrub(&mut |_| true).unwrap()));
-    beside("figures", |store, _| drop(store.stats().unwrap()));
+    beside("usage", |store, _| drop(store.usage_all().unwrap()));
+    beside("usage of one", |store, cold| assert!(store.usage(cold).unwrap().mapped_bytes > 0));
     beside("extents", |_, cold| cold.extents(0..1 << 30).for_each(|e| assert!(e.unwrap().len > 0)));
 }

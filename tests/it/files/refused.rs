@@ -16,8 +16,10 @@ use tempfile::TempDir;
 /// Runs what must be refused: with this kind, and without a trace.
 fn refuses<T>(store: &Store, expected: ErrorKind, what: &str, f: impl FnOnce() -> Result<T>) {
     let state = |s: &Store| {
-        let stats = s.stats().unwrap();
-        (everything(s), stats.log_used, stats.blocks_written, stats.syncs, stats.nodes_shadowed, stats.waiting_bytes)
+        let now = s.counters().unwrap();
+        let figures =
+            (now.log_used_blocks, now.backend_written_bytes, now.syncs, now.nodes_shadowed, now.waiting_bytes);
+        (everything(s), figures)
     };
     let before = state(store);
     match f() {
@@ -258,7 +260,13 @@ fn every_operation(store: &Store) -> Vec<Operation> {
     op!("volume_by_id", false, |st, a, b, s| st.volume_by_id(a.id()));
     op!("snapshots", false, |st, a, b, s| st.snapshots());
     op!("snapshot_by_id", false, |st, a, b, s| st.snapshot_by_id(s.id()));
-    op!("stats", false, |st, a, b, s| st.stats());
+    op!("counters", false, |st, a, b, s| st.counters());
+    op!("counters of", false, |st, a, b, s| a.counters());
+    op!("usage", false, |st, a, b, s| st.usage(&a));
+    op!("usage of a snapshot", false, |st, a, b, s| st.usage(&s));
+    op!("usage of all", false, |st, a, b, s| st.usage_all());
+    op!("volumes_page", false, |st, a, b, s| st.volumes_page(None, 1));
+    op!("snapshots_page", false, |st, a, b, s| st.snapshots_page(None, 1));
     op!("check", false, |st, a, b, s| st.check());
     op!("name", false, |st, a, b, s| a.name());
     op!("size", false, |st, a, b, s| a.size());

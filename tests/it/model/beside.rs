@@ -63,7 +63,7 @@ impl Run {
         let outer = if place == Place::Flush { Op::Flush {} } else { Op::Checkpoint {} };
         let (false, Some(store)) = (self.unknown, self.store.clone()) else { return Ok(()) };
         // What runs inside must not need the checkpoint or flush that it runs in.
-        let roomy = store.stats().is_ok_and(|s| s.log_pages - s.log_used > 9);
+        let roomy = store.counters().is_ok_and(|s| s.log_blocks - s.log_used_blocks > 9);
         if !roomy || self.setup.tight || self.setup.faults {
             self.step(&outer)?;
             return inner.iter().try_for_each(|op| self.step(op));

@@ -162,7 +162,7 @@ impl Run {
         let store = self.store.clone().expect("open");
         let phase = match op {
             Op::Checkpoint {} => Phase::Checkpoint,
-            Op::Maintain { .. } if store.stats().is_ok_and(|s| s.reclaim_entries > 0) => Phase::Reclaim,
+            Op::Maintain { .. } if store.counters().is_ok_and(|s| s.reclaim_entries > 0) => Phase::Reclaim,
             _ => Phase::Work,
         };
         if phase != Phase::Work {

@@ -53,7 +53,7 @@ impl Report {
         let mut space = None;
         if let Some(store) = store {
             store.checkpoint()?;
-            let s = store.stats()?;
+            let s = store.counters()?;
             let used = s.image_bytes - s.free_bytes - s.returned_bytes - s.waiting_bytes;
             space = Some(used as i64 - self.used as i64);
             self.used = used;
