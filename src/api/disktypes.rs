@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The state of a disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum DiskStatus {
     /// Ready, bound to nothing.
     Unbound,
@@ -236,6 +237,7 @@ pub struct DeleteDisk {
 /// Answer of the actions that make a disk.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct DiskIdResponse {
     /// Id of the new disk.
     #[serde(rename = "DiskID")]
@@ -246,6 +248,7 @@ pub struct DiskIdResponse {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
 pub struct DescribeDiskResponse {
     /// Disks that match, before paging.
     pub total_count: u64,
@@ -257,6 +260,7 @@ pub struct DescribeDiskResponse {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
 pub struct DiskInfo {
     /// Disk's id.
     #[serde(rename = "DiskID")]
@@ -307,6 +311,7 @@ pub struct DescribeRegion {}
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
 pub struct DescribeRegionResponse {
     /// Regions.
     pub total_count: u64,
@@ -318,6 +323,7 @@ pub struct DescribeRegionResponse {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
 pub struct RegionInfo {
     /// What `Region` names.
     pub region: String,

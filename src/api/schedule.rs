@@ -11,6 +11,7 @@ use crate::{Result, SnapshotId, VolumeId};
 
 /// When a schedule is due, in UTC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Every {
     /// At a minute of each hour.
     Hour {
@@ -67,6 +68,7 @@ pub struct Schedule {
 
 /// What [`SnapshotService::run_schedules`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Ticked {
     /// Snapshots taken.
     pub taken: u64,

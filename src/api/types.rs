@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// How a snapshot came to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum SnapshotType {
     /// By somebody's request.
     #[default]
@@ -28,6 +29,7 @@ impl SnapshotType {
 /// The state of a snapshot, spelled as the document spells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum SnapshotStatus {
     /// Being taken.
     Createing,
@@ -44,6 +46,7 @@ pub enum SnapshotStatus {
 /// What a disk is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum DiskType {
     /// A system disk.
     Boot,
@@ -97,6 +100,7 @@ pub struct CreateSnapshot {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
 pub struct CreateSnapshotResponse {
     /// Id of the snapshot.
     #[serde(rename = "SnapshotID")]
@@ -140,6 +144,7 @@ pub struct DescribeSnapshot {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
 pub struct DescribeSnapshotResponse {
     /// Snapshots that match, before paging.
     pub total_count: u64,
@@ -151,6 +156,7 @@ pub struct DescribeSnapshotResponse {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
 pub struct SnapshotInfo {
     /// Region.
     pub region: String,
@@ -234,4 +240,5 @@ pub struct DeleteSnapshot {
 /// An answer with nothing but its RetCode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Done {}

@@ -34,6 +34,7 @@ pub enum FindingKind {
 
 /// One finding, with its path.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Finding {
     /// What is wrong.
     pub kind: FindingKind,
@@ -80,6 +81,7 @@ impl Report {
 
 /// How far long work is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Progress {
     /// Blocks looked at.
     pub done: u64,

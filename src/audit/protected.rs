@@ -15,6 +15,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 /// What a crash now would need of a durable image: nothing of it may be overwritten, punched or cut off.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Protected {
     /// Byte offset of the newest superblock.
     pub superblock: u64,

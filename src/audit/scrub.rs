@@ -25,6 +25,7 @@ const PAGE: usize = 64;
 
 /// Damage of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Damage {
     /// Whose.
     pub snapshot: SnapshotId,

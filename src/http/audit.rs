@@ -9,6 +9,7 @@ const OBJECTS: [&str; 8] =
 
 /// What the log says of an action. Never a key, a signature or content.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Audit {
     /// The action that was asked for.
     pub action: String,

@@ -20,6 +20,7 @@ const CONFIG_MAX: u64 = 16 << 20;
 
 /// A configuration, checked.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// Where to listen, if it says so.
     pub listen: Option<String>,

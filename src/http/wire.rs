@@ -26,6 +26,7 @@ pub struct Incoming {
 
 /// What goes out, and what the log says of it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Outgoing {
     /// The answer.
     pub body: Value,

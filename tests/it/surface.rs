@@ -15,6 +15,38 @@ const EXHAUSTIVE: &[(&str, &str)] = &[
     ("RootPointer", "bytes of format 1, with the feature `sim` only"),
     ("Superblock", "bytes of format 1, with the feature `sim` only"),
     ("LogHeader", "bytes of format 1, with the feature `sim` only"),
+    ("CreateDisk", "a request, which callers write with `..Default::default()`"),
+    ("DescribeDisk", "a request, which callers write with `..Default::default()`"),
+    ("AttachDisk", "a request, which callers write with `..Default::default()`"),
+    ("DetachDisk", "a request, which callers write with `..Default::default()`"),
+    ("UpgradeDisk", "a request, which callers write with `..Default::default()`"),
+    ("CloneDisk", "a request, which callers write with `..Default::default()`"),
+    ("CreateDiskFromSnapshot", "a request, which callers write with `..Default::default()`"),
+    ("DeleteDisk", "a request, which callers write with `..Default::default()`"),
+    ("DescribeRegion", "a request, which callers write with `..Default::default()`"),
+    ("CreateSnapshot", "a request, which callers write with `..Default::default()`"),
+    ("DescribeSnapshot", "a request, which callers write with `..Default::default()`"),
+    ("RollbackSnapshot", "a request, which callers write with `..Default::default()`"),
+    ("DeleteSnapshot", "a request, which callers write with `..Default::default()`"),
+    ("Caller", "configuration that callers write"),
+    ("Region", "configuration that callers write"),
+    ("Project", "configuration that callers write"),
+    ("Member", "configuration that callers write"),
+    ("Limits", "configuration that callers write"),
+    ("Company", "configuration that callers write"),
+    ("Directory", "configuration that callers write"),
+    ("Schedule", "configuration that callers write"),
+    ("Incoming", "a request, which callers write with `..Default::default()`"),
+    ("ServerOptions", "options, which callers write with `..Default::default()`"),
+    ("Call", "a tool handles each, with the feature `sim` only"),
+    ("How", "a tool handles each, with the feature `sim` only"),
+    ("Mutation", "a tool handles each, with the feature `sim` only"),
+    ("Ev", "a tool handles each, with the feature `sim` only"),
+    ("Fault", "what a test plans, with the feature `sim` only"),
+    ("Caps", "what a test plans, with the feature `sim` only"),
+    ("Protected", "what a guard is told, with the feature `sim` only"),
+    ("Format", "what a guard is told, with the feature `sim` only"),
+    ("ReadOnlyGuard", "a guard that a test places, with the feature `sim` only"),
 ];
 
 /// The public structs with a public field and the public enums of a source that any caller could construct or match without a
@@ -47,7 +79,7 @@ fn exhaustive(text: &str) -> Vec<&str> {
 fn what_may_grow_is_non_exhaustive() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    for dir in ["", "io", "io/file"] {
+    for dir in ["", "api", "audit", "http", "io", "io/file", "io/sim"] {
         for entry in fs::read_dir(src.join(dir)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "rs") {

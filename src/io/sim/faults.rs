@@ -60,6 +60,7 @@ pub const EINTR: i32 = 4;
 
 /// How often each kind of call was made, and how much it moved.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counts {
     calls: [u64; CALLS.len()],
     /// Bytes written.

@@ -41,6 +41,7 @@ impl Caps {
 
 /// Bytes of a page that a torn write left as noise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Garbage {
     /// The page.
     pub page: u64,
@@ -82,6 +83,7 @@ struct Version<'a> {
 
 /// One crash state of a window.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Pick<'w> {
     window: &'w Window<'w>,
     /// By touched sector: 0 for the durable version, else one of the window.

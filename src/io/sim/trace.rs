@@ -67,6 +67,7 @@ pub enum Ev {
 
 /// A trace: what the disk was and what happened to it.
 #[derive(Clone, Default)]
+#[non_exhaustive]
 pub struct Trace {
     /// The disk before the first event, its pending window included.
     pub start: Medium,
@@ -78,6 +79,7 @@ pub struct Trace {
 
 /// The medium under a page cache: what survives for sure, and what was written since and may or may not.
 #[derive(Clone, Default)]
+#[non_exhaustive]
 pub struct Medium {
     /// Everything covered by the last completed sync.
     pub durable: Image,
