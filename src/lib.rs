@@ -115,6 +115,7 @@ mod snapshot;
 mod space;
 mod store;
 mod sync;
+mod terms;
 mod tree;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "two of them are public with the feature `sim`"))]
 mod units;
@@ -135,7 +136,8 @@ pub use knobs::Knobs;
 pub use options::Options;
 pub use read_disk::{Extents, MapExtent, ReadDisk};
 pub use snapshot::Snapshot;
-pub use store::{DeleteSnapshots, DiskRef, Durability, NewOptions, SnapshotRef, Store, Update};
+pub use store::{DiskRef, SnapshotRef, Store, Update};
+pub use terms::{DeleteSnapshots, Durability, NewOptions};
 pub use units::{ATOMIC_WRITE_MAX, BLOCK, EXTENT_MAX, IMAGE_MAX, SECTOR, SnapshotId, VOLUME_MAX, VolumeId};
 #[cfg(feature = "sim")]
 pub use units::{Block, Stamp};

@@ -1,11 +1,12 @@
 //! Snapshots: a frozen volume, readable while it exists.
 
 use crate::{
-    Result, SnapshotId,
-    engine::Ask,
-    handle::Handle,
+    Result, SnapshotId, VolumeId,
+    engine::{Ask, SnapshotRecord},
+    handle::{Handle, Root},
     read_disk::{Extents, MapExtent, PREFERRED, ReadDisk, extents_page},
-    volume::time,
+    terms::{Durability, NewOptions},
+    units::time,
 };
 use std::{collections::BTreeMap, fmt, io::IoSliceMut, ops::Range, time::SystemTime};
 
@@ -14,13 +15,40 @@ use std::{collections::BTreeMap, fmt, io::IoSliceMut, ops::Range, time::SystemTi
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) handle: Handle<SnapshotId>,
-    pub(crate) volume: crate::VolumeId,
+    pub(crate) volume: VolumeId,
     pub(crate) created: u64,
     pub(crate) size: u64,
 }
 
 impl Snapshot {
-    fn record(&self) -> Result<crate::engine::SnapshotRecord> {
+    /// The handle of a snapshot whose record is known.
+    pub(crate) fn of(root: &Root, id: u64, record: &SnapshotRecord) -> Snapshot {
+        let (volume, created, size) = (VolumeId(record.volume), record.created, record.size);
+        Snapshot { handle: root.handle(id), volume, created, size }
+    }
+    /// The handle of a snapshot by its id; `Deleted` if there is none.
+    pub(crate) fn open(root: &Root, id: u64) -> Result<Snapshot> {
+        let record = root.enter()?.snapshot_record(id)?;
+        Ok(Snapshot::of(root, id, &record))
+    }
+    /// Takes snapshots of volumes of this store, each with its name, as one operation.
+    pub(crate) fn take(root: &Root, members: Vec<(u64, &str)>, o: NewOptions) -> Result<Vec<Snapshot>> {
+        let engine = root.enter_to_write()?;
+        let first = engine.draw_snapshots(members.len())?;
+        let members = members.into_iter().zip(first..).map(|((volume, name), id)| (volume, id, name.to_owned()));
+        let ask = Ask::snapshot(members.collect(), o.tags);
+        let made = engine.commit(&[ask], o.durability == Durability::Immediate)?;
+        // Nothing is looked up any more: the snapshots exist, and an error would say that they do not.
+        let handle = |&(volume, id, size): &(u64, u64, u64)| Snapshot {
+            handle: root.handle(id),
+            volume: VolumeId(volume),
+            created: made.created,
+            size,
+        };
+        Ok(made.snapshots.iter().map(handle).collect())
+    }
+
+    fn record(&self) -> Result<SnapshotRecord> {
         let this = self.handle.enter()?;
         this.engine.snapshot_record(this.number)
     }
@@ -33,7 +61,7 @@ impl Snapshot {
         Ok(self.record()?.name)
     }
     /// The volume that it was taken of, which may be gone.
-    pub fn volume(&self) -> crate::VolumeId {
+    pub fn volume(&self) -> VolumeId {
         self.volume
     }
     /// When it was taken, by the host's clock.

@@ -4,77 +4,12 @@ use crate::{
     AttachedVolume, Error, ErrorKind, Progress, Report, Result, ScrubReport, Snapshot, SnapshotId, Volume, VolumeId,
     audit::{self, Usage, UsageReport},
     counters::{Counters, counters},
-    engine::{Ask, Authority, Engine, SnapshotRecord, VolumeRecord},
+    engine::{Ask, Authority, Engine, VolumeRecord},
     handle::Root,
-    log::DeleteMode,
+    terms::{DeleteSnapshots, Durability, NewOptions},
     units::Target,
 };
 use std::{collections::BTreeMap, fmt};
-
-/// When a new snapshot or clone is durable.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum Durability {
-    /// When the call returns.
-    #[default]
-    Immediate,
-    /// With the next flush of the store.
-    Deferred,
-}
-
-/// What a new volume, snapshot or clone gets besides its name, in the same record.
-///
-/// ```
-/// use snapdisk::{Durability, NewOptions};
-/// let later = NewOptions::new().tag("made-by", "backup").durability(Durability::Deferred);
-/// assert_eq!(later.tags["made-by"], "backup");
-/// ```
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct NewOptions {
-    /// Free-form tags; together up to 32 KiB.
-    pub tags: BTreeMap<String, String>,
-    /// When it is durable.
-    pub durability: Durability,
-}
-
-impl NewOptions {
-    /// No tags, and durable when the call returns.
-    pub const fn new() -> NewOptions {
-        NewOptions { tags: BTreeMap::new(), durability: Durability::Immediate }
-    }
-    /// Replaces all tags.
-    #[must_use]
-    pub fn tags(mut self, tags: BTreeMap<String, String>) -> Self {
-        self.tags = tags;
-        self
-    }
-    /// Adds one tag, or replaces its value.
-    #[must_use]
-    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.tags.insert(key.into(), value.into());
-        self
-    }
-    /// When it is durable.
-    #[must_use]
-    pub const fn durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
-        self
-    }
-}
-
-/// What becomes of the snapshots of a volume that is deleted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum DeleteSnapshots {
-    /// A volume that has any is not deleted: `Invalid`.
-    #[default]
-    Refuse,
-    /// They stay, listed and clonable.
-    Keep,
-    /// They go too.
-    Delete,
-}
 
 /// A handle to the open image. Cheap to clone; may be used from any thread at once.
 ///
@@ -84,50 +19,11 @@ pub struct Store {
     root: Root,
 }
 
-pub(crate) fn snapshot_handle(root: &Root, id: u64, r: &SnapshotRecord) -> Snapshot {
-    Snapshot { handle: root.handle(id), volume: VolumeId(r.volume), created: r.created, size: r.size }
-}
-
-pub(crate) fn open_snapshot(root: &Root, id: u64) -> Result<Snapshot> {
-    let record = root.enter()?.snapshot_record(id)?;
-    Ok(snapshot_handle(root, id, &record))
-}
-
-fn members(root: &Root, list: &[(&Volume, &str)]) -> Result<Vec<(u64, u64, String)>> {
-    let volumes: Vec<u64> = list.iter().map(|(v, _)| root.own(&v.handle)).collect::<Result<_>>()?;
-    let first = root.enter_to_write()?.draw_snapshots(list.len())?;
-    Ok(volumes.into_iter().zip(first..).zip(list).map(|((v, id), (_, name))| (v, id, (*name).to_owned())).collect())
-}
-
-pub(crate) fn snapshot(root: &Root, list: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
-    let members = members(root, list)?;
-    let engine = root.enter_to_write()?;
-    let made = engine.commit(&[Ask::snapshot(members, o.tags)], o.durability == Durability::Immediate)?;
-    // Nothing is looked up any more: the snapshots exist, and an error would say that they do not.
-    let handle = |&(volume, id, size): &(u64, u64, u64)| Snapshot {
-        handle: root.handle(id),
-        volume: VolumeId(volume),
-        created: made.created,
-        size,
-    };
-    Ok(made.snapshots.iter().map(handle).collect())
-}
-
 /// The first id that a page may have; `None`: there can be none.
 fn first_after(after: Option<u64>, limit: usize) -> Result<Option<u64>> {
     match limit {
         0 => Err(Error::invalid("a page of nothing")),
         _ => Ok(after.map_or(Some(0), |id| id.checked_add(1))),
-    }
-}
-
-impl DeleteSnapshots {
-    pub(crate) fn mode(self) -> Option<DeleteMode> {
-        match self {
-            DeleteSnapshots::Refuse => None,
-            DeleteSnapshots::Keep => Some(DeleteMode::Keep),
-            DeleteSnapshots::Delete => Some(DeleteMode::Sweep),
-        }
     }
 }
 
@@ -200,15 +96,16 @@ impl Store {
     }
     /// [`Store::snapshot`] with tags, or durable later.
     pub fn snapshot_with(&self, volume: &Volume, name: &str, o: NewOptions) -> Result<Snapshot> {
-        snapshot(&self.root, &[(volume, name)], o).map(|mut made| made.remove(0))
+        self.snapshot_group_with(&[(volume, name)], o).map(|mut made| made.remove(0))
     }
     /// Takes snapshots of several volumes at one point in time, all or none. `Invalid` for an empty list or a volume that stands twice.
     pub fn snapshot_group(&self, members: &[(&Volume, &str)]) -> Result<Vec<Snapshot>> {
         self.snapshot_group_with(members, NewOptions::default())
     }
     /// [`Store::snapshot_group`] with tags for each member, or durable later.
-    pub fn snapshot_group_with(&self, members: &[(&Volume, &str)], o: NewOptions) -> Result<Vec<Snapshot>> {
-        snapshot(&self.root, members, o)
+    pub fn snapshot_group_with<'a>(&self, members: &[(&Volume, &'a str)], o: NewOptions) -> Result<Vec<Snapshot>> {
+        let member = |(volume, name): &(&Volume, &'a str)| Ok((self.root.own(&volume.handle)?, *name));
+        Snapshot::take(&self.root, members.iter().map(member).collect::<Result<_>>()?, o)
     }
     /// All snapshots, oldest first; those of deleted volumes that were kept as well. Walks all their records: [`Store::snapshots_page`]
     /// does not.
@@ -228,14 +125,14 @@ impl Store {
         let (mut list, mut from) = (Vec::new(), Some(from));
         while let Some(id) = from.filter(|_| list.len() < limit) {
             let (page, next) = engine.snapshots(id, limit - list.len())?;
-            list.extend(page.iter().map(|(id, r)| snapshot_handle(&self.root, *id, r)));
+            list.extend(page.iter().map(|(id, r)| Snapshot::of(&self.root, *id, r)));
             from = next;
         }
         Ok(list)
     }
     /// The snapshot with that id; `Deleted` if there is none.
     pub fn snapshot_by_id(&self, id: SnapshotId) -> Result<Snapshot> {
-        open_snapshot(&self.root, id.0)
+        Snapshot::open(&self.root, id.0)
     }
     /// Makes a volume that starts as the snapshot is. Durable when it returns; O(1).
     pub fn clone_volume(&self, snapshot: &Snapshot, name: &str) -> Result<Volume> {
@@ -494,8 +391,10 @@ impl Update<'_> {
     }
     /// As [`Store::snapshot_with`]; gives the new snapshot's id.
     pub fn snapshot(&mut self, volume: &Volume, name: &str, tags: BTreeMap<String, String>) -> Result<SnapshotId> {
-        let members = members(&self.store.root, &[(volume, name)]).inspect_err(|e| self.refuse(e))?;
-        let id = members[0].1;
+        let root = &self.store.root;
+        let id = root.own(&volume.handle).and_then(|volume| Ok((volume, root.enter_to_write()?.draw_snapshots(1)?)));
+        let (volume, id) = id.inspect_err(|e| self.refuse(e))?;
+        let members = vec![(volume, id, name.to_owned())];
         self.ask(Ask::snapshot(members, tags));
         Ok(SnapshotId(id))
     }

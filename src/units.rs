@@ -1,6 +1,9 @@
 //! Units: block numbers of two kinds and the only casts between them and bytes.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 /// Bytes in a block: the unit of mapping, counting and checksumming.
 pub const BLOCK: usize = 4096;
@@ -64,6 +67,11 @@ impl Stamp {
     pub fn generation(self) -> u64 {
         self.0 >> 24
     }
+}
+
+/// A moment of the host's clock, from nanoseconds since the Unix epoch.
+pub(crate) fn time(nanos: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
 }
 
 /// Names a volume for ever: ids are not used again.

@@ -6,7 +6,8 @@ use crate::{
     engine::{Ask, Bytes, IoKind, Meter},
     handle::{Entered, Handle},
     read_disk::{Extents, MapExtent, PREFERRED, ReadDisk, extents_page},
-    units::BLOCK_BYTES,
+    terms::NewOptions,
+    units::{BLOCK_BYTES, time},
 };
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use std::{
     io::{IoSlice, IoSliceMut},
     ops::Range,
     sync::{Arc, OnceLock},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 /// A handle to a volume. Cheap to clone; all methods take `&self` and may be called from any thread at once.
@@ -27,10 +28,6 @@ pub struct Volume {
     pub(crate) handle: Handle<VolumeId>,
     /// Kept from the first request on.
     meter: OnceLock<Arc<Meter>>,
-}
-
-pub(crate) fn time(nanos: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
 }
 
 impl Volume {
@@ -173,8 +170,8 @@ impl Volume {
     }
     /// Takes a snapshot. Durable when it returns; O(1).
     pub fn snapshot(&self, name: &str) -> Result<Snapshot> {
-        crate::store::snapshot(self.handle.root(), &[(self, name)], crate::NewOptions::default())
-            .map(|mut made| made.remove(0))
+        let this = self.handle.enter()?;
+        Snapshot::take(self.handle.root(), vec![(this.number, name)], NewOptions::new()).map(|mut made| made.remove(0))
     }
     /// An existing snapshot of this volume. `NotFound` if it has none of that name.
     pub fn snapshot_named(&self, name: &str) -> Result<Snapshot> {
@@ -183,14 +180,14 @@ impl Volume {
         let id = this.engine.lookup(|state| state.catalog_view().snapshot_named(this.number, name))?;
         let id =
             id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{} has no snapshot {name:?}", this.target)))?;
-        crate::store::open_snapshot(self.handle.root(), id)
+        Snapshot::open(self.handle.root(), id)
     }
     /// Its snapshots, oldest first. Walks their names and looks each of them up.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
         self.record()?;
         let this = self.handle.enter()?;
         let list = this.engine.snapshots_of(this.number)?;
-        Ok(list.into_iter().map(|(id, r)| crate::store::snapshot_handle(self.handle.root(), id, &r)).collect())
+        Ok(list.into_iter().map(|(id, r)| Snapshot::of(self.handle.root(), id, &r)).collect())
     }
     /// Makes the volume what `snapshot`, one of its own, is: contents and size. No snapshot is lost, older or newer. Durable when it
     /// returns; O(1).
