@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests print how long they took, and run threads")]
 
+mod abandoned;
 mod api;
 mod backend;
 mod background;

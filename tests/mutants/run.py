@@ -31,6 +31,7 @@ HARNESSES = {
     "once": ["what_once_failed"],
     "flips": ["flips::every_byte_flipped", "--exact"],
     "lives": ["flips::pages_of_a_life_that_was_lost", "--exact"],
+    "abandoned": ["abandoned::"],
     "aged": ["flips::every_page_as_it_was", "--exact"],
     "faults": ["faults::"],
     "crash": ["concurrency::crash::"],
@@ -45,7 +46,7 @@ HARNESSES = {
     "schedule": ["schedule::"],
     "undone": ["undone::"],
     "leases": ["leases::"],
-    "unlocked": ["concurrency::unlocked::"],
+    "unlocked": ["concurrency::unlocked::the_disk_is_never_at_work_under_the_lock", "--exact"],
 }
 
 PLANTED = """
