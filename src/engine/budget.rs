@@ -3,8 +3,8 @@
 //! | what | share | bound by |
 //! |---|---|---|
 //! | cached nodes | 1/8 | [`crate::tree::NodeCache`] evicts |
-//! | nodes and counts that wait for a checkpoint, with those that one is writing | 7/16 | writers wait for the checkpoint |
-//! | staged data: waiting, being written, buffers to be used again | 1/8, 1/8, 1/16 | the writer that reaches it writes it out |
+//! | nodes and counts that wait for a checkpoint, with those that one is writing | 6/16 | writers wait for the checkpoint |
+//! | staged data: waiting, being written, buffers to be used again | 1/8 each | the writer that reaches it writes it out |
 //! | records of the open group, of the one being written, and its pages | 1/32 each | the writer that reaches it flushes |
 //! | counts as the disk has them | 1/32 | evicted |
 //! | a check: counts and parents of as many regions | 1/4, for the time of the check | it goes through the regions in passes |
@@ -43,7 +43,7 @@ impl Config {
     }
     /// Bytes of changed nodes and counts, with those that a checkpoint is writing, from which on writers wait.
     pub(super) fn dirty_most(&self) -> u64 {
-        self.memory / 16 * 7
+        self.memory / 16 * 6
     }
     /// Upper bound on staged bytes; the writer that reaches it writes them out itself.
     pub(super) fn staged_most(&self) -> usize {

@@ -117,7 +117,7 @@ impl Engine {
     pub(crate) fn state_mut(&self) -> Result<RwLockWriteGuard<'_, State>> {
         self.check_process()?;
         let mut state = self.state.write();
-        state.trim_heads();
+        state.trim_records();
         if state.closed { Err(closed()) } else { Ok(state) }
     }
 
@@ -168,8 +168,8 @@ impl Engine {
     }
     fn load_record(&self, target: Target) -> Result<()> {
         self.step(|state| match target {
-            Target::Volume(id) => state.head(id).map(drop),
-            Target::Snapshot(id) => state.frozen_head(id).map(drop),
+            Target::Volume(id) => state.volume_record(id).map(drop),
+            Target::Snapshot(id) => state.snapshot_record(id).map(drop),
         })
     }
 

@@ -117,7 +117,7 @@ impl Engine {
         state.reclaimed = false;
         state.aside.retry();
         state.forest.unreadable.clear();
-        state.trim_heads();
+        state.trim_records();
         let next = Superblock {
             sequence: old.sequence + 1,
             epoch: self.epoch,

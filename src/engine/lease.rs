@@ -209,7 +209,7 @@ impl State {
         let change = match op {
             Op::DeleteVolume { .. } => Change::Deleted,
             Op::Rollback { .. } => Change::Content,
-            _ => match size.cmp(&self.head(volume)?.size) {
+            _ => match size.cmp(&self.volume_record(volume)?.size) {
                 std::cmp::Ordering::Less => Change::Content,
                 std::cmp::Ordering::Equal => return Ok(None),
                 std::cmp::Ordering::Greater => Change::Grown,
@@ -226,7 +226,7 @@ impl Engine {
     /// Attaches a volume. `Busy` if it is attached.
     pub(crate) fn attach(&self, volume: u64) -> Result<Arc<Lease>> {
         self.step(|state| {
-            state.head(volume)?;
+            state.volume_record(volume)?;
             Ok(state.leases.take(volume)?)
         })
     }

@@ -13,11 +13,11 @@ const PAGE: usize = 256;
 impl Engine {
     /// A volume's record; `Deleted` if there is none.
     pub(crate) fn volume_record(&self, id: u64) -> Result<VolumeRecord> {
-        self.step(|state| state.head(id).cloned())
+        self.step(|state| state.volume_record(id).cloned())
     }
     /// A snapshot's record; `Deleted` if there is none.
     pub(crate) fn snapshot_record(&self, id: u64) -> Result<SnapshotRecord> {
-        self.step(|state| state.frozen_head(id).cloned())
+        self.step(|state| state.snapshot_record(id).cloned())
     }
     /// The size in bytes of a volume or snapshot.
     pub(crate) fn size(&self, target: Target) -> Result<u64> {

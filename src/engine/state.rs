@@ -51,7 +51,7 @@ pub(crate) struct Config {
 }
 
 /// Records of volumes, and of snapshots, that stay in memory.
-const HEADS: usize = 4096;
+const RECORDS: usize = 4096;
 
 /// Everything that changes under the state's lock.
 pub(crate) struct State {
@@ -66,8 +66,8 @@ pub(crate) struct State {
     pub(crate) next_volume: u64,
     pub(crate) next_snapshot: u64,
     /// Records of volumes and snapshots in use.
-    pub(crate) heads: FxHashMap<u64, VolumeRecord>,
-    pub(crate) frozen_heads: FxHashMap<u64, SnapshotRecord>,
+    pub(crate) volume_records: FxHashMap<u64, VolumeRecord>,
+    pub(crate) snapshot_records: FxHashMap<u64, SnapshotRecord>,
     /// Deleted volumes whose snapshots are still being removed.
     pub(crate) sweeping: FxHashSet<u64>,
     pub(crate) log: Log,
@@ -233,8 +233,8 @@ impl State {
             had_room: sb.has_room(2 * COUNTER_ROOM),
             next_volume: sb.next_volume,
             next_snapshot: sb.next_snapshot,
-            heads: Default::default(),
-            frozen_heads: Default::default(),
+            volume_records: Default::default(),
+            snapshot_records: Default::default(),
             sweeping: Default::default(),
             log: Log::new((sb.log_pages, config.group_most()), sb.hash_key, sb.log_position, sb.log_group + 1),
             staging: Default::default(),
@@ -287,8 +287,8 @@ impl State {
         }
         for target in self.progress.records.drain(..) {
             match target {
-                Target::Volume(id) => drop(self.heads.remove(&id)),
-                Target::Snapshot(id) => drop(self.frozen_heads.remove(&id)),
+                Target::Volume(id) => drop(self.volume_records.remove(&id)),
+                Target::Snapshot(id) => drop(self.snapshot_records.remove(&id)),
             }
         }
         while let Some((volume, was_listed)) = self.progress.sweeps.pop() {
@@ -312,61 +312,61 @@ impl State {
         CatalogView { nodes: &self.forest, root: self.catalog, hash_key: self.hash_key }
     }
     /// A volume's record, kept in memory from now on.
-    pub(crate) fn head(&mut self, id: u64) -> Step<&VolumeRecord> {
-        if !self.heads.contains_key(&id) {
+    pub(crate) fn volume_record(&mut self, id: u64) -> Step<&VolumeRecord> {
+        if !self.volume_records.contains_key(&id) {
             let record = self.catalog_view().volume(id)?.ok_or_else(|| deleted(Target::Volume(id)))?;
-            self.set_head(id, record);
+            self.set_volume_record(id, record);
         }
-        Ok(&self.heads[&id])
+        Ok(&self.volume_records[&id])
     }
     /// A volume's record, to be changed.
-    pub(super) fn head_mut(&mut self, id: u64) -> Step<&mut VolumeRecord> {
-        self.head(id)?;
+    pub(super) fn volume_record_mut(&mut self, id: u64) -> Step<&mut VolumeRecord> {
+        self.volume_record(id)?;
         self.progress.records.push(Target::Volume(id));
-        Ok(self.heads.get_mut(&id).expect("it is in memory"))
+        Ok(self.volume_records.get_mut(&id).expect("it is in memory"))
     }
     /// A snapshot's record, kept in memory for a while.
-    pub(crate) fn frozen_head(&mut self, id: u64) -> Step<&SnapshotRecord> {
-        if !self.frozen_heads.contains_key(&id) {
+    pub(crate) fn snapshot_record(&mut self, id: u64) -> Step<&SnapshotRecord> {
+        if !self.snapshot_records.contains_key(&id) {
             let record = self.catalog_view().snapshot(id)?;
             let record = record.filter(|r| !self.sweeping.contains(&r.volume));
             let record = record.ok_or_else(|| deleted(Target::Snapshot(id)))?;
-            self.set_frozen_head(id, record);
+            self.set_snapshot_record(id, record);
         }
-        Ok(&self.frozen_heads[&id])
+        Ok(&self.snapshot_records[&id])
     }
     /// Puts a record of a volume in the place of what there was.
-    pub(super) fn set_head(&mut self, id: u64, record: VolumeRecord) {
+    pub(super) fn set_volume_record(&mut self, id: u64, record: VolumeRecord) {
         self.progress.records.push(Target::Volume(id));
-        self.heads.insert(id, record);
+        self.volume_records.insert(id, record);
     }
     /// Puts a record of a snapshot in the place of what there was.
-    pub(super) fn set_frozen_head(&mut self, id: u64, record: SnapshotRecord) {
+    pub(super) fn set_snapshot_record(&mut self, id: u64, record: SnapshotRecord) {
         self.progress.records.push(Target::Snapshot(id));
-        self.frozen_heads.insert(id, record);
+        self.snapshot_records.insert(id, record);
     }
     /// Lists a deleted volume whose snapshots go too, or takes it off the list.
     pub(super) fn set_sweeping(&mut self, volume: u64, yes: bool) {
         let was = if yes { !self.sweeping.insert(volume) } else { self.sweeping.remove(&volume) };
         self.progress.sweeps.push((volume, was));
     }
-    /// Forgets records of volumes and snapshots beyond [`HEADS`]: the catalog has them all. Never inside an operation, which relies on
+    /// Forgets records of volumes and snapshots beyond [`RECORDS`]: the catalog has them all. Never inside an operation, which relies on
     /// what it has loaded.
-    pub(crate) fn trim_heads(&mut self) {
-        fn trim<T>(heads: &mut FxHashMap<u64, T>) {
-            if let surplus @ 1.. = heads.len().saturating_sub(HEADS) {
-                let gone: Vec<u64> = heads.keys().take(surplus + HEADS / 8).copied().collect();
-                gone.iter().for_each(|id| drop(heads.remove(id)));
+    pub(crate) fn trim_records(&mut self) {
+        fn trim<T>(volume_records: &mut FxHashMap<u64, T>) {
+            if let surplus @ 1.. = volume_records.len().saturating_sub(RECORDS) {
+                let gone: Vec<u64> = volume_records.keys().take(surplus + RECORDS / 8).copied().collect();
+                gone.iter().for_each(|id| drop(volume_records.remove(id)));
             }
         }
-        trim(&mut self.heads);
-        trim(&mut self.frozen_heads);
+        trim(&mut self.volume_records);
+        trim(&mut self.snapshot_records);
     }
     /// Tree and size of a target.
     pub(crate) fn extent_root(&self, target: Target) -> Step<(Root, u64)> {
         match target {
-            Target::Volume(id) => self.heads.get(&id).map(|r| (r.root.into(), r.size)),
-            Target::Snapshot(id) => self.frozen_heads.get(&id).map(|r| (r.root.into(), r.size)),
+            Target::Volume(id) => self.volume_records.get(&id).map(|r| (r.root.into(), r.size)),
+            Target::Snapshot(id) => self.snapshot_records.get(&id).map(|r| (r.root.into(), r.size)),
         }
         .ok_or_else(|| Lack::Record(target).into())
     }

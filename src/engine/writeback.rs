@@ -46,7 +46,7 @@ impl Engine {
     pub(crate) fn keep_buffers(&self, runs: impl Iterator<Item = Staged>) {
         let mut free: Vec<_> = runs.map(|r| r.data).filter(|data| data.len() == BLOCK).collect();
         let mut buffers = self.buffers.lock();
-        let room = (self.config.staged_most() / 2 / BLOCK).saturating_sub(buffers.len());
+        let room = (self.config.staged_most() / BLOCK).saturating_sub(buffers.len());
         let surplus = free.split_off(room.min(free.len()));
         buffers.append(&mut free);
         // Writers wait for the buffers, and need not wait until the surplus is gone.

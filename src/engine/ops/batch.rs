@@ -128,7 +128,7 @@ impl Request for Batch<'_> {
             state.reserve(self.claim, nodes, 0)?;
             if let Op::Snapshot { members, .. } = &op {
                 for (volume, id, _) in members {
-                    made.snapshots.push((*volume, *id, state.head(*volume)?.size));
+                    made.snapshots.push((*volume, *id, state.volume_record(*volume)?.size));
                 }
             }
             state.apply(&op)?;
@@ -177,8 +177,8 @@ impl Engine {
         for target in asked.iter().flat_map(Ask::targets) {
             let fetched = self.step(|state| {
                 let root = match target {
-                    Target::Volume(id) => state.head(id)?.root,
-                    Target::Snapshot(id) => state.frozen_head(id)?.root,
+                    Target::Volume(id) => state.volume_record(id)?.root,
+                    Target::Snapshot(id) => state.snapshot_record(id)?.root,
                 };
                 Root::from(root).node.map_or(Ok(0), |root| state.forest.space.count(root.block))
             });

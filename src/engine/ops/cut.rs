@@ -30,7 +30,7 @@ struct Cut<'a> {
 impl<'a> Cut<'a> {
     fn read(&self) -> Result<(u64, Vec<Edge<'a>>)> {
         let Cut { engine, volume, offset, len, .. } = *self;
-        let size = engine.step(|state| Ok(state.head(volume)?.size))?;
+        let size = engine.step(|state| Ok(state.volume_record(volume)?.size))?;
         let ((from, to), end) = (blocks_of(offset, len), offset + len);
         // Beyond the size a block is zero anyway: a range that ends there needs no edge.
         let (head, tail) = (offset % BLOCK_BYTES, if end == size { 0 } else { end % BLOCK_BYTES });
@@ -64,7 +64,7 @@ impl Request for Cut<'_> {
         let Some((size, edges)) = &self.read else { return Err(Lack::Reread.into()) };
         let (volume, target) = (self.volume, Target::Volume(self.volume));
         state.check_write(self.by, self.offset, self.len)?;
-        let mut holds = state.head(volume)?.size == *size;
+        let mut holds = state.volume_record(volume)?.size == *size;
         for edge in edges {
             holds = holds && edge.holds(state, target)?;
         }
@@ -107,7 +107,7 @@ impl State {
         if from >= to {
             return Ok(());
         }
-        let root = Root::from(self.head(volume)?.root);
+        let root = Root::from(self.volume_record(volume)?.root);
         let doom = to - from > self.doom_from();
         if !doom && self.forest.overwrite(root, from, to, &[], last)? {
             return Ok(());

@@ -33,8 +33,8 @@ impl Edge<'_> {
     /// Whether the block still is where it was when it was read.
     pub(super) fn holds(&self, state: &mut State, target: Target) -> Step<bool> {
         let root = match target {
-            Target::Volume(id) => state.head(id)?.root,
-            Target::Snapshot(id) => state.frozen_head(id)?.root,
+            Target::Volume(id) => state.volume_record(id)?.root,
+            Target::Snapshot(id) => state.snapshot_record(id)?.root,
         };
         Ok(read_block(&state.forest, root.into(), self.block)? == self.mapped)
     }

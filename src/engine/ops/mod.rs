@@ -36,13 +36,13 @@ impl State {
                 *created = now;
             }
             Op::Clone { snapshot, name, created, .. } => {
-                self.frozen_head(*snapshot)?;
+                self.snapshot_record(*snapshot)?;
                 self.check_volume_name(name)?;
                 *created = now;
             }
             Op::DeleteVolume { volume, .. } => self.check_delete_volume(*volume, &ask.terms)?,
             Op::RenameVolume { volume, name } => {
-                if self.head(*volume)?.name != *name {
+                if self.volume_record(*volume)?.name != *name {
                     self.check_volume_name(name)?;
                 }
             }
@@ -52,14 +52,14 @@ impl State {
             }
             Op::Snapshot { members, created, .. } => {
                 for (volume, _, name) in members {
-                    self.head(*volume)?;
+                    self.volume_record(*volume)?;
                     self.check_snapshot_name(*volume, name)?;
                 }
                 *created = now;
             }
-            Op::DeleteSnapshot { snapshot } => drop(self.frozen_head(*snapshot)?),
+            Op::DeleteSnapshot { snapshot } => drop(self.snapshot_record(*snapshot)?),
             Op::RenameSnapshot { snapshot, name } => {
-                let record = self.frozen_head(*snapshot)?;
+                let record = self.snapshot_record(*snapshot)?;
                 let (volume, same) = (record.volume, record.name == *name);
                 if !same {
                     self.check_snapshot_name(volume, name)?;
@@ -79,13 +79,13 @@ impl State {
             Op::Write { volume, data } => self.needs_place(*volume, data)? + put,
             Op::Cut { volume, from, to, edges } => self.needs_cut(*volume, to - from, edges.len())? + put,
             Op::CreateVolume { tags, .. } | Op::Clone { tags, .. } => (2 + tag_chunks(tags)?) * put,
-            Op::DeleteVolume { volume, .. } => (5 + usize::from(self.head(*volume)?.tag_records)) * put,
+            Op::DeleteVolume { volume, .. } => (5 + usize::from(self.volume_record(*volume)?.tag_records)) * put,
             Op::RenameVolume { .. } | Op::RenameSnapshot { .. } => 3 * put,
             Op::Resize { volume, edge, .. } => put + self.needs_cut(*volume, u64::MAX, edge.iter().len())?,
             // The target's tree may be as high as any.
             Op::Rollback { volume, edge, .. } => 3 * put + self.needs_cut(*volume, u64::MAX, edge.iter().len())? + 64,
             Op::Snapshot { members, tags, .. } => members.len() * (3 + tag_chunks(tags)?) * put,
-            Op::DeleteSnapshot { snapshot } => (4 + usize::from(self.frozen_head(*snapshot)?.tag_records)) * put,
+            Op::DeleteSnapshot { snapshot } => (4 + usize::from(self.snapshot_record(*snapshot)?.tag_records)) * put,
             Op::SetTags { snapshot, id, tags } => {
                 (1 + usize::from(self.tag_records(*snapshot, *id)?) + tag_chunks(tags)?) * put
             }

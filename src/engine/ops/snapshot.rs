@@ -22,7 +22,7 @@ impl State {
 
     pub(super) fn snapshot(&mut self, volume: u64, id: u64, name: &str, created: u64, tags: &Tags) -> Step<()> {
         self.next_snapshot = self.next_snapshot.max(id + 1);
-        let head = self.head_mut(volume)?;
+        let head = self.volume_record_mut(volume)?;
         let record = SnapshotRecord {
             name: name.to_owned(),
             volume,
@@ -35,7 +35,7 @@ impl State {
         head.parent = Some(id);
         head.snapshots = head.snapshots.saturating_add(1);
         self.add_reference(record.root)?;
-        self.save_head(volume)?;
+        self.save_volume_record(volume)?;
         let mut catalog = self.catalog();
         catalog.put_snapshot_name(volume, name, id)?;
         catalog.put_snapshot(id, &record)?;
@@ -45,18 +45,18 @@ impl State {
         Ok(())
     }
     pub(super) fn rename_snapshot(&mut self, snapshot: u64, name: &str) -> Step<()> {
-        let mut record = self.frozen_head(snapshot)?.clone();
+        let mut record = self.snapshot_record(snapshot)?.clone();
         let mut catalog = self.catalog();
         catalog.remove_snapshot_name(record.volume, &record.name)?;
         catalog.put_snapshot_name(record.volume, name, snapshot)?;
         name.clone_into(&mut record.name);
         catalog.put_snapshot(snapshot, &record)?;
-        self.set_frozen_head(snapshot, record);
+        self.set_snapshot_record(snapshot, record);
         Ok(())
     }
     /// Removes a snapshot, by request or since its volume was deleted with all of them.
     pub(in crate::engine) fn delete_snapshot(&mut self, id: u64) -> Step<()> {
-        let record = match self.frozen_heads.remove(&id) {
+        let record = match self.snapshot_records.remove(&id) {
             Some(record) => record,
             None => {
                 let record = self.catalog_view().snapshot(id)?;
@@ -69,10 +69,10 @@ impl State {
         if record.tag_records > 0 {
             catalog.put_tags(true, id, &Tags::new())?;
         }
-        if self.heads.contains_key(&record.volume) || self.catalog_view().volume(record.volume)?.is_some() {
-            let head = self.head_mut(record.volume)?;
+        if self.volume_records.contains_key(&record.volume) || self.catalog_view().volume(record.volume)?.is_some() {
+            let head = self.volume_record_mut(record.volume)?;
             head.snapshots = head.snapshots.saturating_sub(1);
-            self.save_head(record.volume)?;
+            self.save_volume_record(record.volume)?;
         }
         self.drop_root(record.root)
     }

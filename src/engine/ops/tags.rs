@@ -20,18 +20,18 @@ impl State {
     }
     /// Records that the tags of a volume or snapshot take.
     pub(super) fn tag_records(&mut self, snapshot: bool, id: u64) -> Step<u16> {
-        if snapshot { Ok(self.frozen_head(id)?.tag_records) } else { Ok(self.head(id)?.tag_records) }
+        if snapshot { Ok(self.snapshot_record(id)?.tag_records) } else { Ok(self.volume_record(id)?.tag_records) }
     }
     pub(super) fn set_tags(&mut self, snapshot: bool, id: u64, tags: &Tags) -> Step<()> {
         let count = self.catalog().put_tags(snapshot, id, tags)?;
         if !snapshot {
-            self.head_mut(id)?.tag_records = count;
-            return self.save_head(id);
+            self.volume_record_mut(id)?.tag_records = count;
+            return self.save_volume_record(id);
         }
-        let mut record = self.frozen_head(id)?.clone();
+        let mut record = self.snapshot_record(id)?.clone();
         record.tag_records = count;
         self.catalog().put_snapshot(id, &record)?;
-        self.set_frozen_head(id, record);
+        self.set_snapshot_record(id, record);
         Ok(())
     }
 }

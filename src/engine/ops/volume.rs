@@ -29,7 +29,7 @@ impl State {
         }
     }
     pub(super) fn check_delete_volume(&mut self, volume: u64, terms: &Terms) -> Step<()> {
-        let record = self.head(volume)?;
+        let record = self.volume_record(volume)?;
         if matches!(terms, Terms::WithoutSnapshots) && record.snapshots > 0 {
             let (name, n) = (&record.name, record.snapshots);
             let what = format!("volume {name:?} has {n} snapshots: say whether they stay or go too");
@@ -39,7 +39,7 @@ impl State {
     }
     pub(super) fn check_resize(&mut self, volume: u64, size: u64) -> Step<Option<EdgeNeed>> {
         check_size(size)?;
-        let cuts = size < self.head(volume)?.size && !size.is_multiple_of(BLOCK_BYTES);
+        let cuts = size < self.volume_record(volume)?.size && !size.is_multiple_of(BLOCK_BYTES);
         Ok(cuts.then_some(EdgeNeed { target: Target::Volume(volume), size }))
     }
     /// Returns the volume's size after the rollback.
@@ -49,8 +49,8 @@ impl State {
         snapshot: u64,
         terms: &Terms,
     ) -> Step<(u64, Option<EdgeNeed>)> {
-        let now = self.head(volume)?.size;
-        let target = self.frozen_head(snapshot)?;
+        let now = self.volume_record(volume)?.size;
+        let target = self.snapshot_record(snapshot)?;
         if target.volume != volume {
             let of = target.volume;
             let what = format!("snapshot {snapshot} is of volume {of}, not of volume {volume}: clone it instead");
@@ -70,7 +70,7 @@ impl State {
         self.add_volume(id, record, tags)
     }
     pub(super) fn clone_volume(&mut self, snapshot: u64, id: u64, name: &str, created: u64, tags: &Tags) -> Step<()> {
-        let origin = self.frozen_head(snapshot)?.clone();
+        let origin = self.snapshot_record(snapshot)?.clone();
         self.add_reference(origin.root)?;
         let record = VolumeRecord {
             name: name.to_owned(),
@@ -91,11 +91,11 @@ impl State {
         if record.tag_records > 0 {
             catalog.put_tags(false, id, tags)?;
         }
-        self.set_head(id, record);
+        self.set_volume_record(id, record);
         Ok(())
     }
     pub(super) fn delete_volume(&mut self, volume: u64, mode: DeleteMode) -> Step<()> {
-        let record = self.head(volume)?.clone();
+        let record = self.volume_record(volume)?.clone();
         let mut catalog = self.catalog();
         catalog.remove_volume_name(&record.name)?;
         catalog.remove_volume(volume)?;
@@ -105,34 +105,34 @@ impl State {
         if mode == DeleteMode::Sweep && record.snapshots > 0 {
             catalog.put_sweep(volume)?;
             self.set_sweeping(volume, true);
-            self.frozen_heads.retain(|_, s| s.volume != volume);
+            self.snapshot_records.retain(|_, s| s.volume != volume);
         }
-        self.heads.remove(&volume);
+        self.volume_records.remove(&volume);
         self.drop_root(record.root)
     }
     pub(super) fn rename_volume(&mut self, volume: u64, name: &str) -> Step<()> {
-        let old = self.head(volume)?.name.clone();
+        let old = self.volume_record(volume)?.name.clone();
         let mut catalog = self.catalog();
         catalog.remove_volume_name(&old)?;
         catalog.put_volume_name(name, volume)?;
-        name.clone_into(&mut self.head_mut(volume)?.name);
-        self.save_head(volume)
+        name.clone_into(&mut self.volume_record_mut(volume)?.name);
+        self.save_volume_record(volume)
     }
     pub(super) fn resize(&mut self, volume: u64, size: u64, edge: Option<&Placed>) -> Step<()> {
-        if size < self.head(volume)?.size {
+        if size < self.volume_record(volume)?.size {
             self.cut_end(volume, size, edge)?;
         }
-        self.head_mut(volume)?.size = size;
-        self.save_head(volume)
+        self.volume_record_mut(volume)?.size = size;
+        self.save_volume_record(volume)
     }
     pub(super) fn rollback(&mut self, volume: u64, snapshot: u64, size: u64, edge: Option<&Placed>) -> Step<()> {
-        let target = self.frozen_head(snapshot)?.clone();
-        let old = self.head(volume)?.root;
+        let target = self.snapshot_record(snapshot)?.clone();
+        let old = self.volume_record(volume)?.root;
         self.add_reference(target.root)?;
         self.drop_root(old)?;
-        let head = self.head_mut(volume)?;
+        let head = self.volume_record_mut(volume)?;
         (head.root, head.parent, head.size) = (target.root, Some(snapshot), size);
-        self.save_head(volume)?;
+        self.save_volume_record(volume)?;
         if size < target.size { self.cut_end(volume, size, edge) } else { Ok(()) }
     }
     /// Cuts a volume at `size`; `edge` is its last block where that is cut in two.
@@ -143,16 +143,16 @@ impl State {
 
     // ---- records and roots
 
-    pub(super) fn save_head(&mut self, id: u64) -> Step<()> {
-        let record = self.head(id)?.clone();
+    pub(super) fn save_volume_record(&mut self, id: u64) -> Step<()> {
+        let record = self.volume_record(id)?.clone();
         self.catalog().put_volume(id, &record)
     }
     /// Sets the root of a volume's tree.
     pub(super) fn set_root(&mut self, volume: u64, root: Root) -> Step<()> {
         let pointer = RootPointer::from(root);
-        if self.head(volume)?.root != pointer {
-            self.head_mut(volume)?.root = pointer;
-            self.save_head(volume)?;
+        if self.volume_record(volume)?.root != pointer {
+            self.volume_record_mut(volume)?.root = pointer;
+            self.save_volume_record(volume)?;
         }
         while let Some(d) = self.forest.dooms.pop() {
             self.doom(d)?;

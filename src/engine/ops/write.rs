@@ -92,7 +92,7 @@ impl<'a> Write<'a> {
         let leaf = match to == from + 1 {
             true => {
                 let state = engine.view()?;
-                state.heads.get(&volume).and_then(|head| state.forest.prefetch(head.root.into(), from))
+                state.volume_records.get(&volume).and_then(|head| state.forest.prefetch(head.root.into(), from))
             }
             false => None,
         };
@@ -165,7 +165,7 @@ impl State {
     // ---- what is demanded
 
     pub(super) fn check_write(&mut self, by: Writer<'_>, offset: u64, len: u64) -> Step<()> {
-        let size = self.head(by.volume)?.size;
+        let size = self.volume_record(by.volume)?.size;
         by.check()?;
         Ok(self.check_range(Target::Volume(by.volume), size, offset, len)?)
     }
@@ -173,7 +173,7 @@ impl State {
     // ---- what is needed
 
     fn tree_nodes(&mut self, volume: u64) -> Step<usize> {
-        Ok(usize::from(self.head(volume)?.root.level) + 2)
+        Ok(usize::from(self.volume_record(volume)?.root.level) + 2)
     }
     /// Ranges longer than this many blocks leave their inside to reclaim.
     pub(super) fn doom_from(&self) -> u64 {
@@ -227,7 +227,7 @@ impl State {
     }
     /// Has the counts in memory, and on their way to the processor, of what a write into a leaf of this generation replaces.
     fn touch(&mut self, volume: u64, from: u64, to: u64) -> Step<()> {
-        let root = Root::from(self.head(volume)?.root);
+        let root = Root::from(self.volume_record(volume)?.root);
         let forest = &mut self.forest;
         if let Some(block) = forest.own_leaf(root, from, to)?
             && let Some(Node::Extents(leaf)) = forest.dirty.get(&block.0).map(|d| &*d.node)
@@ -240,7 +240,7 @@ impl State {
 
     /// Puts data that is already allocated in its place. `last`: nothing that could stop follows in the operation.
     pub(super) fn place(&mut self, volume: u64, data: &Placed, last: bool) -> Step<()> {
-        let root = Root::from(self.head(volume)?.root);
+        let root = Root::from(self.volume_record(volume)?.root);
         for &(start, len) in &data.runs {
             for i in 0..u64::from(len) {
                 self.forest.space.first_parent(Block(start).plus(i))?;
