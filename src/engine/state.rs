@@ -1,4 +1,4 @@
-//! The open image: state, locks, and the loops that look things up and find space.
+//! What the open image has in memory, what it has besides, and the order of its locks. An operation on the state happens whole or is undone.
 //!
 //! Order of locks: checkpointer, flusher, spilling, reserving, placing, state. Nothing syncs, grows or punches under the state's lock.
 
@@ -26,7 +26,7 @@ use crate::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::{
-    collections::VecDeque,
+    collections::{VecDeque, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
@@ -313,11 +313,15 @@ impl State {
     }
     /// A volume's record, kept in memory from now on.
     pub(crate) fn volume_record(&mut self, id: u64) -> Step<&VolumeRecord> {
-        if !self.volume_records.contains_key(&id) {
-            let record = self.catalog_view().volume(id)?.ok_or_else(|| deleted(Target::Volume(id)))?;
-            self.set_volume_record(id, record);
+        match self.volume_records.entry(id) {
+            Entry::Occupied(record) => Ok(record.into_mut()),
+            Entry::Vacant(place) => {
+                let view = CatalogView { nodes: &self.forest, root: self.catalog, hash_key: self.hash_key };
+                let record = view.volume(id)?.ok_or_else(|| deleted(Target::Volume(id)))?;
+                self.progress.records.push(Target::Volume(id));
+                Ok(place.insert(record))
+            }
         }
-        Ok(&self.volume_records[&id])
     }
     /// A volume's record, to be changed.
     pub(super) fn volume_record_mut(&mut self, id: u64) -> Step<&mut VolumeRecord> {
