@@ -254,6 +254,38 @@ pub const SUPERBLOCK_FIELDS: [(&str, Range<usize>); 33] = [
 ];
 
 impl Superblock {
+    /// That of an image that has a log and nothing else yet, before its first checkpoint.
+    pub(crate) fn empty(uuid: [u8; 16], hash_key: u64, log_pages: u64, span: u32, index_fanout: u32) -> Superblock {
+        Superblock {
+            compatible: 0,
+            read_only_compatible: 0,
+            incompatible: 0,
+            uuid,
+            hash_key,
+            sequence: 0,
+            epoch: 1,
+            generation: 0,
+            log_pages,
+            log_position: 0,
+            log_group: 0,
+            log_hash: 0,
+            span,
+            index_fanout,
+            spans: 0,
+            index_level: 1,
+            index_home: 0,
+            index_stamp: 0,
+            catalog: RootPointer::default(),
+            free: 0,
+            returned: 0,
+            doomed: 0,
+            doom_sequence: 0,
+            next_volume: 1,
+            next_snapshot: 1,
+            delta: (0, 0),
+            clean: false,
+        }
+    }
     /// The superblock as a page.
     pub fn encode(&self) -> Box<Page> {
         let mut p = Box::new([0; BLOCK]);

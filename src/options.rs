@@ -175,7 +175,7 @@ impl Options {
             events: Events::new(self.on_event.as_ref()),
             knobs: self.knobs,
         };
-        config.check_memory().map(|()| config)
+        config.check_memory(log_pages).map(|()| config)
     }
 
     /// Makes a new image file, which appears under its name only when it is complete. `Exists` if the name is taken.

@@ -153,35 +153,34 @@ impl Capture {
         CatalogView { nodes: self, root: Root::from(self.catalog), hash_key: self.hash_key }
     }
     /// Every volume, by id.
-    pub(crate) fn each_volume(&self, mut f: impl FnMut(u64, &VolumeRecord) -> Result<()>) -> Result<()> {
-        let mut from = 0;
-        loop {
-            let page = self.catalog().volumes(from, PAGE).map_err(Stop::into_error)?;
-            let Some(last) = page.last() else { return Ok(()) };
-            from = last.0.saturating_add(1);
-            page.iter().try_for_each(|(id, record)| f(*id, record))?;
-        }
+    pub(crate) fn each_volume(&self, f: impl FnMut(u64, &VolumeRecord) -> Result<()>) -> Result<()> {
+        each(0, |id| id.checked_add(1), |from| self.catalog().volumes(from, PAGE), f)
     }
     /// Every snapshot, by id; those of volumes that are being removed too.
-    pub(crate) fn each_snapshot(&self, mut f: impl FnMut(u64, &SnapshotRecord) -> Result<()>) -> Result<()> {
-        let mut from = 0;
-        loop {
-            let page = self.catalog().snapshots(from, PAGE).map_err(Stop::into_error)?;
-            let Some(last) = page.last() else { return Ok(()) };
-            from = last.0.saturating_add(1);
-            page.iter().try_for_each(|(id, record)| f(*id, record))?;
-        }
+    pub(crate) fn each_snapshot(&self, f: impl FnMut(u64, &SnapshotRecord) -> Result<()>) -> Result<()> {
+        each(0, |id| id.checked_add(1), |from| self.catalog().snapshots(from, PAGE), f)
     }
     /// Every doomed subtree.
     pub(crate) fn each_doomed(&self, mut f: impl FnMut(Key, RootPointer) -> Result<()>) -> Result<()> {
-        let mut from = 0;
-        loop {
-            let page = self.catalog().doomed(from, PAGE).map_err(Stop::into_error)?;
-            let Some(last) = page.last() else { return Ok(()) };
-            from = last.0 + 1;
-            page.iter().try_for_each(|(key, root)| f(*key, *root))?;
-        }
+        let f = |key, root: &RootPointer| f(key, *root);
+        each(0, |key: Key| key.checked_add(1), |from| self.catalog().doomed(from, PAGE), f)
     }
+}
+
+/// Calls `f` with all that `page` lists from `from` on, one page after the other.
+fn each<K: Copy, R>(
+    from: K,
+    after: impl Fn(K) -> Option<K>,
+    page: impl Fn(K) -> Step<Vec<(K, R)>>,
+    mut f: impl FnMut(K, &R) -> Result<()>,
+) -> Result<()> {
+    let mut from = Some(from);
+    while let Some(first) = from {
+        let list = page(first).map_err(Stop::into_error)?;
+        from = list.last().and_then(|(last, _)| after(*last));
+        list.iter().try_for_each(|(key, record)| f(*key, record))?;
+    }
+    Ok(())
 }
 
 impl Nodes for Capture {

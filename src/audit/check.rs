@@ -150,7 +150,7 @@ pub(crate) fn check(engine: &Engine, progress: &mut dyn FnMut(Progress) -> bool)
                 walk.finding(FindingKind::Catalog, "catalog".to_owned(), what);
             }
         }
-        walk.all()?;
+        walk.all(&mut totals)?;
         walk.compare(&mut totals);
         (report, done) = (walk.report, walk.done);
         // Totals of several passes belong together only if nothing has changed meanwhile.
@@ -204,7 +204,7 @@ impl Walk<'_> {
     }
 
     /// All trees. What of the catalog can't be read is a finding already.
-    fn all(&mut self) -> Result<()> {
+    fn all(&mut self, totals: &mut Totals) -> Result<()> {
         let capture = self.capture;
         let mut failed = None;
         self.tree("catalog", capture.catalog, Shape::Records)?;
@@ -225,7 +225,11 @@ impl Walk<'_> {
             snapshots += u64::from(!capture.sweeping.contains(&s.volume));
             tree(&format!("snapshot {id} ({})", s.name), s.root)
         });
-        let _ = capture.each_doomed(|key, root| tree(&format!("doomed entry {}", !(key as u64)), root));
+        totals.doomed = 0;
+        let _ = capture.each_doomed(|key, root| {
+            totals.doomed += 1;
+            tree(&format!("doomed entry {}", !(key as u64)), root)
+        });
         (self.report.volumes, self.report.snapshots) = (volumes, snapshots);
         failed.map_or(Ok(()), Err)
     }
@@ -406,10 +410,5 @@ impl Walk<'_> {
                 }
             }
         }
-        totals.doomed = 0;
-        let _ = capture.each_doomed(|_, _| {
-            totals.doomed += 1;
-            Ok(())
-        });
     }
 }

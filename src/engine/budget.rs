@@ -25,8 +25,8 @@ pub(super) const NODE_BYTES: u64 = 9 << 10;
 
 impl Config {
     /// Refuses a budget that is too small for the log that recovery has to read.
-    pub(crate) fn check_memory(&self) -> Result<()> {
-        let (log, memory) = (self.log_pages * BLOCK_BYTES, self.memory);
+    pub(crate) fn check_memory(&self, log_pages: u64) -> Result<()> {
+        let (log, memory) = (log_pages * BLOCK_BYTES, self.memory);
         let least = LEAST.max((2 * log).saturating_sub(BESIDE));
         if memory >= least {
             return Ok(());

@@ -13,12 +13,11 @@ use crate::{
     lack::{Lack, Miss, PageRef, Step, Stop},
     space::{self, Hold, Reservation, Run},
     sync::{RwLockReadGuard, RwLockWriteGuard},
-    tree::{Cached, decode_node},
+    tree::{Cached, Loaded, decode_node},
     units::{BLOCK_BYTES, Target},
 };
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use std::sync::atomic::Ordering::Relaxed;
+use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
 
 /// Rounds of freeing space that one operation goes through before it fails.
 const ROUNDS: u32 = 1000;
@@ -71,7 +70,7 @@ struct Room {
 /// What was read for one step. It travels with the step until it succeeds, so that no other reader can take it away again.
 #[derive(Default)]
 pub(super) struct Fetched {
-    nodes: FxHashMap<u64, Cached>,
+    nodes: Loaded,
     pages: Vec<(PageRef, Box<Page>)>,
 }
 
@@ -90,7 +89,7 @@ impl Fetched {
         }
         std::mem::swap(&mut state.forest.guests, &mut self.nodes);
         if done {
-            self.nodes.drain().for_each(|(_, node)| state.forest.cache.insert(node));
+            std::mem::take(&mut self.nodes).into_nodes().for_each(|node| state.forest.cache.insert(node));
         }
     }
 }
@@ -124,7 +123,7 @@ impl Engine {
     // ---- getting what is lacking
 
     /// Keeps a node's block from reuse while it is read. The caller has the lock under which it was found to be lacking.
-    pub(super) fn hold_for(&self, lack: Lack) -> Option<Hold<'_>> {
+    fn hold_for(&self, lack: Lack) -> Option<Hold<'_>> {
         match lack {
             Lack::Node(miss) | Lack::Neighbour(miss) => {
                 Some(self.reading.hold([Run { start: miss.child.block, len: 1 }]))
@@ -132,19 +131,15 @@ impl Engine {
             _ => None,
         }
     }
-    pub(super) fn read_node(&self, want: &Miss) -> Result<Cached> {
+    fn read_node(&self, want: &Miss) -> Result<Cached> {
         decode_node(&*self.disk.read_page(want.child.block)?, &self.uuid, want)
     }
     /// Reads what a step lacks. Space and the log are the business of [`Engine::change`].
     pub(super) fn fetch(&self, lack: Lack, fetched: &mut Fetched) -> Result<()> {
         match lack {
-            Lack::Node(want) => {
-                fetched.nodes.insert(want.child.block.0, self.read_node(&want)?);
-            }
+            Lack::Node(want) => fetched.nodes.insert(self.read_node(&want)?),
             Lack::Neighbour(want) => match self.read_node(&want) {
-                Ok(node) => {
-                    fetched.nodes.insert(want.child.block.0, node);
-                }
+                Ok(node) => fetched.nodes.insert(node),
                 Err(_) => {
                     self.state.write().forest.unreadable.insert(want.child.block.0);
                 }
@@ -178,22 +173,31 @@ impl Engine {
     /// Runs a lookup under the shared lock until it lacks nothing.
     pub(crate) fn lookup<T>(&self, mut f: impl FnMut(&State) -> Step<T>) -> Result<T> {
         loop {
-            let state = self.view()?;
-            let lack = match f(&state) {
-                Ok(t) => return Ok(t),
-                Err(Stop::Failed(e)) => return Err(e),
-                Err(Stop::Lack(lack)) => lack,
-            };
-            let hold = self.hold_for(lack);
-            drop(state);
-            if let Lack::Node(want) = lack {
-                let node = self.read_node(&want)?;
-                drop(hold);
-                self.state.write().forest.cache.insert(node);
-            } else {
-                self.fetch(lack, &mut Fetched::default())?;
+            match self.try_lookup(&mut f)? {
+                ControlFlow::Break(found) => return Ok(found),
+                ControlFlow::Continue(node) => {
+                    if let Some(node) = node {
+                        self.state.write().forest.cache.insert(node);
+                    }
+                }
             }
         }
+    }
+    /// One attempt at a lookup: what it found, or what it lacked, which is there now: a node is the caller's to keep.
+    pub(super) fn try_lookup<T>(&self, f: impl FnOnce(&State) -> Step<T>) -> Result<ControlFlow<T, Option<Cached>>> {
+        let state = self.view()?;
+        let lack = match f(&state) {
+            Ok(found) => return Ok(ControlFlow::Break(found)),
+            Err(Stop::Failed(e)) => return Err(e),
+            Err(Stop::Lack(lack)) => lack,
+        };
+        let _hold = self.hold_for(lack);
+        drop(state);
+        if let Lack::Node(want) = lack {
+            return Ok(ControlFlow::Continue(Some(self.read_node(&want)?)));
+        }
+        self.fetch(lack, &mut Fetched::default())?;
+        Ok(ControlFlow::Continue(None))
     }
     /// Runs a step under the exclusive lock, as a whole, until it lacks nothing.
     pub(crate) fn step<T>(&self, f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {

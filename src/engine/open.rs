@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     BLOCK, Error, ErrorKind, Result,
-    format::{COUNTER_ROOM, LOG_START, Page, RootPointer, SLOTS, Superblock},
+    format::{COUNTER_ROOM, LOG_START, Page, SLOTS, Superblock},
     io::{Backend, Disk, Host, Lane},
     log,
     sync::{self, Bell, Mutex, RwLock},
@@ -68,35 +68,7 @@ impl Engine {
         let mut uuid = [0; 16];
         uuid[..8].copy_from_slice(&host.random().to_le_bytes());
         uuid[8..].copy_from_slice(&host.random().to_le_bytes());
-        let sb = Superblock {
-            compatible: 0,
-            read_only_compatible: 0,
-            incompatible: 0,
-            uuid,
-            hash_key: host.random(),
-            sequence: 0,
-            epoch: 1,
-            generation: 0,
-            log_pages: config.log_pages,
-            log_position: 0,
-            log_group: 0,
-            log_hash: 0,
-            span: config.knobs.span,
-            index_fanout: config.knobs.index_fanout,
-            spans: 0,
-            index_level: 1,
-            index_home: 0,
-            index_stamp: 0,
-            catalog: RootPointer::default(),
-            free: 0,
-            returned: 0,
-            doomed: 0,
-            doom_sequence: 0,
-            next_volume: 1,
-            next_snapshot: 1,
-            delta: (0, 0),
-            clean: false,
-        };
+        let sb = Superblock::empty(uuid, host.random(), config.log_pages, config.knobs.span, config.knobs.index_fanout);
         // The ring is written, not only reserved: a first write into fresh space would drag the host's journal into every flush.
         let ring = LOG_START.offset() + sb.log_pages * BLOCK_BYTES;
         // Between the superblocks there is nothing.
@@ -161,7 +133,7 @@ impl Engine {
         if len < needed {
             return Err(Error::new(ErrorKind::Truncated, format!("the image has {len} bytes and needs {needed}")));
         }
-        Config { log_pages: sb.log_pages, ..config.clone() }.check_memory()?;
+        config.check_memory(sb.log_pages)?;
         let replay = log::scan(&disk, &sb, salvage && !writable)?;
         let next_epoch = sb.epoch + u64::from(writable);
         let engine = Engine::build(disk, host, config, sb, slot, next_epoch);

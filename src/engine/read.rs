@@ -1,17 +1,18 @@
 //! Reads: where the blocks of a range are, and verified copies of them.
 
-use super::{
-    change::Fetched,
-    state::{Engine, State, blocks_of},
-};
+use super::state::{Engine, State, blocks_of};
 use crate::{
     BLOCK, Error, Result, bytes,
-    lack::{Lack, Step, Stop},
+    lack::Step,
     space::{Hold, Run},
     tree::{Loaded, Nodes, Root, WithLoaded, read_block, read_pieces},
     units::{BLOCK_BYTES, Block, Target, read_unit},
 };
-use std::{io::IoSliceMut, ops::Range, sync::Arc};
+use std::{
+    io::IoSliceMut,
+    ops::{ControlFlow, Range},
+    sync::Arc,
+};
 
 /// Where the bytes of some blocks are.
 pub(crate) enum Source {
@@ -196,19 +197,9 @@ impl Engine {
         mut f: impl FnMut(&State, &WithLoaded<'_>) -> Step<T>,
     ) -> Result<T> {
         loop {
-            let state = self.view()?;
-            let lack = match f(&state, &WithLoaded { forest: &state.forest, loaded }) {
-                Ok(t) => return Ok(t),
-                Err(Stop::Failed(e)) => return Err(e),
-                Err(Stop::Lack(lack)) => lack,
-            };
-            let hold = self.hold_for(lack);
-            drop(state);
-            if let Lack::Node(want) = lack {
-                loaded.insert(self.read_node(&want)?);
-                drop(hold);
-            } else {
-                self.fetch(lack, &mut Fetched::default())?;
+            match self.try_lookup(|state| f(state, &WithLoaded { forest: &state.forest, loaded }))? {
+                ControlFlow::Break(found) => return Ok(found),
+                ControlFlow::Continue(node) => node.into_iter().for_each(|node| loaded.insert(node)),
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     BLOCK,
     codec::{self, Kind},
-    format::{COUNTER_END, LOG_PAYLOAD, RootPointer, Superblock},
+    format::{COUNTER_END, LOG_PAYLOAD, Superblock},
     io::{Disk, MemoryBackend},
 };
 use std::sync::Arc;
@@ -19,33 +19,15 @@ const KEY: u64 = 99;
 
 fn superblock(pages: u64, position: u64) -> Superblock {
     Superblock {
-        compatible: 0,
-        read_only_compatible: 0,
-        incompatible: 0,
-        uuid: UUID,
-        hash_key: KEY,
         sequence: 1,
         epoch: 5,
         generation: 1,
-        log_pages: pages,
         log_position: position,
         log_group: 40,
         log_hash: 1234,
-        span: 32,
-        index_fanout: 4,
         spans: 1,
-        index_level: 1,
-        index_home: 0,
         index_stamp: 1,
-        catalog: RootPointer::default(),
-        free: 0,
-        returned: 0,
-        doomed: 0,
-        doom_sequence: 0,
-        next_volume: 1,
-        next_snapshot: 1,
-        delta: (0, 0),
-        clean: false,
+        ..Superblock::empty(UUID, KEY, pages, 32, 4)
     }
 }
 

@@ -130,7 +130,7 @@ pub(crate) type DirtyNodes = FxHashMap<u64, Dirty>;
 pub(crate) struct Forest {
     pub(crate) cache: NodeCache,
     /// Nodes that were read for the operation in progress, which the cache must not take from it.
-    pub(crate) guests: FxHashMap<u64, Cached>,
+    pub(crate) guests: Loaded,
     /// Blocks of nodes that could not be read where a step can do without.
     pub(crate) unreadable: FxHashSet<u64>,
     pub(crate) uuid: [u8; 16],
@@ -217,11 +217,14 @@ impl Nodes for Forest {
     }
 }
 
-/// Nodes that a lookup has loaded, for its own use.
+/// Nodes that a lookup or an operation has loaded, for its own use, by block.
 #[derive(Default)]
 pub(crate) struct Loaded(FxHashMap<u64, Cached>);
 
 impl Loaded {
+    fn get(&self, want: &Miss) -> Option<&Cached> {
+        self.0.get(&want.child.block.0).filter(|c| c.is_for(want))
+    }
     pub(crate) fn insert(&mut self, node: Cached) {
         self.0.insert(node.child.block.0, node);
     }
@@ -254,7 +257,7 @@ impl Nodes for WithLoaded<'_> {
         if self.loaded.is_empty() || !matches!(found, Err(Stop::Lack(Lack::Node(_)))) {
             return found;
         }
-        match self.loaded.0.get(&want.child.block.0).filter(|c| c.is_for(want)) {
+        match self.loaded.get(want) {
             Some(c) => Ok(Lent { node: &c.node, packed: c.packed.as_ref() }),
             None => found,
         }
@@ -273,7 +276,7 @@ impl Forest {
     pub(crate) fn new(space: Space, uuid: [u8; 16], stamp: Stamp, fanout: usize, cache: u64) -> Forest {
         Forest {
             cache: NodeCache::new(cache),
-            guests: FxHashMap::default(),
+            guests: Loaded::default(),
             unreadable: FxHashSet::default(),
             uuid,
             space,
@@ -291,7 +294,7 @@ impl Forest {
     }
     #[inline]
     fn cached(&self, want: &Miss) -> Option<&Cached> {
-        self.cache.get(want).or_else(|| self.guests.get(&want.child.block.0).filter(|c| c.is_for(want)))
+        self.cache.get(want).or_else(|| self.guests.get(want))
     }
     /// A node to keep hold of.
     pub(crate) fn load(&self, want: Miss) -> Step<Arc<Node>> {

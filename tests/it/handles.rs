@@ -1,50 +1,19 @@
 //! Every public method of a store and of its handles, against handles of another store, a closed store, deleted objects, a store that is
 //! open for reading, and a forked child. A method that is not in the table fails the test.
 
+use crate::forked::Memory;
 use snapdisk::{
     AttachedVolume, DeleteSnapshots, ErrorKind, Extents, NewOptions, Options, ReadDisk, Result, Snapshot, Store,
-    Volume,
-    io::{Backend, Lane, MemoryBackend, SystemHost},
+    Volume, io::SystemHost,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{self, IoSlice, IoSliceMut},
+    io::{IoSlice, IoSliceMut},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
-
-/// Memory that can be made to look as it does to a forked child.
-#[derive(Default)]
-struct Memory {
-    inner: MemoryBackend,
-    child: AtomicBool,
-}
-
-impl Backend for Memory {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
-        self.inner.write_at(offset, buf)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-    fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        self.inner.sync_data(lane)
-    }
-    fn same_process(&self) -> bool {
-        !self.child.load(SeqCst)
-    }
-}
 
 /// What the methods are called on and with.
 struct Case {

@@ -1,57 +1,19 @@
 //! Attached volumes: what is refused while one is in use, what the holder learns of what was forced, and who releases it.
 
+use crate::forked::Memory;
 use snapdisk::{
     AttachedVolume, BLOCK, DeleteSnapshots, ErrorKind, Options, ReadDisk, Result, Snapshot, Store, Update, Volume,
-    io::{Backend, Lane, MemoryBackend, SystemHost},
+    io::SystemHost,
 };
 use std::{
     collections::BTreeMap,
     io,
-    sync::{
-        Arc, Barrier,
-        atomic::{AtomicBool, Ordering::SeqCst},
-        mpsc,
-    },
+    sync::{Arc, Barrier, atomic::Ordering::SeqCst, mpsc},
     thread,
     time::Duration,
 };
 
 const SIZE: u64 = 1 << 20;
-
-/// Memory that can be made to look as it does to a forked child, and whose next write of data can be made to wait.
-#[derive(Default)]
-struct Memory {
-    inner: MemoryBackend,
-    child: AtomicBool,
-    holds: AtomicBool,
-    held: std::sync::OnceLock<(Barrier, Barrier)>,
-}
-
-impl Backend for Memory {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
-        if buf.len() == BLOCK * 8 && self.holds.swap(false, SeqCst) {
-            let (reached, go) = self.held.get().unwrap();
-            reached.wait();
-            go.wait();
-        }
-        self.inner.write_at(offset, buf)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-    fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        self.inner.sync_data(lane)
-    }
-    fn same_process(&self) -> bool {
-        !self.child.load(SeqCst)
-    }
-}
 
 fn options() -> Options {
     Options::new().log_bytes(1 << 20).manual_maintenance(true)

@@ -18,6 +18,7 @@ mod explorer;
 mod faults;
 mod files;
 mod flips;
+mod forked;
 mod format;
 mod handles;
 mod hooked;

@@ -171,10 +171,16 @@ impl Engine {
     /// Reads what many operations at once would lack one after the other, each time from the first one on: the leaves for new names, which
     /// are scattered over the catalog by their hash; records of volumes and snapshots, and the counts of their roots.
     fn fetch_for(&self, asked: &[Ask]) -> Result<()> {
-        for (volume, name) in asked.iter().flat_map(Ask::names) {
+        let names: Vec<_> = asked.iter().flat_map(Ask::names).collect();
+        let targets: Vec<_> = asked.iter().flat_map(Ask::targets).collect();
+        // So few are fetched by the attempts.
+        if names.len() + targets.len() <= 2 {
+            return Ok(());
+        }
+        for (volume, name) in names {
             self.lookup(|state| state.catalog_view().named_in(volume, name).map(drop))?;
         }
-        for target in asked.iter().flat_map(Ask::targets) {
+        for target in targets {
             let fetched = self.step(|state| {
                 let root = match target {
                     Target::Volume(id) => state.volume_record(id)?.root,

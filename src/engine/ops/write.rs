@@ -56,7 +56,6 @@ impl Bytes<'_> {
 struct Write<'a> {
     engine: &'a Engine,
     by: Writer<'a>,
-    volume: u64,
     bytes: Bytes<'a>,
     /// The unit's place in `bytes` and in the volume.
     skip: usize,
@@ -65,9 +64,8 @@ struct Write<'a> {
     /// First block, and the block after the last.
     from: u64,
     to: u64,
+    /// `None`: not read yet, or a block that is to be changed in part has moved since.
     prepared: Option<Prepared<'a>>,
-    /// A block that was to be changed in part has moved meanwhile.
-    stale: bool,
 }
 
 /// What a write has before it takes the lock.
@@ -82,7 +80,8 @@ struct Prepared<'a> {
 
 impl<'a> Write<'a> {
     fn read(&self) -> Result<Prepared<'a>> {
-        let Write { engine, volume, skip, len, from, to, .. } = *self;
+        let Write { engine, by, skip, len, from, to, .. } = *self;
+        let volume = by.volume;
         let (head, tail) = self.partial();
         let edge = |block| engine.read_edge(Target::Volume(volume), block).map(Some);
         // Whole blocks: edges from what is there, the rest from the caller.
@@ -128,10 +127,8 @@ impl<'a> Write<'a> {
 impl Request for Write<'_> {
     type Made = ();
     fn prepare(&mut self) -> Result<()> {
-        if self.prepared.is_none() || self.stale {
-            self.prepared = None;
+        if self.prepared.is_none() {
             self.prepared = Some(self.read()?);
-            self.stale = false;
         }
         Ok(())
     }
@@ -145,12 +142,12 @@ impl Request for Write<'_> {
         state.forest.foresee(prepared.leaf);
         state.check_write(self.by, self.offset, self.len as u64)?;
         for edge in prepared.edges.iter().flatten() {
-            if !edge.holds(state, Target::Volume(self.volume))? {
-                self.stale = true;
+            if !edge.holds(state, Target::Volume(self.by.volume))? {
+                self.prepared = None;
                 return Err(Lack::Reread.into());
             }
         }
-        let runs = state.allocate_write(self.volume, self.to - self.from, any)?;
+        let runs = state.allocate_write(self.by.volume, self.to - self.from, any)?;
         state.log_write(&mut prepared.op, &runs, prepared.hash)?;
         let mut offset = 0;
         for run in &runs {
@@ -306,9 +303,7 @@ impl Engine {
 
     fn write_unit(&self, by: Writer<'_>, bytes: Bytes<'_>, skip: usize, offset: u64, len: usize) -> Result<()> {
         let (from, to) = blocks_of(offset, len as u64);
-        let volume = by.volume;
-        let mut write =
-            Write { engine: self, by, volume, bytes, skip, offset, len, from, to, prepared: None, stale: false };
+        let mut write = Write { engine: self, by, bytes, skip, offset, len, from, to, prepared: None };
         if let Bytes::One(b) = bytes
             && write.partial() == (0, 0)
             && len >= self.config.knobs.direct as usize * BLOCK
