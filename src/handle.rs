@@ -7,10 +7,10 @@
 
 use crate::{
     Error, Result, SnapshotId, VolumeId,
-    engine::{Engine, Owner},
+    engine::{Engine, Owner, View},
     units::Target,
 };
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An id that names one kind of object.
 pub(crate) trait Name: Copy {
@@ -69,7 +69,7 @@ impl Root {
     }
     /// A handle to an object of this store.
     pub(crate) fn handle<N: Name>(&self, number: u64) -> Handle<N> {
-        Handle { root: self.clone(), name: N::new(number) }
+        Handle { root: self.clone(), name: N::new(number), view: OnceLock::new() }
     }
     /// The number of an object that an operation of this store was given. `Invalid` for one of another store.
     pub(crate) fn own<N: Name>(&self, handle: &Handle<N>) -> Result<u64> {
@@ -86,6 +86,8 @@ impl Root {
 pub(crate) struct Handle<N> {
     root: Root,
     name: N,
+    /// What reads know of it; kept from the first one on.
+    view: OnceLock<Arc<View>>,
 }
 
 /// An object on the inside: its number, and the engine that it is of.
@@ -109,5 +111,10 @@ impl<N: Name> Handle<N> {
     #[inline]
     pub(crate) fn enter(&self) -> Result<Entered<'_>> {
         Ok(Entered { engine: self.root.enter()?, number: self.name.number(), target: self.name.target() })
+    }
+    /// What reads know of the object.
+    #[inline]
+    pub(crate) fn view(&self, this: Entered<'_>) -> &View {
+        self.view.get_or_init(|| this.engine.translations.view(this.target))
     }
 }

@@ -85,12 +85,12 @@ impl Snapshot {
     /// Fills `buf` from `offset` (bytes). `OutOfRange` past the end, `Corrupt` where a block does not verify.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.read(this.target, buf, offset)
+        this.engine.read(this.target, self.handle.view(this), buf, offset)
     }
     /// [`Snapshot::read_at`] into several buffers, one after the other.
     pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.read_vectored(this.target, bufs, offset)
+        this.engine.read_vectored(this.target, self.handle.view(this), bufs, offset)
     }
     /// Replaces its tags; the content of a snapshot never changes. Durable when it returns.
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<()> {

@@ -83,7 +83,7 @@ impl Volume {
     /// first. Each of its parts is of one point in time, and none is of an earlier one than the part before it.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.read(this.target, buf, offset)?;
+        this.engine.read(this.target, self.handle.view(this), buf, offset)?;
         self.count(this, IoKind::Read, buf.len() as u64);
         Ok(())
     }
@@ -91,7 +91,7 @@ impl Volume {
     /// sees.
     pub fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
         let this = self.handle.enter()?;
-        this.engine.read_vectored(this.target, bufs, offset)?;
+        this.engine.read_vectored(this.target, self.handle.view(this), bufs, offset)?;
         self.count(this, IoKind::Read, bufs.iter().map(|b| b.len() as u64).sum());
         Ok(())
     }

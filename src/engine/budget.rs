@@ -2,7 +2,8 @@
 //!
 //! | what | share | bound by |
 //! |---|---|---|
-//! | cached nodes | 1/8 | [`crate::tree::NodeCache`] evicts |
+//! | cached nodes | 3/32 | [`crate::tree::NodeCache`] evicts |
+//! | where cached blocks lie | 1/32 | [`super::translation`] evicts |
 //! | nodes and counts that wait for a checkpoint, with those that one is writing | 6/16 | writers wait for the checkpoint |
 //! | staged data: waiting, being written, buffers to be used again | 1/8 each | the writer that reaches it writes it out |
 //! | records of the open group, of the one being written, and its pages | 1/32 each | the writer that reaches it flushes |
@@ -35,7 +36,11 @@ impl Config {
     }
     /// Bytes for cached nodes.
     pub(super) fn cached_most(&self) -> u64 {
-        self.memory / 8
+        self.memory / 32 * 3
+    }
+    /// Bytes for what reads know without a lock.
+    pub(super) fn translated_most(&self) -> u64 {
+        self.memory / 32
     }
     /// Bytes of changed nodes and counts that make a checkpoint due.
     pub(super) fn dirty_due(&self) -> u64 {

@@ -20,6 +20,7 @@ mod reclaim;
 mod recover;
 mod staging;
 mod state;
+mod translation;
 mod writeback;
 
 pub(crate) use catalog::{CatalogView, SnapshotRecord, VolumeRecord};
@@ -33,3 +34,4 @@ pub(crate) use owner::Owner;
 pub(crate) use recover::needed_len;
 pub(crate) use staging::Staging;
 pub(crate) use state::{Config, Engine, State};
+pub(crate) use translation::View;

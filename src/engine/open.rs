@@ -38,6 +38,7 @@ impl Engine {
             hash_key: sb.hash_key,
             epoch,
             salt,
+            translations: state.translations.clone(),
             state: sync::quick(state),
             flusher: Mutex::new(Flusher { previous: sb.log_hash, acked: sb.log_group, pages: Vec::new() }),
             spilling: Mutex::default(),
@@ -186,6 +187,7 @@ impl Engine {
                 return Err(super::state::closed());
             }
             state.closed = true;
+            state.translations.close();
             state.leases.close();
         }
         self.stop();

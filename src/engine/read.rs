@@ -1,6 +1,10 @@
-//! Reads: where the blocks of a range are, and verified copies of them.
+//! Reads: where the blocks of a range are, and verified copies of them. Where that is known already, a read takes no lock:
+//! see [`super::translation`].
 
-use super::state::{Engine, State, blocks_of};
+use super::{
+    state::{Engine, State, blocks_of},
+    translation::{Place, View},
+};
 use crate::{
     BLOCK, Error, Result, bytes,
     lack::Step,
@@ -54,6 +58,17 @@ impl Parts {
             _ => self.list.push(Part { logical, blocks, source: Source::Zeros }),
         }
     }
+    /// Where each block lies on the disk; `None` for those that are staged.
+    fn places(&self) -> impl Iterator<Item = Option<Place>> {
+        self.list.iter().flat_map(|part| {
+            let sums = &self.sums;
+            (0..part.blocks).map(move |i| match part.source {
+                Source::Zeros => Some(None),
+                Source::Staged(..) => None,
+                Source::Disk(start, first) => Some(Some((start.plus(i), sums[first + i as usize]))),
+            })
+        })
+    }
     /// What lies side by side becomes one part.
     fn disk(&mut self, logical: u64, physical: Block, sums: &[u32]) {
         let blocks = sums.len() as u64;
@@ -98,59 +113,123 @@ impl State {
     }
 }
 
+/// Buffers that are filled one after the other, and how far they are.
+struct Filled<'a, 'b> {
+    bufs: &'a mut [IoSliceMut<'b>],
+    /// The buffer that the next byte goes to, and the offset of the buffer's first byte in the volume.
+    next: usize,
+    start: u64,
+}
+
 impl Engine {
     /// Reads `buf.len()` bytes at `offset`.
-    pub(crate) fn read(&self, target: Target, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.check_process()?;
+    #[inline]
+    pub(crate) fn read(&self, target: Target, view: &View, buf: &mut [u8], offset: u64) -> Result<()> {
         let (from, to) = blocks_of(offset, (buf.len() as u64).min(u64::MAX - offset));
         if to == from + 1 {
-            return self.read_one(target, buf, offset);
+            return if self.read_known(view, buf, offset) { Ok(()) } else { self.read_one(target, view, buf, offset) };
         }
-        self.read_vectored(target, &mut [IoSliceMut::new(buf)], offset)
+        self.read_vectored(target, view, &mut [IoSliceMut::new(buf)], offset)
     }
 
     /// Reads into several buffers, one after the other. What one [`read_unit`] holds is of one moment: it is looked up as a whole, and its blocks
     /// are kept from reuse until they are copied.
-    pub(crate) fn read_vectored(&self, target: Target, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
-        self.check_process()?;
+    pub(crate) fn read_vectored(
+        &self,
+        target: Target,
+        view: &View,
+        bufs: &mut [IoSliceMut<'_>],
+        offset: u64,
+    ) -> Result<()> {
         let len = bufs.iter().map(|b| b.len() as u64).sum::<u64>();
-        // Where the next bytes go: a buffer, and the offset of its first byte.
-        let (mut next, mut start) = (0, offset);
+        let mut filled = Filled { bufs, next: 0, start: offset };
+        let mut parts = Parts::default();
         let mut done = 0;
         loop {
             // Not used where it would overflow: such a range is refused.
             let at = offset.saturating_add(done);
             let length = read_unit(at, len.min(u64::MAX - offset) - done);
-            let mut parts = Parts::default();
-            let hold = self.lookup_whole(|state, nodes| {
-                let (root, size) = state.extent_root(target)?;
-                state.check_range(target, size, offset, len)?;
-                parts.clear();
-                if length > 0 {
-                    let (from, to) = blocks_of(at, length);
-                    state.sources_among(nodes, root, from, to, &mut parts)?;
-                }
-                Ok(self.reading.hold(parts.runs()))
-            })?;
-            done += length;
-            for part in &parts.list {
-                let (from, to) = (part.logical * BLOCK_BYTES, (part.logical + part.blocks) * BLOCK_BYTES);
-                while let Some(buf) = bufs.get_mut(next) {
-                    let end = start + buf.len() as u64;
-                    if from.max(start) < to.min(end) {
-                        self.copy_part(target, &parts, part, buf, start)?;
+            let (next, start) = (filled.next, filled.start);
+            if !(view.covers(offset, len) && self.fill_known(target, view, &mut parts, &mut filled, at, length)) {
+                (filled.next, filled.start) = (next, start);
+                let _hold = self.lookup_whole(|state, nodes| {
+                    let (root, size) = state.extent_root(target)?;
+                    state.check_range(target, size, offset, len)?;
+                    parts.clear();
+                    if length > 0 {
+                        let (from, to) = blocks_of(at, length);
+                        state.sources_among(nodes, root, from, to, &mut parts)?;
+                        self.translations.learn(view, size, from, parts.places());
                     }
-                    if end > to {
-                        break;
-                    }
-                    (next, start) = (next + 1, end);
-                }
+                    Ok(self.reading.hold(parts.runs()))
+                })?;
+                self.fill(target, &parts, &mut filled)?;
             }
-            drop(hold);
+            done += length;
             if done >= len {
                 return Ok(());
             }
         }
+    }
+    /// Copies all parts into the buffers that follow.
+    fn fill(&self, target: Target, parts: &Parts, filled: &mut Filled<'_, '_>) -> Result<()> {
+        for part in &parts.list {
+            let (from, to) = (part.logical * BLOCK_BYTES, (part.logical + part.blocks) * BLOCK_BYTES);
+            while let Some(buf) = filled.bufs.get_mut(filled.next) {
+                let end = filled.start + buf.len() as u64;
+                if from.max(filled.start) < to.min(end) {
+                    self.copy_part(target, parts, part, buf, filled.start)?;
+                }
+                if end > to {
+                    break;
+                }
+                (filled.next, filled.start) = (filled.next + 1, end);
+            }
+        }
+        Ok(())
+    }
+    /// Fills the buffers that follow without a lock, if it is known where all of the blocks lie. `false`: it is not, or something changed
+    /// meanwhile, or went wrong; the buffers then hold anything.
+    fn fill_known(
+        &self,
+        target: Target,
+        view: &View,
+        parts: &mut Parts,
+        filled: &mut Filled<'_, '_>,
+        offset: u64,
+        len: u64,
+    ) -> bool {
+        let Some(found) = self.translations.find(view, offset, len) else { return false };
+        parts.clear();
+        for (logical, place) in found.blocks() {
+            match place {
+                None => parts.zeros(logical, 1),
+                Some((physical, sum)) => parts.disk(logical, physical, &[sum]),
+            }
+        }
+        self.fill(target, parts, filled).is_ok() && found.holds()
+    }
+    /// [`Engine::fill_known`] for a read inside one block.
+    #[inline]
+    fn read_known(&self, view: &View, buf: &mut [u8], offset: u64) -> bool {
+        let Some(found) = self.translations.find(view, offset, buf.len() as u64) else { return false };
+        let good = match found.first() {
+            None => {
+                buf.fill(0);
+                true
+            }
+            Some((physical, sum)) if buf.len() == BLOCK => {
+                self.copy_summed(physical, buf).is_ok_and(|copied| copied == sum)
+            }
+            Some((physical, sum)) => {
+                let mut whole = [0; BLOCK];
+                let good = self.copy_summed(physical, &mut whole).is_ok_and(|copied| copied == sum);
+                let within = (offset % BLOCK_BYTES) as usize;
+                buf.copy_from_slice(&whole[within..within + buf.len()]);
+                good
+            }
+        };
+        good && found.holds()
     }
 
     /// The first parts of a byte range, up to `limit` of them and none only if it is empty: first byte, bytes, and whether it is data.
@@ -205,7 +284,7 @@ impl Engine {
     }
 
     /// A read inside one block: the common case, without a list of parts.
-    fn read_one(&self, target: Target, buf: &mut [u8], offset: u64) -> Result<()> {
+    fn read_one(&self, target: Target, view: &View, buf: &mut [u8], offset: u64) -> Result<()> {
         let (block, within) = (offset / BLOCK_BYTES, (offset % BLOCK_BYTES) as usize);
         enum One<'a> {
             Done,
@@ -214,17 +293,19 @@ impl Engine {
         let one = self.lookup(|state| {
             let (root, size) = state.extent_root(target)?;
             state.check_range(target, size, offset, buf.len() as u64)?;
-            let Some((physical, sum)) = read_block(&state.forest, root, block)? else {
+            let place = read_block(&state.forest, root, block)?;
+            if let Some((physical, _)) = place
+                && let Some((run, at, _)) = state.staging.find(physical.0)
+            {
+                bytes::copy(&run.data[at + within..], buf);
+                return Ok(One::Done);
+            }
+            self.translations.learn(view, size, block, [Some(place)]);
+            let Some((physical, sum)) = place else {
                 buf.fill(0);
                 return Ok(One::Done);
             };
-            Ok(match state.staging.find(physical.0) {
-                Some((run, at, _)) => {
-                    bytes::copy(&run.data[at + within..], buf);
-                    One::Done
-                }
-                None => One::Disk(physical, sum, self.reading.hold([Run { start: physical, len: 1 }])),
-            })
+            Ok(One::Disk(physical, sum, self.reading.hold([Run { start: physical, len: 1 }])))
         })?;
         match one {
             One::Done => Ok(()),
@@ -310,6 +391,14 @@ impl Engine {
         rest.chunks_exact(BLOCK).enumerate().try_for_each(|(i, block)| check(mapped + i, crc32fast::hash(block)))
     }
 
+    /// Copies a block and returns the copy's checksum.
+    fn copy_summed(&self, at: Block, block: &mut [u8]) -> Result<u32> {
+        if let Some(sum) = self.copy_mapped(at, block)? {
+            return Ok(sum);
+        }
+        self.disk.read_unmapped(at.offset(), block)?;
+        Ok(crc32fast::hash(block))
+    }
     /// Copies a block out of the map and returns the copy's checksum; `None` where there is no map. By halves: the second is on its way while the first is
     /// summed.
     #[inline]

@@ -10,6 +10,7 @@ use super::{
     meter::Meters,
     reclaim::Aside,
     staging::Staging,
+    translation::Translations,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -72,6 +73,8 @@ pub(crate) struct State {
     pub(crate) sweeping: FxHashSet<u64>,
     pub(crate) log: Log,
     pub(crate) staging: Staging,
+    /// What reads know without this lock: whatever an operation changes is removed from it.
+    pub(crate) translations: Arc<Translations>,
     /// Blocks taken by writes that are not published yet.
     pub(crate) in_flight: u64,
     pub(crate) closed: bool,
@@ -133,6 +136,8 @@ pub(crate) struct Engine {
     pub(crate) placing: RwLock<()>,
     /// Blocks that reads are copying.
     pub(crate) reading: Reading,
+    /// Those of [`State`].
+    pub(crate) translations: Arc<Translations>,
     /// What was asked of each volume.
     pub(crate) meters: Meters,
     /// Ranges of the image with data that was written and that the medium was not asked to begin with.
@@ -238,6 +243,7 @@ impl State {
             sweeping: Default::default(),
             log: Log::new((sb.log_pages, config.group_most()), sb.hash_key, sb.log_position, sb.log_group + 1),
             staging: Default::default(),
+            translations: Arc::new(Translations::new(config.translated_most())),
             in_flight: 0,
             closed: false,
             leases: Default::default(),

@@ -24,6 +24,7 @@ mod handles;
 mod hooked;
 mod hostile;
 mod jail;
+mod known;
 mod leases;
 mod listing;
 mod memory;

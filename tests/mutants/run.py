@@ -42,6 +42,7 @@ HARNESSES = {
     "background": ["background::"],
     "hostile": ["hostile::"],
     "passes": ["passes::"],
+    "known": ["known::"],
     "room": ["room::"],
     "schedule": ["schedule::"],
     "undone": ["undone::"],

@@ -108,6 +108,7 @@ impl State {
             return Ok(());
         }
         let root = Root::from(self.volume_record(volume)?.root);
+        self.translations.forget(Target::Volume(volume), from, to);
         let doom = to - from > self.doom_from();
         if !doom && self.forest.overwrite(root, from, to, &[], last)? {
             return Ok(());

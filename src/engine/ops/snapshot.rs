@@ -5,6 +5,7 @@ use crate::{
     engine::{catalog::SnapshotRecord, state::State},
     lack::Step,
     log::{check_name, tag_chunks},
+    units::Target,
 };
 use std::collections::BTreeMap;
 
@@ -63,6 +64,7 @@ impl State {
                 record.ok_or_else(|| Error::corrupt(format!("snapshot {id} has no record")))?
             }
         };
+        self.translations.forget_all(Target::Snapshot(id));
         let mut catalog = self.catalog();
         catalog.remove_snapshot_name(record.volume, &record.name)?;
         catalog.remove_snapshot(id)?;

@@ -106,8 +106,10 @@ impl State {
             catalog.put_sweep(volume)?;
             self.set_sweeping(volume, true);
             self.snapshot_records.retain(|_, s| s.volume != volume);
+            self.translations.forget_snapshots();
         }
         self.volume_records.remove(&volume);
+        self.translations.forget_all(Target::Volume(volume));
         self.drop_root(record.root)
     }
     pub(super) fn rename_volume(&mut self, volume: u64, name: &str) -> Step<()> {
@@ -123,6 +125,7 @@ impl State {
             self.cut_end(volume, size, edge)?;
         }
         self.volume_record_mut(volume)?.size = size;
+        self.translations.forget_all(Target::Volume(volume));
         self.save_volume_record(volume)
     }
     pub(super) fn rollback(&mut self, volume: u64, snapshot: u64, size: u64, edge: Option<&Placed>) -> Step<()> {
@@ -132,6 +135,7 @@ impl State {
         self.drop_root(old)?;
         let head = self.volume_record_mut(volume)?;
         (head.root, head.parent, head.size) = (target.root, Some(snapshot), size);
+        self.translations.forget_all(Target::Volume(volume));
         self.save_volume_record(volume)?;
         if size < target.size { self.cut_end(volume, size, edge) } else { Ok(()) }
     }

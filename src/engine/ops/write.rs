@@ -238,6 +238,7 @@ impl State {
     /// Puts data that is already allocated in its place. `last`: nothing that could stop follows in the operation.
     pub(super) fn place(&mut self, volume: u64, data: &Placed, last: bool) -> Step<()> {
         let root = Root::from(self.volume_record(volume)?.root);
+        self.translations.forget(Target::Volume(volume), data.block, data.block + data.blocks());
         for &(start, len) in &data.runs {
             for i in 0..u64::from(len) {
                 self.forest.space.first_parent(Block(start).plus(i))?;
