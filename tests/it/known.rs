@@ -1,7 +1,9 @@
 //! Reads through handles that have read before: what they know of where blocks lie is never older than the last operation that returned.
 
 use proptest::{collection::vec, prelude::*};
-use snapdisk::{BLOCK, DeleteSnapshots, ErrorKind, Knobs, Options, ReadDisk, Snapshot, Store, Volume, io::MemoryBackend};
+use snapdisk::{
+    BLOCK, DeleteSnapshots, ErrorKind, Knobs, Options, ReadDisk, Snapshot, Store, Volume, io::MemoryBackend,
+};
 use std::sync::Arc;
 
 /// Blocks of which one page of the cache speaks, and of a volume: its pages' borders are where the operations are.
@@ -10,21 +12,34 @@ const BLOCKS: u64 = 2 * PAGE + 40;
 
 #[derive(Clone, Debug)]
 enum Act {
-    Write { at: u64, len: usize, byte: u8 },
-    Discard { at: u64, len: u64 },
+    Write {
+        at: u64,
+        len: usize,
+        byte: u8,
+    },
+    Discard {
+        at: u64,
+        len: u64,
+    },
     DiscardAll,
-    Resize { bytes: u64 },
+    Resize {
+        bytes: u64,
+    },
     Snapshot,
-    Rollback { to: usize, keep_size: bool },
-    DeleteSnapshot { which: usize },
+    Rollback {
+        to: usize,
+        keep_size: bool,
+    },
+    DeleteSnapshot {
+        which: usize,
+    },
     /// What is staged goes to its place, and what is free is used again.
     Checkpoint,
 }
 
 fn place() -> impl Strategy<Value = u64> {
-    (0..3u64, 0..24u64, prop_oneof![Just(0), 0..BLOCK as u64]).prop_map(|(page, block, within)| {
-        ((page * PAGE + block).saturating_sub(12)) * BLOCK as u64 + within
-    })
+    (0..3u64, 0..24u64, prop_oneof![Just(0), 0..BLOCK as u64])
+        .prop_map(|(page, block, within)| ((page * PAGE + block).saturating_sub(12)) * BLOCK as u64 + within)
 }
 
 fn act() -> impl Strategy<Value = Act> {
