@@ -9,6 +9,15 @@ pub(crate) fn prefetch<T>(items: &[T], i: usize) {
     }
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Has the processor fetch `len` bytes from `at` on, wherever that is.
+#[inline]
+pub(crate) fn prefetch_bytes(at: *const u8, len: usize) {
+    (0..len).step_by(LINE).for_each(|i| fetch(at.wrapping_add(i)));
+}
+
 #[inline]
 fn fetch(at: *const u8) {
     // SAFETY: a prefetch reads and writes nothing as far as the program can tell, and no address makes it fault. The instruction is

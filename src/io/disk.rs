@@ -140,6 +140,11 @@ impl Disk {
         }
         Ok(mapped)
     }
+    /// Has the processor fetch a block that [`Disk::read_mapped`] is to copy soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, block: Block) {
+        self.backend.prefetch_mapped(block.offset(), BLOCK);
+    }
     /// Fills `buf` by a system call.
     pub(crate) fn read_unmapped(&self, off: u64, buf: &mut [u8]) -> Result<()> {
         self.fill(off, buf, |o, b| self.backend.read_at(o, b))

@@ -255,6 +255,12 @@ impl Backend for FileBackend {
     fn read_mapped(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
         Ok(self.map.as_ref().is_some_and(|map| map.read(&self.file, offset, buf)))
     }
+    #[inline]
+    fn prefetch_mapped(&self, offset: u64, len: usize) {
+        if let Some(map) = &self.map {
+            map.prefetch(offset, len);
+        }
+    }
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
         retry(|| rustix::io::pwrite(&self.file, buf, offset))
     }

@@ -10,7 +10,7 @@
 //! file that somebody else truncates. Who can't live with that opens with [`ReadPath::Pread`](super::ReadPath::Pread).
 #![allow(unsafe_code, reason = "reads out of mappings")]
 
-use crate::bytes::PIECE;
+use crate::{bytes::PIECE, hint};
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use rustix::{
     mm,
@@ -92,6 +92,16 @@ impl Map {
             done += n;
         }
         true
+    }
+
+    /// Has the processor fetch `len` bytes at `off`, where the map has served some of them before.
+    #[inline]
+    pub(crate) fn prefetch(&self, off: u64, len: usize) {
+        let (index, at) = (off / SEGMENT, (off % SEGMENT) as usize);
+        // Past the end of the file there is nothing that could be fetched.
+        if let Some(Some(Some(segment))) = self.segments.get(index as usize).map(OnceLock::get) {
+            hint::prefetch_bytes(segment.map.as_ptr().wrapping_add(at), len);
+        }
     }
 
     /// Asks the file for its length.

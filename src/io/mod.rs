@@ -50,7 +50,7 @@ pub enum Lane {
 /// | [`release`](Backend::release) | a lock that this backend holds stays until it is dropped: another opening waits for the last handle, not for `close` |
 /// | [`same_process`](Backend::same_process) | a forked child is not refused: parent and child are two writers of one image, which destroys it |
 /// | [`punch`](Backend::punch) | no promise; freed space is used again but never returned to the host |
-/// | [`read_mapped`](Backend::read_mapped), [`write_vectored_at`](Backend::write_vectored_at), [`push`](Backend::push) | no promise; speed |
+/// | [`read_mapped`](Backend::read_mapped), [`prefetch_mapped`](Backend::prefetch_mapped), [`write_vectored_at`](Backend::write_vectored_at), [`push`](Backend::push) | no promise; speed |
 ///
 /// Locking out a second writer is the backend's own affair, whichever methods it has: [`FileBackend`] holds a lock from its opening on.
 #[allow(clippy::len_without_is_empty, reason = "an empty image is none")]
@@ -94,6 +94,11 @@ pub trait Backend: Send + Sync {
     fn read_mapped(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
         let _ = (offset, buf);
         Ok(false)
+    }
+    /// Tells that [`Backend::read_mapped`] of this range follows soon, so that the processor can fetch it while something else is copied.
+    /// Changes nothing, waits for nothing, and may be of any range; the default does nothing.
+    fn prefetch_mapped(&self, offset: u64, len: usize) {
+        let _ = (offset, len);
     }
     /// Returns a range to the host; it reads as zeros from then on. `Unsupported`, the default, is no failure.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
