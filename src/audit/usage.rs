@@ -75,7 +75,7 @@ pub(crate) fn usage(engine: &Engine, target: Target) -> Result<Usage> {
             let (root, _) = state.extent_root(target)?;
             runs.clear();
             let Some((leaf, end)) = read_path(nodes, root, Shape::Extents, at, &mut path)? else { return Ok(None) };
-            if let Node::Extents(leaf) = &*leaf {
+            if let Node::Extents(leaf) = leaf {
                 let from = leaf.from(u64::try_from(at).unwrap_or(u64::MAX));
                 runs.extend(leaf.extents[from..].iter().map(|e| (e.physical, e.len)));
             }

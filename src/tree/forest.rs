@@ -1,6 +1,6 @@
 //! All trees of an image: node cache, writable nodes, and the space that they live in.
 
-use super::{node::Node, packed::Packed, read::Nodes};
+use super::{node::Node, read::Nodes};
 use crate::{
     Error, Result,
     format::Page,
@@ -17,7 +17,7 @@ use std::sync::{
 /// Blocks that the pool of nodes takes at a time.
 const POOL: u64 = 128;
 /// About what a node takes in the cache.
-const NODE_BYTES: usize = 10 << 10;
+const NODE_BYTES: usize = 7 << 10;
 
 /// A verified node with what is looked at when it is found.
 pub(crate) struct Cached {
@@ -29,7 +29,6 @@ pub(crate) struct Cached {
     /// The lowest and the highest key that it speaks of.
     keys: (Key, Key),
     node: Arc<Node>,
-    packed: Option<Packed>,
 }
 
 impl Cached {
@@ -40,7 +39,6 @@ impl Cached {
             shape: node.shape(),
             used: AtomicBool::new(false),
             keys: node.keys(),
-            packed: Packed::of(&node),
             node,
         }
     }
@@ -166,20 +164,6 @@ pub(crate) struct FoundLeaf {
     pub(super) shape: u64,
 }
 
-/// A node in memory, lent.
-#[derive(Clone, Copy)]
-pub(crate) struct Lent<'a> {
-    node: &'a Node,
-    packed: Option<&'a Packed>,
-}
-
-impl std::ops::Deref for Lent<'_> {
-    type Target = Node;
-    fn deref(&self) -> &Node {
-        self.node
-    }
-}
-
 impl Forest {
     /// A node that is not on disk yet. A stamp says where its node can be: made in this generation, in the one being written, or on the
     /// disk.
@@ -197,23 +181,16 @@ impl Forest {
 }
 
 impl Nodes for Forest {
-    type Ref<'a> = Lent<'a>;
+    type Ref<'a> = &'a Node;
     #[inline]
-    fn node(&self, want: &Miss) -> Step<Lent<'_>> {
+    fn node(&self, want: &Miss) -> Step<&Node> {
         if let Some(node) = self.unwritten(want) {
-            return Ok(Lent { node, packed: None });
+            return Ok(node);
         }
         match self.cached(want) {
-            Some(c) => Ok(Lent { node: &c.node, packed: c.packed.as_ref() }),
+            Some(c) => Ok(&c.node),
             None => Err(Lack::Node(*want).into()),
         }
-    }
-    #[inline]
-    fn packed<'a>(node: &Lent<'a>) -> Option<&'a Packed>
-    where
-        Self: 'a,
-    {
-        node.packed
     }
 }
 
@@ -248,26 +225,19 @@ pub(crate) struct WithLoaded<'a> {
 
 impl Nodes for WithLoaded<'_> {
     type Ref<'a>
-        = Lent<'a>
+        = &'a Node
     where
         Self: 'a;
     #[inline]
-    fn node(&self, want: &Miss) -> Step<Lent<'_>> {
+    fn node(&self, want: &Miss) -> Step<&Node> {
         let found = self.forest.node(want);
         if self.loaded.is_empty() || !matches!(found, Err(Stop::Lack(Lack::Node(_)))) {
             return found;
         }
         match self.loaded.get(want) {
-            Some(c) => Ok(Lent { node: &c.node, packed: c.packed.as_ref() }),
+            Some(c) => Ok(&c.node),
             None => found,
         }
-    }
-    #[inline]
-    fn packed<'a>(node: &Lent<'a>) -> Option<&'a Packed>
-    where
-        Self: 'a,
-    {
-        node.packed
     }
 }
 

@@ -8,7 +8,6 @@
 mod edit;
 mod forest;
 mod node;
-mod packed;
 mod read;
 #[cfg(test)]
 mod tests;

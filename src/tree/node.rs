@@ -73,58 +73,49 @@ impl Extent {
 
 /// A leaf of extents, in order, with the checksums of all their blocks in the same order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
 pub(crate) struct ExtentLeaf {
-    /// The first extent's logical block, and how many extents follow from there if each has one block and there is no hole, else 0: a search
-    /// in such a leaf, as overwriting at random makes them, touches nothing else. In this order, to lie close together.
-    first: u64,
-    dense: u64,
     pub(crate) extents: Vec<Extent>,
     pub(crate) sums: Vec<u32>,
-    /// Low halves of the extents' logical blocks: one search touches a few cache lines of these instead of one at each step.
-    starts: Vec<u32>,
 }
 
 impl ExtentLeaf {
     /// Index of the first extent that ends after `logical`.
+    ///
+    /// By interpolation first: the extents of a leaf are mostly of one length and without gaps, as overwriting at random and writing in
+    /// sequence make them, and then the guess is right. Otherwise it halves what is on its one side.
     #[inline]
     pub(crate) fn from(&self, logical: u64) -> usize {
-        if let Some(i) = self.dense(logical) {
-            return i;
-        }
-        let (Some(first), Some(last)) = (self.extents.first(), self.extents.last()) else { return 0 };
-        if first.logical >> 32 != logical >> 32 || last.logical >> 32 != logical >> 32 {
-            return self.extents.partition_point(|e| e.end() <= logical);
-        }
-        // Counting has no branches to miss, and all its loads overlap.
-        let at = logical as u32;
-        let before = self.starts.iter().map(|&s| u32::from(s <= at)).sum::<u32>() as usize;
-        match before.checked_sub(1) {
-            Some(i) if self.extents[i].end() > logical => i,
-            _ => before,
+        let ends_before = |e: &Extent| e.end() <= logical;
+        let guess = self.guess(logical);
+        match self.extents.get(guess) {
+            None => 0,
+            Some(e) if ends_before(e) => guess + 1 + self.extents[guess + 1..].partition_point(ends_before),
+            Some(_) if guess == 0 || ends_before(&self.extents[guess - 1]) => guess,
+            Some(_) => self.extents[..guess - 1].partition_point(ends_before),
         }
     }
-    /// The number of a block's extent, and so of its checksum, where each has one block and there is no hole.
+    /// Where the extent of `logical` is, if all are of one length and without gaps; in any case an index, of a leaf that is not empty.
     #[inline]
-    fn dense(&self, logical: u64) -> Option<usize> {
-        let i = logical.wrapping_sub(self.first);
-        (i < self.dense).then_some(i as usize)
+    fn guess(&self, logical: u64) -> usize {
+        let (Some(first), Some(last)) = (self.extents.first(), self.extents.last()) else { return 0 };
+        let (most, keys) = (self.extents.len() as u64 - 1, last.logical - first.logical);
+        let at = logical.saturating_sub(first.logical).min(keys);
+        // Keys so far apart that this would overflow are in no order that a guess could follow.
+        at.checked_mul(most).and_then(|n| n.checked_div(keys)).unwrap_or(0) as usize
     }
     /// Where a block is, with its checksum.
     #[inline]
     pub(crate) fn block(&self, logical: u64) -> Option<(Block, u32)> {
-        if let Some(i) = self.dense(logical) {
-            return Some((self.extents[i].physical, self.sums[i]));
-        }
         let e = self.extents.get(self.from(logical)).filter(|e| e.logical <= logical)?;
         let i = logical - e.logical;
         Some((e.physical.plus(i), self.sums[e.sums_at as usize + i as usize]))
     }
-    /// Has the processor fetch what overwriting one block looks at.
+    /// Has the processor fetch what overwriting one block most likely looks at.
     pub(crate) fn prefetch(&self, logical: u64) {
-        if let Some(i) = self.dense(logical) {
-            hint::prefetch(&self.extents, i);
-            hint::prefetch(&self.sums, i);
+        let guess = self.guess(logical);
+        hint::prefetch(&self.extents, guess);
+        if self.sums.len() == self.extents.len() {
+            hint::prefetch(&self.sums, guess);
         }
     }
     /// Puts the extents of another leaf in the place of some.
@@ -132,24 +123,12 @@ impl ExtentLeaf {
         let sum_at = |i: usize| self.extents.get(i).map_or(self.sums.len(), |e| e.sums_at as usize);
         let (from, to) = (sum_at(range.start), sum_at(range.end));
         let tail = range.start + other.extents.len();
-        self.extents
-            .splice(range.clone(), other.extents.iter().map(|e| Extent { sums_at: e.sums_at + from as u32, ..*e }));
-        self.starts.splice(range, other.starts.iter().copied());
+        self.extents.splice(range, other.extents.iter().map(|e| Extent { sums_at: e.sums_at + from as u32, ..*e }));
         self.sums.splice(from..to, other.sums.iter().copied());
         if other.sums.len() != to - from {
             let (old, new) = (to as u32, (from + other.sums.len()) as u32);
             self.extents[tail..].iter_mut().for_each(|e| e.sums_at = e.sums_at - old + new);
         }
-        self.measure();
-    }
-    /// Brings up to date what is known of all extents together.
-    fn measure(&mut self) {
-        let (Some(first), Some(last)) = (self.extents.first(), self.extents.last()) else {
-            (self.first, self.dense) = (0, 0);
-            return;
-        };
-        let items = self.extents.len() as u64;
-        (self.first, self.dense) = (first.logical, if last.end() - first.logical == items { items } else { 0 });
     }
     /// The extent that covers exactly `len` blocks from `logical` on and, lying at `physical`, would join no neighbour.
     pub(crate) fn exchangeable(&self, logical: u64, physical: Block, len: usize) -> Option<usize> {
@@ -183,11 +162,9 @@ impl ExtentLeaf {
         {
             last.len += len;
         } else {
-            self.starts.push(logical as u32);
             self.extents.push(Extent { logical, physical, len, sums_at: self.sums.len() as u32 });
         }
         self.sums.extend_from_slice(sums);
-        self.measure();
     }
 }
 
@@ -375,7 +352,6 @@ fn decode_extents(payload: &[u8], items: usize, lo: Key, hi: Key) -> Result<Exte
     }
     let mut leaf = ExtentLeaf::default();
     leaf.extents.reserve_exact(items);
-    leaf.starts.reserve_exact(items);
     let mut next = lo as u64;
     let mut sums = 0;
     for i in 0..items {
@@ -394,7 +370,6 @@ fn decode_extents(payload: &[u8], items: usize, lo: Key, hi: Key) -> Result<Exte
         }
         next = e.end();
         sums += e.len;
-        leaf.starts.push(e.logical as u32);
         leaf.extents.push(e);
     }
     let at = items * EXTENT_BYTES;
@@ -402,7 +377,6 @@ fn decode_extents(payload: &[u8], items: usize, lo: Key, hi: Key) -> Result<Exte
         return Err("more checksums than fit");
     }
     leaf.sums = (0..sums as usize).map(|i| format::get32(payload, at + 4 * i)).collect();
-    leaf.measure();
     Ok(leaf)
 }
 

@@ -3,10 +3,7 @@
 //! Lookups run under a lock and must not wait for a disk: where a node is not in memory they stop with [`Lack::Node`]; the
 //! caller loads it outside the lock and asks again.
 
-use super::{
-    node::{ExtentLeaf, Node, Record, Root, Value, child_of},
-    packed::Packed,
-};
+use super::node::{ExtentLeaf, Node, Record, Root, Value, child_of};
 use crate::{
     Error,
     lack::{Child, Key, Lack, Miss, Shape, Step, Stop},
@@ -22,13 +19,6 @@ pub(crate) trait Nodes {
         Self: 'a;
     /// The node, if it can be had here and now.
     fn node(&self, want: &Miss) -> Step<Self::Ref<'_>>;
-    /// The form of a node in which single keys are found sooner, where it has one.
-    fn packed<'a>(_: &Self::Ref<'a>) -> Option<&'a Packed>
-    where
-        Self: 'a,
-    {
-        None
-    }
 }
 
 fn corrupt(child: Child) -> Stop {
@@ -54,13 +44,6 @@ fn leaf<N: Nodes>(nodes: &N, root: Root, shape: Shape, key: Key) -> Step<Option<
         let node = nodes.node(&at)?;
         if at.level == 0 {
             return Ok(Some((node, at)));
-        }
-        if let Some(packed) = N::packed(&node)
-            && let Some((child, lo, hi)) = packed.child(key)
-        {
-            let bounds = (at.bounds.0.max(lo), hi.unwrap_or(at.bounds.1));
-            at = Miss { shape, child, level: at.level - 1, bounds };
-            continue;
         }
         match &*node {
             Node::Inner { entries, .. } => at = step(at, entries, child_of(entries, key)),
@@ -95,11 +78,6 @@ pub(crate) fn path<'a, N: Nodes>(
 #[inline]
 pub(crate) fn block<N: Nodes>(nodes: &N, root: Root, logical: u64) -> Step<Option<(Block, u32)>> {
     let Some((node, at)) = leaf(nodes, root, Shape::Extents, logical.into())? else { return Ok(None) };
-    if let Some(packed) = N::packed(&node)
-        && let Some(found) = packed.block(logical)
-    {
-        return Ok(found);
-    }
     let Node::Extents(leaf) = &*node else { return Err(corrupt(at.child)) };
     Ok(leaf.block(logical))
 }

@@ -170,3 +170,37 @@ fn nodes_survive_the_trip_and_their_bounds() {
         }
     }
 }
+
+/// A leaf finds each of its blocks, and its holes, whatever its extents are like.
+#[test]
+fn a_leaf_finds_every_block_and_every_hole() {
+    let mut x = 1_u64;
+    let mut random = |n: u64| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x % n
+    };
+    for round in 0..if cfg!(miri) { 20 } else { 600 } {
+        let (gap, run, most) = ([1, 2, 500, 1 << 50][round % 4], [1, 3, 64][round / 4 % 3], 1 + round % 200);
+        let mut at = [0, 5, (1 << 32) - 40, 7 << 32][round / 12 % 4] + random(3);
+        let first = at.saturating_sub(2);
+        let mut leaf = ExtentLeaf::default();
+        let mut near = vec![0, u64::from(u32::MAX), 1 << 32, 1 << 51, u64::MAX - 1];
+        while leaf.extents.len() < most && leaf.extents.len() * 16 + leaf.sums.len() * 4 < 3700 {
+            let sums: Vec<u32> = (0..=random(run)).map(|_| random(1 << 32) as u32).collect();
+            leaf.push(at, Block(random(1 << 40)), &sums);
+            near.extend(at.saturating_sub(2)..at + sums.len() as u64 + 2);
+            at += sums.len() as u64 + random(gap);
+        }
+        for logical in near.into_iter().chain(first..first + 200) {
+            let after = leaf.extents.iter().position(|e| e.end() > logical).unwrap_or(leaf.extents.len());
+            assert_eq!(leaf.from(logical), after, "round {round}, block {logical}");
+            let here = leaf.extents.get(after).filter(|e| e.logical <= logical);
+            let said =
+                here.map(|e| (e.physical.plus(logical - e.logical), leaf.sums_of(e)[(logical - e.logical) as usize]));
+            assert_eq!(leaf.block(logical), said, "round {round}, block {logical}");
+        }
+    }
+    assert_eq!((ExtentLeaf::default().from(0), ExtentLeaf::default().block(0)), (0, None));
+}
