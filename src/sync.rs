@@ -142,9 +142,13 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
 }
 
 impl Thread {
-    /// Waits until it has ended, by itself or by a panic.
+    /// Waits until it has ended, by itself or by a panic. A thread that is the caller itself, and goes on until its caller's work is done, is
+    /// not waited for.
     #[track_caller]
     pub(crate) fn join(self) {
+        if self.handle.thread().id() == thread::current().id() {
+            return;
+        }
         #[cfg(feature = "sim")]
         if let Some(id) = self.scheduled {
             schedule::join(id);

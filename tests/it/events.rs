@@ -211,6 +211,37 @@ fn the_hook_may_call_a_store_with_threads_too() {
     opened.close().unwrap();
 }
 
+/// A hook that has the last handle drops it on a thread that ends with it.
+#[test]
+fn the_hook_may_drop_the_last_handle() {
+    let (told, dropped) = mpsc::channel();
+    let last = Arc::new(Mutex::new(None::<Store>));
+    let hook = last.clone();
+    let options = Options::new().log_bytes(1 << 20).on_event(move |_| {
+        let store = hook.lock().unwrap().take();
+        if store.is_some() {
+            drop(store);
+            let _ = told.send(thread::current().name().map(str::to_owned));
+        }
+    });
+    let (disk, gate) = (Arc::new(SimBackend::new()), Arc::new(Gate::new()));
+    let opened = options.create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+    let volume = opened.create_volume("disk", 1 << 20).unwrap();
+    disk.set_gate(Some(gate.clone()));
+    gate.shut(Lane::Checkpoint);
+    (0..200).for_each(|i| volume.set_tags(BTreeMap::from([("n".to_owned(), i.to_string())])).unwrap());
+    gate.wait_for(Lane::Checkpoint, 1);
+    drop(volume);
+    *last.lock().unwrap() = Some(opened);
+    gate.open(Lane::Checkpoint);
+    let thread = dropped.recv().unwrap();
+    assert!(thread.as_deref().is_some_and(|name| name.starts_with("snapdisk")), "{thread:?}");
+    // The threads end, and with them what they have of the store.
+    while Arc::strong_count(&disk) > 1 {
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn a_panic_in_the_hook_is_its_own() {
     let disk = Arc::new(SimBackend::new());
