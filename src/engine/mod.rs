@@ -3,6 +3,7 @@
 //! Only this layer syncs, and only it knows volumes. [`Engine`] is the open image; everything that a caller holds has an
 //! `Arc` of it.
 
+mod ahead;
 mod budget;
 mod catalog;
 mod change;

@@ -127,7 +127,11 @@ impl Engine {
     pub(crate) fn read(&self, target: Target, view: &View, buf: &mut [u8], offset: u64) -> Result<()> {
         let (from, to) = blocks_of(offset, (buf.len() as u64).min(u64::MAX - offset));
         if to == from + 1 {
-            return if self.read_known(view, buf, offset) { Ok(()) } else { self.read_one(target, view, buf, offset) };
+            return if self.read_known(target, view, buf, offset) {
+                Ok(())
+            } else {
+                self.read_one(target, view, buf, offset)
+            };
         }
         self.read_vectored(target, view, &mut [IoSliceMut::new(buf)], offset)
     }
@@ -163,7 +167,7 @@ impl Engine {
                     }
                     Ok(self.reading.hold(parts.runs()))
                 })?;
-                self.fill(target, &parts, &mut filled)?;
+                self.fill(target, view, &parts, &mut filled)?;
             }
             done += length;
             if done >= len {
@@ -172,7 +176,10 @@ impl Engine {
         }
     }
     /// Copies all parts into the buffers that follow.
-    fn fill(&self, target: Target, parts: &Parts, filled: &mut Filled<'_, '_>) -> Result<()> {
+    fn fill(&self, target: Target, view: &View, parts: &Parts, filled: &mut Filled<'_, '_>) -> Result<()> {
+        if let (Some(first), Some(last)) = (parts.list.first(), parts.list.last()) {
+            self.look_ahead(target, view, first.logical, last.logical + last.blocks, self.fetch_parts(parts));
+        }
         // A block is on its way while the one before it is copied and summed: they mostly lie in places that the processor can't foresee.
         let starts =
             || parts.list.iter().map(|part| if let Source::Disk(at, _) = part.source { Some(at) } else { None });
@@ -212,12 +219,16 @@ impl Engine {
                 Some((physical, sum)) => parts.disk(logical, physical, &[sum]),
             }
         }
-        self.fill(target, parts, filled).is_ok() && found.holds()
+        self.fill(target, view, parts, filled).is_ok() && found.holds()
     }
     /// [`Engine::fill_known`] for a read inside one block.
     #[inline]
-    fn read_known(&self, view: &View, buf: &mut [u8], offset: u64) -> bool {
+    fn read_known(&self, target: Target, view: &View, buf: &mut [u8], offset: u64) -> bool {
         let Some(found) = self.translations.find(view, offset, buf.len() as u64) else { return false };
+        if let Some((at, _)) = found.first() {
+            let block = offset / BLOCK_BYTES;
+            self.look_ahead(target, view, block, block + 1, self.disk.read_ahead(at, 1));
+        }
         let good = match found.first() {
             None => {
                 buf.fill(0);
@@ -312,6 +323,9 @@ impl Engine {
             };
             Ok(One::Disk(physical, sum, self.reading.hold([Run { start: physical, len: 1 }])))
         })?;
+        if let One::Disk(at, ..) = one {
+            self.look_ahead(target, view, block, block + 1, self.disk.read_ahead(at, 1));
+        }
         match one {
             One::Done => Ok(()),
             One::Disk(physical, sum, _hold) if buf.len() == BLOCK => {

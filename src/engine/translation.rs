@@ -14,7 +14,7 @@
 //!
 //! A word that is missing costs a lookup in the tree, and nothing else: whatever is in doubt, is removed.
 
-use super::state::blocks_of;
+use super::{ahead::Ahead, state::blocks_of};
 use crate::units::{Block, Target};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -58,13 +58,15 @@ fn place(word: u64) -> Place {
     (word != HOLE).then_some((Block(word >> 32), word as u32))
 }
 
-/// What the cache knows a volume or snapshot by, as long as neither its size nor its content as a whole is changed. Handles share it.
+/// What reads of a volume or snapshot share. The cache knows it by a number, as long as neither its size nor its content as a whole is
+/// changed.
 #[derive(Default)]
 pub(crate) struct View {
     /// 0: nothing is known. A number is never used again.
     number: AtomicU64,
     /// Size in bytes.
     size: AtomicU64,
+    pub(super) ahead: Ahead,
 }
 
 impl View {

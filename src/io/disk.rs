@@ -145,6 +145,10 @@ impl Disk {
     pub(crate) fn prefetch(&self, block: Block) {
         self.backend.prefetch_mapped(block.offset(), BLOCK);
     }
+    /// Has the host begin to fetch blocks that will be read soon. Returns whether there may be any that it has not cached.
+    pub(crate) fn read_ahead(&self, start: Block, blocks: u64) -> bool {
+        self.backend.read_ahead(start.offset(), blocks * BLOCK as u64)
+    }
     /// Fills `buf` by a system call.
     pub(crate) fn read_unmapped(&self, off: u64, buf: &mut [u8]) -> Result<()> {
         self.fill(off, buf, |o, b| self.backend.read_at(o, b))

@@ -50,8 +50,8 @@ pub enum ReadPath {
     /// agree with what was written.
     #[default]
     Auto,
-    /// Through a shared read-only map: no system call for what is cached. The first touch of every 64 KiB is made by
-    /// a call that reports a bad medium as an error; a page that is evicted and can't be read back later, or a file
+    /// Through a shared read-only map: no system call for what is cached, after its first touch. What is not is read by `pread`, which
+    /// reports a bad medium as an error; a page that is evicted and can't be read back later, or a file
     /// that another process truncates, kills this process with SIGBUS.
     Map,
     /// By `pread` alone. A bad medium or a truncated file is always an error.
@@ -163,6 +163,10 @@ impl FileBackend {
             ReadPath::Map => true,
             ReadPath::Pread => false,
         };
+        if mapped {
+            // What is to be read ahead, the engine says by `read_ahead`, which knows what follows; the host would read what lies beside it.
+            let _ = fs::fadvise(&file, 0, None, fs::Advice::Random);
+        }
         let backend = FileBackend {
             file,
             checkpoint,
@@ -260,6 +264,14 @@ impl Backend for FileBackend {
         if let Some(map) = &self.map {
             map.prefetch(offset, len);
         }
+    }
+    fn read_ahead(&self, offset: u64, len: u64) -> bool {
+        let Some(map) = &self.map else { return false };
+        if map.has_seen(offset, len) {
+            return false;
+        }
+        let _ = fs::fadvise(&self.file, offset, NonZeroU64::new(len), fs::Advice::WillNeed);
+        true
     }
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
         retry(|| rustix::io::pwrite(&self.file, buf, offset))

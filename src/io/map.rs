@@ -4,16 +4,18 @@
 //! anew, so a growing file needs no bookkeeping and no reader ever waits for a remap. Only the first [`SEGMENTS`]
 //! segments of a file are mapped; whatever lies beyond is read by system calls, as is the last, incomplete window.
 //!
-//! A page that the medium can't deliver kills a process that touches it through a map (SIGBUS). So each window is
-//! prefaulted on its first use by `MADV_POPULATE_READ`, which reports an error instead; such a window is left to
-//! `pread`, which names the error. What remains: a page that the kernel evicted and then fails to read again, and a
-//! file that somebody else truncates. Who can't live with that opens with [`ReadPath::Pread`](super::ReadPath::Pread).
+//! Only what the host has cached is read through the map: before a block's first touch the host is asked (`mincore`), and a block that it has not
+//! cached is left to `pread`, which reads as much as was asked for, reads ahead where that pays, and names an error of the medium. A page
+//! that the medium can't deliver would kill a process that touches it through a map (SIGBUS); cached pages are then mapped by
+//! `MADV_POPULATE_READ`, which reports an error instead. What remains: a page that the kernel evicted later and then fails to read again,
+//! and a file that somebody else truncates. Who can't live with that opens with [`ReadPath::Pread`](super::ReadPath::Pread).
 #![allow(unsafe_code, reason = "reads out of mappings")]
 
-use crate::{bytes::PIECE, hint};
+use crate::{BLOCK, bytes::PIECE, hint};
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use rustix::{
     mm,
+    param::page_size,
     process::{Pid, getpid},
 };
 use std::{
@@ -32,10 +34,11 @@ use std::{
 pub(crate) const SEGMENT: u64 = 1 << 30;
 /// Segments mapped at most: they bound the address space, and the page tables that the kernel builds for it.
 pub(crate) const SEGMENTS: usize = 64;
-/// Bytes that are prefaulted at once. As much as the kernel maps around a fault that finds its page cached: a smaller
-/// window costs a system call more often, a larger one reads far more from a cold medium than was asked for. (For the
-/// same reason the map is not advised `MADV_RANDOM`: a window would then be read page by page.)
+/// Bytes whose first touch is prepared at once: as much as the kernel maps around a fault that finds its page cached. A multiple of every
+/// page size.
 pub(crate) const WINDOW: u64 = 64 << 10;
+/// Blocks of a window: a bit of [`Segment::seen`] each.
+const BLOCKS: usize = WINDOW as usize / BLOCK;
 
 /// The map of one file.
 pub(crate) struct Map {
@@ -49,7 +52,7 @@ pub(crate) struct Map {
 
 struct Segment {
     map: MmapRaw,
-    /// One bit for each window that was prefaulted.
+    /// One bit for each block that was found to be cached.
     seen: Box<[AtomicU64]>,
 }
 
@@ -104,6 +107,15 @@ impl Map {
         }
     }
 
+    /// Whether all of a range was read through the map before, or could have been.
+    pub(crate) fn has_seen(&self, off: u64, len: u64) -> bool {
+        let segment = self.segments.get((off / SEGMENT) as usize).and_then(OnceLock::get);
+        let Some(Some(segment)) = segment else { return false };
+        let at = (off % SEGMENT) as usize;
+        let len = (len as usize).min(SEGMENT as usize - at);
+        Segment::windows(at, len).all(|(window, blocks)| segment.has_seen(window, blocks))
+    }
+
     /// Asks the file for its length.
     #[cold]
     fn refresh(&self, file: &File) -> u64 {
@@ -128,28 +140,70 @@ impl Segment {
     fn new(file: &File, index: usize) -> Option<Segment> {
         let map =
             MmapOptions::new().offset(index as u64 * SEGMENT).len(SEGMENT as usize).map_raw_read_only(file).ok()?;
-        Some(Segment { map, seen: (0..SEGMENT / WINDOW / 64).map(|_| AtomicU64::new(0)).collect() })
+        let seen = (0..SEGMENT as usize / BLOCK / 64).map(|_| AtomicU64::new(0)).collect();
+        Some(Segment { map, seen })
     }
 
-    /// Copies the bytes at `at` of the segment, all of which lie in windows that the file fills.
+    /// The blocks of a window that some bytes touch, as bits, with the window's number.
+    fn windows(at: usize, len: usize) -> impl Iterator<Item = (usize, u16)> {
+        let (first, last) = (at / BLOCK, (at + len.max(1) - 1) / BLOCK);
+        (first / BLOCKS..=last / BLOCKS).map(move |window| {
+            let from = first.max(window * BLOCKS) % BLOCKS;
+            let to = last.min(window * BLOCKS + BLOCKS - 1) % BLOCKS;
+            (window, u16::MAX << from & u16::MAX >> (BLOCKS - 1 - to))
+        })
+    }
+    /// Whether all of these blocks of a window were found to be cached.
+    #[inline]
+    fn has_seen(&self, window: usize, blocks: u16) -> bool {
+        let seen = self.seen[window / 4].load(Relaxed) >> (window % 4 * BLOCKS);
+        seen as u16 & blocks == blocks
+    }
+    /// Has blocks of a window mapped, if all of them are cached.
+    #[cold]
+    fn touch(&self, window: usize, blocks: u16) -> bool {
+        let start = window * WINDOW as usize;
+        let Some(cached) = self.cached(start).filter(|cached| cached & blocks == blocks) else { return false };
+        let (from, to) = match cached {
+            u16::MAX => (0, BLOCKS),
+            _ => (blocks.trailing_zeros() as usize, BLOCKS - blocks.leading_zeros() as usize),
+        };
+        if self.map.advise_range(Advice::PopulateRead, start + from * BLOCK, (to - from) * BLOCK).is_err() {
+            return false;
+        }
+        self.seen[window / 4].fetch_or(u64::from(cached) << (window % 4 * BLOCKS), Relaxed);
+        true
+    }
+    /// Which blocks of the window at `start` the host has cached, as far as it says. `None`: it says nothing.
+    fn cached(&self, start: usize) -> Option<u16> {
+        let page = page_size();
+        let mut pages = [0_u8; BLOCKS];
+        if page > WINDOW as usize || page < BLOCK || start + WINDOW as usize > self.map.len() {
+            return None;
+        }
+        // SAFETY: address and length are those of whole pages of the mapping (checked), which lives as long as `self`; the call
+        // writes a byte for each of them, of which there are at most as many as `pages` has, since a page is no smaller than
+        // a block (checked).
+        let told =
+            unsafe { libc::mincore(self.map.as_mut_ptr().add(start).cast(), WINDOW as usize, pages.as_mut_ptr()) };
+        (told == 0)
+            .then(|| (0..BLOCKS).filter(|i| pages[i * BLOCK / page] & 1 == 1).fold(0, |cached, i| cached | 1 << i))
+    }
+
+    /// Copies the bytes at `at` of the segment, all of which lie in windows that the file fills; `false` where some of them are not cached.
     #[inline]
     fn read(&self, at: usize, buf: &mut [u8]) -> bool {
-        let (first, last) = (at / WINDOW as usize, (at + buf.len().max(1) - 1) / WINDOW as usize);
-        for window in first..=last {
-            let (word, bit) = (&self.seen[window / 64], 1 << (window % 64));
-            if word.load(Relaxed) & bit == 0 {
-                if self.map.advise_range(Advice::PopulateRead, window * WINDOW as usize, WINDOW as usize).is_err() {
-                    return false;
-                }
-                word.fetch_or(bit, Relaxed);
+        for (window, blocks) in Segment::windows(at, buf.len()) {
+            if !self.has_seen(window, blocks) && !self.touch(window, blocks) {
+                return false;
             }
         }
         assert!(at <= self.map.len() && buf.len() <= self.map.len() - at);
         // SAFETY:
         // - Source: `at..at + buf.len()` lies inside the mapping (asserted), which is readable and lives as long as
         //   `self`; it is never unmapped or remapped before.
-        // - The pages exist: `Map::read` admits only windows below a length that the file has, and each of them has
-        //   been populated. Should the medium or another process take one away again, the access raises SIGBUS, which
+        // - The pages exist: `Map::read` admits only windows below a length that the file has, and each block was
+        //   found to be cached. Should the medium or another process take one away again, the access raises SIGBUS, which
         //   ends the process; it is never undefined behaviour of the copy.
         // - Destination: `buf` is a unique borrow of `buf.len()` writable bytes, so it can't overlap the mapping, to
         //   which no Rust reference is ever made.

@@ -50,7 +50,7 @@ pub enum Lane {
 /// | [`release`](Backend::release) | a lock that this backend holds stays until it is dropped: another opening waits for the last handle, not for `close` |
 /// | [`same_process`](Backend::same_process) | a forked child is not refused: parent and child are two writers of one image, which destroys it |
 /// | [`punch`](Backend::punch) | no promise; freed space is used again but never returned to the host |
-/// | [`read_mapped`](Backend::read_mapped), [`prefetch_mapped`](Backend::prefetch_mapped), [`write_vectored_at`](Backend::write_vectored_at), [`push`](Backend::push) | no promise; speed |
+/// | [`read_mapped`](Backend::read_mapped), [`prefetch_mapped`](Backend::prefetch_mapped), [`read_ahead`](Backend::read_ahead), [`write_vectored_at`](Backend::write_vectored_at), [`push`](Backend::push) | no promise; speed |
 ///
 /// Locking out a second writer is the backend's own affair, whichever methods it has: [`FileBackend`] holds a lock from its opening on.
 #[allow(clippy::len_without_is_empty, reason = "an empty image is none")]
@@ -89,8 +89,8 @@ pub trait Backend: Send + Sync {
     /// pages that the medium does not, and take what is written there again for a change of what is there. Called at most once, while
     /// nothing is mapped. A hint, where the host can't; the default does nothing.
     fn drop_cache(&self) {}
-    /// Copies `buf.len()` bytes at `offset` out of a shared read-only map. `Ok(false)`, the default: there is no map (or none there),
-    /// use [`Backend::read_at`]. Never faults on a medium that fails when the window is first touched.
+    /// Copies `buf.len()` bytes at `offset` out of a shared read-only map. `Ok(false)`, the default: there is no map (or none there, or
+    /// it would have to wait for the medium), use [`Backend::read_at`].
     fn read_mapped(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
         let _ = (offset, buf);
         Ok(false)
@@ -99,6 +99,12 @@ pub trait Backend: Send + Sync {
     /// Changes nothing, waits for nothing, and may be of any range; the default does nothing.
     fn prefetch_mapped(&self, offset: u64, len: usize) {
         let _ = (offset, len);
+    }
+    /// Tells that a range will be read soon, so that the host begins to fetch what it has not cached, and returns at once. Returns whether
+    /// there may have been something to fetch. A hint; the default does nothing and returns `false`.
+    fn read_ahead(&self, offset: u64, len: u64) -> bool {
+        let _ = (offset, len);
+        false
     }
     /// Returns a range to the host; it reads as zeros from then on. `Unsupported`, the default, is no failure.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -1,0 +1,107 @@
+//! Read-ahead: of a volume that is read in order and that the host has not cached, what comes next is on its way before it is asked for.
+//!
+//! The host reads ahead in its file, where the next blocks of a volume that was overwritten at random are not. So what follows is looked up
+//! in the volume's tree, and the host is told where it lies. Nothing of this is done for what is cached, nor for reads that follow no order.
+
+use super::{
+    read::{Parts, Source},
+    state::Engine,
+    translation::View,
+};
+use crate::{
+    tree::read_pieces,
+    units::{Block, Target},
+};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Blocks that are looked up at once: at first, and at most.
+const LEAST: u64 = 64;
+const MOST: u64 = 1024;
+/// No block.
+const NONE: u64 = u64::MAX;
+
+/// How far ahead a volume or snapshot is read.
+pub(super) struct Ahead {
+    /// The read that covers this block has the next part looked up.
+    mark: AtomicU64,
+    stream: Mutex<Stream>,
+}
+
+#[derive(Default)]
+struct Stream {
+    /// The block after the last read that had to wait for the medium.
+    next: u64,
+    /// The block after the last one that was looked up ahead, and how many these were.
+    end: u64,
+    blocks: u64,
+}
+
+impl Default for Ahead {
+    fn default() -> Ahead {
+        Ahead { mark: AtomicU64::new(NONE), stream: Mutex::default() }
+    }
+}
+
+impl Engine {
+    /// Has what follows a read of the blocks `from..to` fetched, if reads go that way. `waits`: this one has to wait for the medium.
+    #[inline]
+    pub(super) fn look_ahead(&self, target: Target, view: &View, from: u64, to: u64, waits: bool) {
+        let mark = view.ahead.mark.load(Relaxed);
+        if waits || (from <= mark && mark < to) {
+            self.look_further(target, view, from, to);
+        }
+    }
+    #[cold]
+    fn look_further(&self, target: Target, view: &View, from: u64, to: u64) {
+        let Some(mut stream) = view.ahead.stream.try_lock() else { return };
+        let follows = std::mem::replace(&mut stream.next, to) == from;
+        let start = match view.ahead.mark.load(Relaxed) {
+            mark if from <= mark && mark < to => stream.end.max(to),
+            // A read in the midst of what is on its way waits for that alone.
+            _ if from >= stream.end.saturating_sub(stream.blocks) && to <= stream.end => return,
+            _ if follows => {
+                stream.blocks = 0;
+                to
+            }
+            _ => return,
+        };
+        let blocks = (2 * stream.blocks).clamp(LEAST, MOST);
+        let end = self.fetch_ahead(target, start, start.saturating_add(blocks)).unwrap_or(start);
+        (stream.end, stream.blocks) = (end, end - start);
+        // Half-way, so that the next part is on its way while this one is copied.
+        view.ahead.mark.store(if end > start { start + (end - start) / 2 } else { NONE }, Relaxed);
+    }
+    /// Tells the host where the blocks from `from` to `to`, or the end, lie. Returns where that ends.
+    fn fetch_ahead(&self, target: Target, from: u64, to: u64) -> crate::Result<u64> {
+        let mut runs: Vec<(Block, u64)> = Vec::new();
+        let end = self.lookup(|state| {
+            let (root, size) = state.extent_root(target)?;
+            let to = to.min(size.div_ceil(crate::units::BLOCK_BYTES)).max(from);
+            runs.clear();
+            let run = &mut |_, blocks, data: Option<(Block, &[u32])>| {
+                let Some((start, _)) = data else { return };
+                match runs.last_mut() {
+                    Some((before, n)) if before.plus(*n) == start => *n += blocks,
+                    _ => runs.push((start, blocks)),
+                }
+            };
+            read_pieces(&state.forest, root, from, to, None, run)?;
+            Ok(to)
+        })?;
+        for (start, blocks) in runs {
+            self.disk.read_ahead(start, blocks);
+        }
+        Ok(end)
+    }
+    /// Has the host fetch all parts of a read at once. Returns whether it may have to.
+    pub(super) fn fetch_parts(&self, parts: &Parts) -> bool {
+        let mut waits = false;
+        for part in &parts.list {
+            if let Source::Disk(start, _) = part.source {
+                waits |= self.disk.read_ahead(start, part.blocks);
+            }
+        }
+        waits
+    }
+}
