@@ -2,6 +2,7 @@
 
 mod agree;
 mod beside;
+mod held;
 pub(crate) mod history;
 mod names;
 pub(crate) mod op;

@@ -84,7 +84,15 @@ fn random() {
     assert!(steps > 100 * cases && states > cases);
 }
 
-/// Repeats the case in `SNAPDISK_SCHEDULE`.
+/// One thread writes as a holder, others roll back by force meanwhile: few of the random cases have that.
+#[test]
+fn holders_are_fenced() {
+    for n in 0..count("SNAPDISK_SCHEDULES", 300) {
+        let case = Case::fenced((number("SNAPDISK_SEED", 1) << 32) + n);
+        try_case(&case).unwrap_or_else(|why| panic!("{}", told(&case, &why)));
+    }
+}
+
 /// Schedules that found something.
 const ONCE: [&str; 1] =
     // A direct write that failed once its data was in place gave its blocks to the next one, in the same window.
@@ -98,6 +106,7 @@ fn what_once_failed() {
     }
 }
 
+/// Repeats the case in `SNAPDISK_SCHEDULE`.
 #[test]
 fn replay() {
     let form = "a case: seed=N size=N by=u|sN|pN [fault=…] threads=W0.8,F|R0.8";

@@ -27,7 +27,8 @@ enum Place {
 fn may_run_beside(op: &Op, place: Place) -> bool {
     match op {
         Op::Write { .. } | Op::Bytes { .. } | Op::Trim { .. } | Op::Zero { .. } | Op::Cut { .. } => true,
-        Op::SnapDeferred { .. } => true,
+        Op::SnapDeferred { .. } | Op::HeldWrite { .. } => true,
+        Op::Attach { .. } | Op::Detach { .. } | Op::Acknowledge { .. } => true,
         Op::Maintain { .. } | Op::Checkpoint {} | Op::Check {} | Op::Reopen {} | Op::Die {} => false,
         Op::BesideCheckpoint { .. } | Op::BesideFlush { .. } => false,
         _ => place == Place::Checkpoint,
@@ -78,6 +79,7 @@ impl Run {
             store: Some(store.clone()),
             history: self.history.clone(),
             unknown: false,
+            held: std::mem::take(&mut self.held),
             setup: self.setup.clone(),
             serial: self.serial,
             openings: 0,
@@ -109,6 +111,7 @@ impl Run {
             std::mem::replace(&mut there.1, Ok(())).map_err(|e| format!("beside {}: {e}", outer.text()))?;
             self.history = there.0.history.clone();
             self.serial = there.0.serial;
+            self.held = std::mem::take(&mut there.0.held);
             there.2
         };
         result.map_err(|e| format!("{} beside others: {e:?}", outer.text()))?;

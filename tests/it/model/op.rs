@@ -94,6 +94,22 @@ ops! {
     TagSnap "TS" (k, n);
     /// Several metadata operations as one.
     Update "Y" (v, n);
+    /// Attach a volume.
+    Attach "AT" (v);
+    /// Release an attached volume.
+    Detach "AD" (h);
+    /// The holder acknowledges its generation, or one that is by `less % 3` older.
+    Acknowledge "AK" (h, less);
+    /// A write of one block through an attached handle; tag 0: a discard.
+    HeldWrite "AW" (h, b, t);
+    /// Rollback by force (`by % 3` is 0), by the holder (1) or by anyone; of the contents only with `by & 4`.
+    RollbackBy "AR" (v, k, by);
+    /// Resize, as in `RollbackBy`.
+    ResizeBy "AL" (v, n, by);
+    /// Delete a volume, as in `RollbackBy`.
+    DelVolBy "AV" (v, how, by);
+    /// Several metadata operations as one, as in `RollbackBy`.
+    UpdateBy "AY" (v, n, by);
     /// A checkpoint, and in the middle of one of its writes, pushes or syncs the next few operations.
     BesideCheckpoint "CB" (at, n);
     /// A flush, and in the middle of one of its writes or its sync the next few operations.
@@ -154,12 +170,29 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => (0u8..8).prop_map(|k| Op::RenameSnap { k }),
         1 => (small.clone(), any::<u8>()).prop_map(|(v, n)| Op::TagVol { v, n }),
         1 => (0u8..8, any::<u8>()).prop_map(|(k, n)| Op::TagSnap { k, n }),
-        1 => (small, any::<u8>()).prop_map(|(v, n)| Op::Update { v, n }),
+        1 => (small.clone(), any::<u8>()).prop_map(|(v, n)| Op::Update { v, n }),
+        3 => lease(),
         5 => (0u8..10, 1u8..5).prop_map(|(at, n)| Op::BesideCheckpoint { at, n }),
         3 => (0u8..4, 1u8..4).prop_map(|(at, n)| Op::BesideFlush { at, n }),
         1 => Just(Op::Reopen {}),
         1 => Just(Op::Die {}),
         1 => Just(Op::Check {}),
+    ]
+}
+
+/// An operation on attached volumes, or one that they refuse.
+pub(super) fn lease() -> impl Strategy<Value = Op> {
+    let small = 0u8..4;
+    let by = 0u8..8;
+    prop_oneof![
+        5 => small.clone().prop_map(|v| Op::Attach { v }),
+        1 => small.clone().prop_map(|h| Op::Detach { h }),
+        2 => (small.clone(), 0u8..6).prop_map(|(h, less)| Op::Acknowledge { h, less: less.saturating_sub(3) }),
+        4 => (small.clone(), block(), tag()).prop_map(|(h, b, t)| Op::HeldWrite { h, b, t }),
+        3 => (small.clone(), 0u8..8, by.clone()).prop_map(|(v, k, by)| Op::RollbackBy { v, k, by }),
+        2 => (small.clone(), any::<u8>(), by.clone()).prop_map(|(v, n, by)| Op::ResizeBy { v, n, by }),
+        1 => (small.clone(), 0u8..3, by.clone()).prop_map(|(v, how, by)| Op::DelVolBy { v, how, by }),
+        1 => (small, any::<u8>(), by).prop_map(|(v, n, by)| Op::UpdateBy { v, n, by }),
     ]
 }
 

@@ -3,18 +3,19 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use snapdisk::{
-    BLOCK, DeleteSnapshots, Durability, Error, ErrorKind, NewOptions, Options, Store,
+    BLOCK, Durability, Error, ErrorKind, NewOptions, Options, Store,
     io::sim::{Ev, SimBackend, SimHost},
 };
 
 use super::{
     BLOCKS_MAX, Model, Object, Op, Seen, fill,
+    held::{Held, Told},
     history::{History, Phase, explain},
     observe, tags,
 };
 
 /// Volumes at most.
-const VOLUMES: usize = 4;
+pub(super) const VOLUMES: usize = 4;
 /// Snapshots at most.
 const SNAPSHOTS: usize = 6;
 
@@ -45,28 +46,32 @@ pub(crate) struct Run {
     pub(crate) history: History,
     /// An operation failed in a way that leaves its outcome open; nothing more is run.
     pub(crate) unknown: bool,
+    /// The volumes that are attached.
+    pub(super) held: Vec<Held>,
     pub(super) setup: Setup,
     pub(super) serial: u32,
     pub(super) openings: u64,
 }
 
 /// What an operation is expected to do.
-struct Step {
-    expect: Result<(), ErrorKind>,
-    next: Option<Model>,
-    durable: bool,
+pub(super) struct Step {
+    pub(super) expect: Result<(), ErrorKind>,
+    pub(super) next: Option<Model>,
+    pub(super) durable: bool,
+    /// What the holder of the volume has learned.
+    pub(super) told: Option<Told>,
 }
 
-fn ok(next: Model) -> Step {
-    Step { expect: Ok(()), next: Some(next), durable: false }
+pub(super) fn ok(next: Model) -> Step {
+    Step { expect: Ok(()), next: Some(next), durable: false, told: None }
 }
 
-fn durable(next: Model) -> Step {
+pub(super) fn durable(next: Model) -> Step {
     Step { durable: true, ..ok(next) }
 }
 
-fn refused(kind: ErrorKind) -> Step {
-    Step { expect: Err(kind), next: None, durable: false }
+pub(super) fn refused(kind: ErrorKind) -> Step {
+    Step { expect: Err(kind), next: None, durable: false, told: None }
 }
 
 impl Run {
@@ -75,7 +80,7 @@ impl Run {
     pub(crate) fn open(disk: Arc<SimBackend>, history: History, setup: &Setup, serial: u32) -> Result<Run, String> {
         let setup = setup.clone();
         disk.set_fresh_weak(setup.weak);
-        let mut run = Run { disk, store: None, history, unknown: false, setup, serial, openings: 0 };
+        let mut run = Run { disk, store: None, history, unknown: false, held: Vec::new(), setup, serial, openings: 0 };
         run.reopen(true)?;
         Ok(run)
     }
@@ -107,6 +112,9 @@ impl Run {
         let mut model = model;
         model.learn(&seen)?;
         self.names_hold(&store, &model)?;
+        self.nothing_is_attached(&store, &model)?;
+        // Dropped after that: handles of a closed store release nothing.
+        self.held.clear();
         self.history.states.push((model.hash(), model));
         self.store = Some(store);
         self.ack();
@@ -137,12 +145,12 @@ impl Run {
         self.disk.mark(Ev::Acked(self.history.acked as u32));
     }
 
-    fn fresh(&mut self) -> u32 {
+    pub(super) fn fresh(&mut self) -> u32 {
         self.serial += 1;
         self.serial
     }
 
-    fn tag(&mut self, t: u8) -> u64 {
+    pub(super) fn tag(&mut self, t: u8) -> u64 {
         match t {
             0..=2 => u64::from(t),
             _ => self.setup.seed << 20 | u64::from(self.fresh()),
@@ -181,6 +189,7 @@ impl Run {
                 if step.durable {
                     self.ack();
                 }
+                self.tell(step.told);
             }
             (Err(kind), Err(e)) if e.kind() == *kind => self.history.states.push((before.hash(), before)),
             (_, Err(e)) => match e.kind() {
@@ -214,6 +223,7 @@ impl Run {
         if changes_names(op) {
             self.names_hold(&store, &model).map_err(|e| format!("after {}: {e}", op.text()))?;
         }
+        self.leases_hold(&model).map_err(|e| format!("after {}: {e}", op.text()))?;
         self.history.states[last].1 = model;
         Ok(())
     }
@@ -256,6 +266,7 @@ impl Run {
         match self.store.take().expect("open").close() {
             Ok(()) => {
                 self.ack();
+                self.leases_are_closed()?;
                 self.reopen(false)
             }
             Err(_) if self.faulty() => {
@@ -267,6 +278,7 @@ impl Run {
     }
 
     fn die(&mut self) -> Result<(), String> {
+        self.held.clear();
         self.store = None;
         self.reopen(true)
     }
@@ -365,36 +377,6 @@ impl Run {
                 next.volumes.insert(to.clone(), Arc::new(object));
                 (durable(next), snap.and_then(|s| store.clone_volume(&s, &to)).map(drop))
             }
-            Op::Rollback { v, k } | Op::RollbackKeep { v, k } => {
-                let keep = matches!(op, Op::RollbackKeep { .. });
-                let (Some((name, volume)), Some((snap_name, snap))) =
-                    (find_volume(store, &next, v), find_snapshot(store, &next, k))
-                else {
-                    return (ok(next), Ok(()));
-                };
-                let result = volume.and_then(|v| {
-                    let s = snap?;
-                    if keep { v.rollback_keep_size(&s) } else { v.rollback(&s) }
-                });
-                if !next.owns(&name, &snap_name) {
-                    return (refused(ErrorKind::Invalid), result);
-                }
-                let frozen = next.snapshots[&snap_name].clone();
-                let o = next.volume_mut(&name);
-                let size = o.size;
-                o.blocks = frozen.blocks.clone();
-                o.size = frozen.size;
-                if keep {
-                    o.resize(size);
-                }
-                (durable(next), result)
-            }
-            Op::Resize { v, n } => {
-                let Some((name, volume)) = find_volume(store, &next, v) else { return (ok(next), Ok(())) };
-                let size = volume_size(n);
-                next.volume_mut(&name).resize(size);
-                (durable(next), volume.and_then(|v| v.resize(size)))
-            }
             Op::CreateVol { n } => {
                 if n % 8 == 7 {
                     let Some((name, _)) = next.pick_volume(n) else { return (ok(next), Ok(())) };
@@ -411,24 +393,6 @@ impl Run {
                 next.volumes.insert(name.clone(), Arc::new(object));
                 let new = NewOptions::new().tags(tags);
                 (durable(next), store.create_volume_with(&name, size, new).map(drop))
-            }
-            Op::DelVol { v, how } => {
-                let Some((name, volume)) = find_volume(store, &next, v) else { return (ok(next), Ok(())) };
-                let own: Vec<String> = next.snapshots.keys().filter(|s| next.owns(&name, s)).cloned().collect();
-                let mode = match how % 3 {
-                    0 => DeleteSnapshots::Refuse,
-                    1 => DeleteSnapshots::Keep,
-                    _ => DeleteSnapshots::Delete,
-                };
-                let result = volume.and_then(|v| store.delete_volume(&v, mode));
-                if how % 3 == 0 && !own.is_empty() {
-                    return (refused(ErrorKind::Invalid), result);
-                }
-                next.volumes.remove(&name);
-                if how % 3 == 2 {
-                    next.snapshots.retain(|s, _| !own.contains(s));
-                }
-                (durable(next), result)
             }
             Op::Rename { v } => {
                 let Some((name, volume)) = find_volume(store, &next, v) else { return (ok(next), Ok(())) };
@@ -456,44 +420,11 @@ impl Run {
                 };
                 (durable(next), snap.and_then(|s| set(s.id())))
             }
-            Op::Update { v, n } => self.update(store, next, v, n),
             Op::Reopen {} | Op::Die {} | Op::BesideCheckpoint { .. } | Op::BesideFlush { .. } => {
                 unreachable!("handled by the caller")
             }
+            _ => self.apply_lease(store, op, next),
         }
-    }
-
-    /// Snapshot, resize and perhaps a new volume, as one; once in a while refused at its end, and so wholly.
-    fn update(&mut self, store: &Store, mut next: Model, v: u8, n: u8) -> (Step, Result<(), Error>) {
-        let Some(name) = self.room(&next, v) else { return (ok(next), Ok(())) };
-        let (snap, other) = (format!("s{}", self.fresh()), format!("v{}", self.fresh()));
-        let size = volume_size(n);
-        let more = next.volumes.len() < VOLUMES && n & 1 == 1;
-        let fail = n & 6 == 6;
-        let (of_volume, of_snapshot) = (self.tags(n), self.tags(n / 2));
-        let hashes = (tags::hash(&of_volume), tags::hash(&of_snapshot));
-        let result = store.volume(&name).and_then(|volume| {
-            store.update(|u| {
-                u.snapshot(&volume, &snap, of_snapshot)?;
-                u.resize(&volume, size);
-                u.set_volume_tags(&volume, of_volume);
-                if more {
-                    u.create_volume(&other, size, BTreeMap::new())?;
-                }
-                if fail { Err(Error::new(ErrorKind::Cancelled, "planned")) } else { Ok(()) }
-            })
-        });
-        if fail {
-            return (refused(ErrorKind::Cancelled), result);
-        }
-        freeze(&mut next, &name, &snap);
-        Arc::make_mut(next.snapshots.get_mut(&snap).expect("just frozen")).tags = hashes.1;
-        next.volume_mut(&name).resize(size);
-        next.volume_mut(&name).tags = hashes.0;
-        if more {
-            next.volumes.insert(other, Arc::new(Object::new(size)));
-        }
-        (durable(next), result)
     }
 
     fn change(&mut self, store: &Store, op: &Op, mut next: Model) -> (Step, Result<(), Error>) {
@@ -540,27 +471,29 @@ impl Run {
         (durability(next), result)
     }
 
-    fn tags(&mut self, n: u8) -> BTreeMap<String, String> {
+    pub(super) fn tags(&mut self, n: u8) -> BTreeMap<String, String> {
         let serial = self.fresh();
         tags::of(n, serial)
     }
 
-    fn room(&self, model: &Model, v: u8) -> Option<String> {
+    pub(super) fn room(&self, model: &Model, v: u8) -> Option<String> {
         (model.snapshots.len() < SNAPSHOTS).then(|| model.pick_volume(v).map(|p| p.0.clone())).flatten()
     }
 }
 
 fn changes_names(op: &Op) -> bool {
-    use Op::{Clone, CreateVol, DelSnap, DelVol, Rename, RenameSnap, Update};
+    use Op::{Clone, CreateVol, DelSnap, DelVol, DelVolBy, Rename, RenameSnap, Update, UpdateBy};
     matches!(
         op,
         Clone { .. }
             | CreateVol { .. }
             | DelSnap { .. }
             | DelVol { .. }
+            | DelVolBy { .. }
             | Rename { .. }
             | RenameSnap { .. }
             | Update { .. }
+            | UpdateBy { .. }
     )
 }
 
@@ -572,19 +505,21 @@ fn gets_through(op: &Op) -> bool {
             | Op::Checkpoint {}
             | Op::DelSnap { .. }
             | Op::DelVol { .. }
+            | Op::DelVolBy { .. }
             | Op::Rollback { .. }
+            | Op::RollbackBy { .. }
             | Op::Maintain { .. }
     )
 }
 
-fn freeze(model: &mut Model, volume: &str, snapshot: &str) {
+pub(super) fn freeze(model: &mut Model, volume: &str, snapshot: &str) {
     let o = &model.volumes[volume];
     let frozen = Object { id: None, of: o.id, tags: 0, ..(**o).clone() };
     model.snapshots.insert(snapshot.to_owned(), Arc::new(frozen));
 }
 
 /// Whole blocks mostly, sometimes any multiple of a sector, sometimes nothing.
-fn volume_size(n: u8) -> u64 {
+pub(super) fn volume_size(n: u8) -> u64 {
     match n % 16 {
         15 => 0,
         14 => u64::from(n) * 512 % (BLOCKS_MAX * BLOCK as u64),
@@ -592,15 +527,15 @@ fn volume_size(n: u8) -> u64 {
     }
 }
 
-type Found<T> = Option<(String, Result<T, Error>)>;
+pub(super) type Found<T> = Option<(String, Result<T, Error>)>;
 
-fn find_volume(store: &Store, model: &Model, v: u8) -> Found<snapdisk::Volume> {
+pub(super) fn find_volume(store: &Store, model: &Model, v: u8) -> Found<snapdisk::Volume> {
     let name = model.pick_volume(v)?.0.clone();
     let found = store.volume(&name);
     Some((name, found))
 }
 
-fn find_snapshot(store: &Store, model: &Model, k: u8) -> Found<snapdisk::Snapshot> {
+pub(super) fn find_snapshot(store: &Store, model: &Model, k: u8) -> Found<snapdisk::Snapshot> {
     let (name, object) = model.pick_snapshot(k)?;
     let found = match object.id {
         Some(id) => store.snapshot_by_id(snapdisk::SnapshotId(id)),

@@ -144,6 +144,19 @@ fn spills() -> BoxedStrategy<Vec<Op>> {
     pieces(piece, 12)
 }
 
+/// Volumes that are attached while they are rolled back, resized and deleted by anyone, by force and by their holders.
+fn leases() -> BoxedStrategy<Vec<Op>> {
+    let piece = prop_oneof![
+        6 => super::op::lease().prop_map(|op| vec![op]),
+        2 => (0u8..2, 0u8..8, 0u8..4).prop_map(|(v, b, n)| vec![Op::Write { v, b, n, t: 3 }]),
+        2 => (0u8..2).prop_map(|v| vec![Op::Snap { v }]),
+        1 => (0u8..4, 0u8..8).prop_map(|(v, k)| vec![Op::Rollback { v, k }]),
+        1 => (0u8..4, any::<u8>()).prop_map(|(v, n)| vec![Op::Resize { v, n }]),
+        1 => super::op::op().prop_map(|op| vec![op]),
+    ];
+    pieces(piece, 24)
+}
+
 /// Workloads, with sizes, in which failing writes find something to spoil.
 pub(crate) fn failing() -> impl Strategy<Value = (Vec<Op>, u8)> {
     (spills(), prop::sample::select(vec![1u8, 3, 7, 12]))
@@ -166,6 +179,7 @@ pub(crate) fn steered() -> impl Strategy<Value = (Vec<Op>, u8)> {
         1 => (trees(200), Just(12u8)),
         2 => long(),
         2 => (returns(), prop::sample::select(vec![1u8, 4, 10, 10, 10])),
+        2 => (leases(), prop::sample::select(vec![0u8, 1, 3, 5, 9])),
         3 => (full(), prop::sample::select(vec![4u8, 11, 11, 11])),
     ]
 }

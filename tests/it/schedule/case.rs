@@ -46,10 +46,23 @@ pub(super) enum Act {
     Tag,
     /// Reads its tags.
     ReadTags,
+    /// Attaches the volume.
+    Attach,
+    /// Gives up the handle that whoever attached it last has.
+    Detach,
+    /// Acknowledges all changes so far.
+    Acknowledge,
+    /// A write through the attached handle.
+    HeldWrite {
+        at: u64,
+        len: u64,
+    },
+    /// To the newest snapshot, by force.
+    ForceRollback,
 }
 
 impl Act {
-    fn random(rng: &mut Rng, rollback: bool) -> Act {
+    fn random(rng: &mut Rng, rollback: bool, attach: bool) -> Act {
         let all = BLOCKS * BLOCK;
         let range = |rng: &mut Rng| match rng.below(3) {
             // Whole blocks.
@@ -64,6 +77,18 @@ impl Act {
                 (at, 1 + rng.below((all - at).min(10)))
             }
         };
+        if attach && rng.one_in(3) {
+            return match rng.below(8) {
+                0 | 1 => Act::Attach,
+                2 => Act::Detach,
+                3 => Act::Acknowledge,
+                4 if rollback => Act::ForceRollback,
+                _ => {
+                    let (at, len) = range(rng);
+                    Act::HeldWrite { at, len }
+                }
+            };
+        }
         match rng.below(44) {
             0..14 => {
                 let (at, len) = range(rng);
@@ -99,6 +124,7 @@ impl Act {
         };
         let act = match letter {
             "W" => return range().map(|(at, len)| Act::Write { at, len }),
+            "H" => return range().map(|(at, len)| Act::HeldWrite { at, len }),
             "R" => return range().map(|(at, len)| Act::Read { at, len }),
             "D" => return range().map(|(at, len)| Act::Discard { at, len }),
             "S" => Act::Snapshot,
@@ -111,6 +137,10 @@ impl Act {
             "Q" => Act::Close,
             "T" => Act::Tag,
             "G" => Act::ReadTags,
+            "A" => Act::Attach,
+            "E" => Act::Detach,
+            "N" => Act::Acknowledge,
+            "L" => Act::ForceRollback,
             _ => return None,
         };
         rest.is_empty().then_some(act)
@@ -118,6 +148,16 @@ impl Act {
 }
 
 impl Act {
+    /// The sectors that it writes.
+    pub(super) fn writes(self) -> Option<(u64, u64)> {
+        match self {
+            Act::Write { at, len } | Act::HeldWrite { at, len } => Some((at, len)),
+            _ => None,
+        }
+    }
+    pub(super) fn rolls_back(self) -> bool {
+        matches!(self, Act::Rollback | Act::ForceRollback)
+    }
     /// The sectors that it reads, the tags among them.
     pub(super) fn looks_at(self) -> Option<(u64, u64)> {
         match self {
@@ -144,6 +184,11 @@ impl fmt::Display for Act {
             Act::Close => f.write_str("Q"),
             Act::Tag => f.write_str("T"),
             Act::ReadTags => f.write_str("G"),
+            Act::Attach => f.write_str("A"),
+            Act::Detach => f.write_str("E"),
+            Act::Acknowledge => f.write_str("N"),
+            Act::HeldWrite { at, len } => write!(f, "H{at}.{len}"),
+            Act::ForceRollback => f.write_str("L"),
         }
     }
 }
@@ -178,8 +223,9 @@ impl Case {
             let how = if call == Call::Sync && rng.one_in(4) { ENOSPC } else { EIO };
             Fault { call, nth, how: How::Errno(how), sticky: false }
         });
-        let rollback = rng.one_in(4);
-        let acts = |rng: &mut Rng| (0..2 + rng.below(12)).map(|_| Act::random(rng, rollback)).collect();
+        let attach = rng.one_in(4);
+        let rollback = if attach { rng.one_in(2) } else { rng.one_in(4) };
+        let acts = |rng: &mut Rng| (0..2 + rng.below(12)).map(|_| Act::random(rng, rollback, attach)).collect();
         let mut threads: Vec<Vec<Act>> = (0..2 + rng.below(3)).map(|_| acts(&mut rng)).collect();
         if rng.one_in(4) {
             // In the middle of what the others do.
@@ -188,6 +234,20 @@ impl Case {
             threads[among].insert(at, Act::Close);
         }
         Case { seed, size, choice, fault, threads }
+    }
+
+    /// A case of a number in which a holder writes while others roll its volume back.
+    pub(super) fn fenced(seed: u64) -> Case {
+        let mut rng = Rng::new(seed);
+        let mut threads =
+            vec![vec![Act::Snapshot, Act::Attach], vec![Act::ForceRollback; 3], vec![Act::ForceRollback; 2]];
+        for _ in 0..4 + rng.below(4) {
+            let block = rng.below(BLOCKS);
+            let at = block * BLOCK + rng.below(2);
+            let write = Act::HeldWrite { at, len: BLOCK - at % BLOCK };
+            threads[0].push(if rng.one_in(4) { Act::Acknowledge } else { write });
+        }
+        Case { fault: None, threads, ..Case::random(rng.number()) }
     }
 
     /// What the scheduler goes by.
@@ -262,8 +322,7 @@ impl fmt::Display for Case {
 
 #[test]
 fn cases_are_read_back() {
-    for seed in 0..200 {
-        let case = Case::random(seed);
+    for case in (0..200).flat_map(|seed| [Case::random(seed), Case::fenced(seed)]) {
         assert_eq!(Case::parse(&case.to_string()).as_ref(), Some(&case), "{case}");
     }
     for text in

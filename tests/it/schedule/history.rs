@@ -29,6 +29,8 @@ pub(super) struct Did {
     pub(super) saw: Vec<u64>,
     /// The snapshot that it was about.
     pub(super) snapshot: Option<String>,
+    /// The call that attached the volume whose handle it used: the tag of that.
+    pub(super) lease: Option<u64>,
 }
 
 /// The operations of a run, and whether contents may come back by a rollback.
@@ -56,7 +58,7 @@ pub(super) fn tag_of(sector: &[u8]) -> Result<u64, String> {
 
 impl History {
     fn rolls_back(&self) -> bool {
-        self.all.iter().any(|d| d.act == Act::Rollback && d.end != End::Refused)
+        self.all.iter().any(|d| d.act.rolls_back() && d.end != End::Refused)
     }
 
     /// The changes of a sector among operations begun before an event of the trace.
@@ -64,7 +66,7 @@ impl History {
         let mut out = vec![START];
         for d in self.all.iter().filter(|d| d.end != End::Refused && d.from_event <= before) {
             let (at, len, tag) = match d.act {
-                Act::Write { at, len } => (at, len, d.tag),
+                Act::Write { at, len } | Act::HeldWrite { at, len } => (at, len, d.tag),
                 Act::Discard { at, len } => (at, len, 0),
                 Act::Tag => (TAGS, 1, d.tag),
                 _ => continue,
@@ -161,7 +163,7 @@ impl History {
             ));
         }
         for d in &self.all {
-            let Act::Write { at, len } = d.act else { continue };
+            let Some((at, len)) = d.act.writes() else { continue };
             if !(at..at + len).any(|s| saw[s as usize] == d.tag) {
                 continue;
             }
@@ -178,12 +180,21 @@ impl History {
     /// When the last operation began that had returned before an event of the trace and makes what returned before it durable.
     pub(super) fn durable(&self, event: usize) -> u64 {
         let syncs = |d: &&Did| {
-            use Act::{Checkpoint, Clone, Close, Delete, Flush, Rollback, Snapshot, Tag, WaitReclaimed};
+            use Act::{Checkpoint, Clone, Close, Delete, Flush, ForceRollback, Rollback, Snapshot, Tag, WaitReclaimed};
             d.end == End::Done
                 && d.to_event <= event
                 && matches!(
                     d.act,
-                    Flush | Checkpoint | Snapshot | Delete | Rollback | Clone | Close | WaitReclaimed | Tag
+                    Flush
+                        | Checkpoint
+                        | Snapshot
+                        | Delete
+                        | Rollback
+                        | ForceRollback
+                        | Clone
+                        | Close
+                        | WaitReclaimed
+                        | Tag
                 )
         };
         self.all.iter().filter(syncs).map(|d| d.begun).max().unwrap_or(0)
@@ -206,10 +217,56 @@ impl History {
     }
 }
 
+impl History {
+    fn ended(&self, act: Act) -> impl Iterator<Item = &Did> {
+        self.all.iter().filter(move |d| d.act == act && d.end == End::Done)
+    }
+
+    /// What attached handles answered. `last`: what the volume holds once everything has returned, by sector.
+    pub(super) fn leases_hold(&self, last: Option<&[u64]>) -> Result<(), String> {
+        for lease in self.ended(Act::Attach) {
+            let release = self.ended(Act::Detach).filter(|d| d.lease == Some(lease.tag)).map(|d| d.begun).min();
+            let within = |d: &&Did| lease.ended < d.begun && release.is_none_or(|begun| d.ended < begun);
+            let mut others = self.ended(Act::Attach).chain(self.ended(Act::Rollback));
+            if let Some(other) = others.find(within) {
+                return Err(format!("{} succeeded while the volume was attached by {}", other.act, lease.tag));
+            }
+            for forced in self.ended(Act::ForceRollback).filter(|d| lease.ended < d.begun) {
+                self.is_fenced(lease, forced, last)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a rollback by force the holder's writes are refused, those that began before it included, until it acknowledges.
+    fn is_fenced(&self, lease: &Did, forced: &Did, last: Option<&[u64]>) -> Result<(), String> {
+        let ours = |d: &&Did| d.lease == Some(lease.tag) && d.end == End::Done;
+        for write in self.all.iter().filter(ours) {
+            let Some((at, len)) = write.act.writes() else { continue };
+            let knew =
+                self.ended(Act::Acknowledge).filter(ours).any(|d| forced.begun < d.ended && d.begun < write.ended);
+            if knew {
+                continue;
+            }
+            if forced.ended < write.begun {
+                return Err(format!("write {} after a rollback that its holder did not acknowledge", write.tag));
+            }
+            let restored = |d: &&Did| d.act.rolls_back() && d.end != End::Refused;
+            let holds =
+                |d: &Did| d.snapshot.as_deref().and_then(|s| self.taken(s)).is_none_or(|s| s.ended > write.begun);
+            let shows = last.is_some_and(|last| (at..at + len).any(|s| last[s as usize] == write.tag));
+            if shows && !self.all.iter().filter(restored).any(holds) {
+                return Err(format!("write {} was applied to what a rollback by force restored", write.tag));
+            }
+        }
+        Ok(())
+    }
+}
+
 fn did(act: Act, tag: u64, begun: u64, ended: u64, saw: &[u64]) -> Did {
     let (end, snapshot) = (End::Done, None);
     let (from_event, to_event) = (begun as usize, ended as usize);
-    Did { act, tag, begun, ended, from_event, to_event, end, saw: saw.to_vec(), snapshot }
+    Did { act, tag, begun, ended, from_event, to_event, end, saw: saw.to_vec(), snapshot, lease: None }
 }
 
 /// Histories that the checks must refuse, and what they let through.
@@ -245,4 +302,25 @@ fn checks_of_histories_can_fail() {
     assert!(cut(&saw, 5));
     (saw[0], saw[1]) = (0, 0);
     assert!(!cut(&saw, 0), "the second without the first");
+}
+
+/// Histories of attached volumes that the checks must refuse, and what they let through.
+#[test]
+fn checks_of_leases_can_fail() {
+    let held = |act, tag, begun, ended| Did { lease: Some(1), ..did(act, tag, begun, ended, &[]) };
+    let write = |begun, ended| held(Act::HeldWrite { at: 0, len: 1 }, 7, begun, ended);
+    let attach = |tag, begun, ended| did(Act::Attach, tag, begun, ended, &[]);
+    let forced = |begun, ended| Did { snapshot: Some("s".to_owned()), ..did(Act::ForceRollback, 9, begun, ended, &[]) };
+    let snapshot = |begun, ended| Did { snapshot: Some("s".to_owned()), ..did(Act::Snapshot, 8, begun, ended, &[]) };
+    let hold = |all: &[Did], shows: u64| History { all: all.to_vec() }.leases_hold(Some(&[shows])).is_ok();
+    assert!(!hold(&[attach(1, 1, 2), attach(2, 3, 4)], 0), "attached twice");
+    assert!(hold(&[attach(1, 1, 2), held(Act::Detach, 2, 3, 6), attach(3, 4, 5)], 0));
+    assert!(!hold(&[attach(1, 1, 2), did(Act::Rollback, 2, 3, 4, &[])], 0), "rolled back under its holder");
+    let before = [snapshot(1, 2), attach(1, 3, 4), forced(5, 7)];
+    let with = |more: &[Did]| [&before[..], more].concat();
+    assert!(!hold(&with(&[write(8, 9)]), 0), "not acknowledged");
+    assert!(hold(&with(&[held(Act::Acknowledge, 2, 8, 9), write(10, 11)]), 7));
+    assert!(hold(&with(&[write(6, 8)]), 0) && !hold(&with(&[write(6, 8)]), 7), "begun before");
+    let inside = [attach(1, 1, 2), write(3, 4), snapshot(5, 6), forced(7, 8)];
+    assert!(hold(&inside, 7), "the snapshot has it");
 }

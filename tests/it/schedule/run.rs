@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use snapdisk::{
-    Error, ErrorKind, Options, Snapshot, Store, Volume,
+    AttachedVolume, Error, ErrorKind, Options, Snapshot, Store, Volume,
     io::sim::{Caps, Rng, SimBackend, SimHost, StoreGuard, Trace, Violations, Walker},
     sim_support::schedule::{Caller, Outcome, run},
 };
@@ -30,6 +30,8 @@ struct World {
     clock: AtomicU64,
     history: Mutex<History>,
     snapshots: Mutex<Vec<(String, Snapshot)>>,
+    /// The attached volume, with the tag of the call that attached it.
+    held: Mutex<Option<(u64, Arc<AttachedVolume>)>>,
     /// What must not happen, as far as the threads themselves see.
     wrong: Mutex<Vec<String>>,
     tight: bool,
@@ -48,7 +50,15 @@ impl World {
         let (end, expected) = match e.kind() {
             ErrorKind::Closed => (End::Refused, self.closes),
             ErrorKind::Deleted | ErrorKind::NotFound => {
-                (End::Refused, matches!(act, Act::Snapshot | Act::Delete | Act::Rollback | Act::Clone))
+                let of_snapshot = matches!(act, Act::Snapshot | Act::Delete | Act::Clone) || act.rolls_back();
+                (End::Refused, of_snapshot)
+            }
+            ErrorKind::Busy => match act {
+                Act::Attach => (End::Refused, self.begun(act) > 1),
+                _ => (End::Refused, act == Act::Rollback && self.begun(Act::Attach) > 0),
+            },
+            ErrorKind::Stale => {
+                (End::Refused, matches!(act, Act::HeldWrite { .. }) && self.begun(Act::ForceRollback) > 0)
             }
             ErrorKind::NoSpace => (End::Refused, self.tight),
             ErrorKind::Poisoned => (End::Refused, self.fault),
@@ -59,6 +69,10 @@ impl World {
             of(&self.wrong).push(format!("{act}: {:?}: {e}", e.kind()));
         }
         end
+    }
+
+    fn begun(&self, act: Act) -> usize {
+        of(&self.history).all.iter().filter(|d| d.act == act).count()
     }
 
     fn act(&self, act: Act, tag: u64, store: &Store, volume: &Volume) {
@@ -76,16 +90,50 @@ impl World {
             // In the history before it begins, without an end.
             let (end, to_event) = (End::Unknown, usize::MAX);
             let (ended, saw) = (u64::MAX, Vec::new());
-            history.all.push(Did { act, tag, begun, ended, from_event, to_event, end, saw, snapshot: None });
+            history.all.push(Did {
+                act,
+                tag,
+                begun,
+                ended,
+                from_event,
+                to_event,
+                end,
+                saw,
+                snapshot: None,
+                lease: None,
+            });
             history.all.len() - 1
         };
         let note = |name: &str| of(&self.history).all[at].snapshot = Some(name.to_owned());
+        let held = || {
+            let held = of(&self.held).clone();
+            held.map(|(lease, handle)| {
+                of(&self.history).all[at].lease = Some(lease);
+                handle
+            })
+        };
+        let bytes = |len: u64| -> Vec<u8> { (0..len * SECTOR as u64 / 8).flat_map(|_| tag.to_le_bytes()).collect() };
         let mut saw = Vec::new();
         let result = match act {
-            Act::Write { at, len } => {
-                let bytes: Vec<u8> = (0..len * SECTOR as u64 / 8).flat_map(|_| tag.to_le_bytes()).collect();
-                volume.write_at(&bytes, at * SECTOR as u64)
+            Act::Write { at, len } => volume.write_at(&bytes(len), at * SECTOR as u64),
+            Act::HeldWrite { at, len } => {
+                held().map_or_else(nothing, |held| held.write_at(&bytes(len), at * SECTOR as u64))
             }
+            Act::Attach => volume.attach().map(|handle| {
+                *of(&self.held) = Some((tag, Arc::new(handle)));
+            }),
+            Act::Detach => {
+                let taken = of(&self.held).take();
+                taken.map_or_else(nothing, |(lease, handle)| {
+                    of(&self.history).all[at].lease = Some(lease);
+                    drop(handle);
+                    Ok(())
+                })
+            }
+            Act::Acknowledge => held().map_or_else(nothing, |held| {
+                held.acknowledge(held.generation());
+                Ok(())
+            }),
             Act::Read { at, len } => {
                 let mut bytes = vec![1; len as usize * SECTOR];
                 volume.read_at(&mut bytes, at * SECTOR as u64).map(|()| saw = self.tags(&bytes))
@@ -105,7 +153,10 @@ impl World {
                     store.delete_snapshot(&s)
                 })
             }
-            Act::Rollback => newest().map_or_else(nothing, |(_, s)| volume.rollback(&s)),
+            Act::Rollback | Act::ForceRollback => newest().map_or_else(nothing, |(name, s)| {
+                note(&name);
+                if act == Act::Rollback { volume.rollback(&s) } else { volume.forced().rollback(&s) }
+            }),
             Act::Clone => newest().map_or_else(nothing, |(_, s)| store.clone_volume(&s, &format!("c{tag}")).map(drop)),
             Act::Flush => volume.flush(),
             Act::Checkpoint => store.checkpoint(),
@@ -232,6 +283,7 @@ pub(super) fn threads(case: &Case) -> Result<Ran, String> {
         clock: AtomicU64::new(1),
         history: Mutex::default(),
         snapshots: Mutex::default(),
+        held: Mutex::default(),
         wrong: Mutex::default(),
         tight,
         fault: case.fault.is_some(),
@@ -259,6 +311,8 @@ pub(super) fn threads(case: &Case) -> Result<Ran, String> {
         let open = store.volumes().is_ok();
         let last = if open { Some(contents(&store)?) } else { None };
         of(&world.snapshots).clear();
+        let held = of(&world.held).take();
+        drop(held);
         drop(volume);
         // Otherwise the last handle is dropped: a crash of the process.
         let closing = open && case.seed.is_multiple_of(2);
@@ -287,6 +341,7 @@ pub(super) fn threads(case: &Case) -> Result<Ran, String> {
         return Err(format!("an answer without a reason: {first}"));
     }
     history.reads_are_linear()?;
+    history.leases_hold(last.as_ref().map(|last| &last.volume[..]))?;
     if let Some(last) = &last {
         // Everything has returned: what was not refused shows now.
         let now = world.clock.load(SeqCst);
