@@ -4,6 +4,7 @@ use crate::hooked::Hooked;
 use snapdisk::{
     BLOCK, DeleteSnapshots, ErrorKind, Knobs, Options, Store, Usage, Volume,
     io::{Backend, SystemHost},
+    sim_support::schedule::{Choice, Plan, run},
 };
 use std::{io::IoSlice, io::IoSliceMut, sync::Arc};
 
@@ -111,6 +112,35 @@ fn usage_of_one_reads_its_own_tree_and_leaves_the_cache_alone() {
     let usage = store.usage(&large).unwrap();
     assert!(usage.exclusive_bytes - usage.mapped_bytes > 500 * B);
     warm(B);
+}
+
+/// What walking a tree costs those who write: the scheduler counts a step for each lock that is taken.
+#[test]
+fn usage_takes_the_lock_for_many_extents_at_a_time() {
+    let memory = Arc::<Hooked>::default();
+    let options = options().knobs(Knobs::default());
+    let store = options.create_on(memory.clone(), Arc::new(SystemHost)).unwrap();
+    let disk = store.create_volume("disk", 1 << 24).unwrap();
+    fill(&disk, 160);
+    // More blocks than a leaf names.
+    store.create_volume("large", 1 << 26).unwrap().write_at(&vec![1; 5000 * BLOCK], 0).unwrap();
+    store.close().unwrap();
+    let steps = |name: &'static str, usages: usize| {
+        let plan = Plan { seed: 1, choice: Choice::Uniform, expected: 600, budget: 400_000 };
+        let (usage, outcome) = run(plan, || {
+            let store = options.open_on(memory.clone(), Arc::new(SystemHost)).unwrap();
+            let disk = store.volume(name).unwrap();
+            (0..usages).map(|_| store.usage(&disk).unwrap()).last().unwrap()
+        });
+        (usage.unwrap(), outcome.steps)
+    };
+    for (name, mapped, most) in [("disk", 160 * B, 40), ("large", 5000 * B, 100)] {
+        let ((usage, once), (_, twice)) = (steps(name, 1), steps(name, 2));
+        let cost = twice - once;
+        assert_eq!(usage.mapped_bytes, mapped);
+        assert!(usage.exclusive_bytes > mapped, "{usage:?}");
+        assert!(cost > 5 && cost <= most, "{name}: {cost} steps for one walk");
+    }
 }
 
 /// Nothing is held while the walk reads, and nothing that it meets may be of another tree by then.
