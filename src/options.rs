@@ -71,7 +71,7 @@ impl Options {
         self
     }
     /// Bytes of memory for everything that the store keeps: cached nodes, changes that wait for a checkpoint, data on its way to the file,
-    /// records of the log, counts, a check's notes. It takes up to 16 MiB more, whatever the size of the image. Writers wait rather than
+    /// records of the log, the space map, a check's notes. It takes up to 16 MiB more, whatever the size of the image. Writers wait rather than
     /// exceed it. Creating or opening an image answers `Invalid` where it is less than 1 MiB, or less than twice the image's log less
     /// 16 MiB, which recovery needs.
     #[must_use]

@@ -7,7 +7,7 @@
 //! | nodes and counts that wait for a checkpoint, with those that one is writing | 6/16 | writers wait for the checkpoint |
 //! | staged data: waiting, being written, buffers to be used again | 1/8 each | the writer that reaches it writes it out |
 //! | records of the open group, of the one being written, and its pages | 1/32 each | the writer that reaches it flushes |
-//! | counts as the disk has them | 1/32 | evicted |
+//! | count pages and index pages of the space map as the disk has them | 1/32 | evicted |
 //! | a check: counts and parents of as many regions | 1/4, for the time of the check | it goes through the regions in passes |
 //!
 //! Recovery holds the log and its decoded records: twice the log's size, which is why a budget must be at least that less 16 MiB.
@@ -21,6 +21,8 @@ const BESIDE: u64 = 16 << 20;
 const LEAST: u64 = 1 << 20;
 /// Staged bytes, at most, that writers leave to the write-behind thread.
 const STAGED_MOST: u64 = 32 << 20;
+/// What a count page or an index page takes in memory, at most.
+const MAP_PAGE_BYTES: u64 = 5200;
 /// About what a changed node takes in memory.
 pub(super) const NODE_BYTES: u64 = 9 << 10;
 
@@ -65,9 +67,9 @@ impl Config {
     pub(super) fn group_most(&self) -> u64 {
         (self.memory / 32 / BLOCK_BYTES).max(64).min(self.log_pages / 2).max(1)
     }
-    /// Regions whose counts stay in memory, beside those that a checkpoint has to write.
-    pub(super) fn regions(&self) -> usize {
-        (self.memory / 32 / 5000).max(64) as usize
+    /// Count pages and index pages that stay in memory, those included that a checkpoint has to write.
+    pub(super) fn map_pages(&self) -> usize {
+        (self.memory / 32 / MAP_PAGE_BYTES).max(64) as usize
     }
     /// Regions whose counts a check compares at a time: it needs eight bytes for each of their blocks.
     pub(crate) fn regions_checked(&self, span: u32) -> u64 {

@@ -147,7 +147,7 @@ impl Engine {
             Lack::Page(page) => match self.disk.read_page(page.at) {
                 Ok(bytes) => {
                     fetched.pages.push((page, bytes));
-                    self.state.write().forest.space.make_way(self.config.regions());
+                    self.state.write().forest.space.make_way(self.config.map_pages());
                 }
                 // What is there now is read in its place.
                 Err(_) if !self.state.read().forest.space.wants(page) => {}

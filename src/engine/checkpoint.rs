@@ -229,7 +229,7 @@ impl Engine {
             punch.extend(forest.space.release(punch_from, &self.reading));
             let (ready, later): (Vec<_>, Vec<_>) = punch.drain(..).partition(|(generation, _)| *generation <= durable);
             *punch = later;
-            forest.space.evict(self.config.regions());
+            forest.space.evict(self.config.map_pages());
             ready
         };
         self.behind.ring();

@@ -17,7 +17,7 @@ use crate::{
     lack::Step,
     units::{BLOCK_BYTES, Block},
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -209,9 +209,11 @@ impl Space {
     pub(crate) fn has_changes(&self) -> bool {
         !self.changed.is_empty() || !self.freed.is_empty()
     }
-    /// About what counts take in memory that wait for a checkpoint.
+    /// Bytes that counts which wait for a checkpoint take in memory at most, and the index pages above them.
     pub(crate) fn changed_bytes(&self) -> u64 {
-        self.changed.len() as u64 * (u64::from(self.geo.span) * 4 + 256)
+        let changed = self.changed.len();
+        let above = self.index.len().min(changed * usize::from(self.top));
+        changed as u64 * (u64::from(self.geo.span) * 4 + 256) + above as u64 * (u64::from(self.geo.fanout) * 20 + 128)
     }
     /// What a view of everything holds for as long as it lives.
     pub(crate) fn pin(&self) -> Pin {
@@ -489,20 +491,24 @@ impl Space {
         regions.chain(index).collect()
     }
 
+    /// Count pages and index pages in memory.
     #[cfg(test)]
-    pub(super) fn loaded(&self) -> usize {
-        self.regions.len()
+    pub(super) fn loaded(&self) -> (usize, usize) {
+        (self.regions.len(), self.index.len())
     }
 
-    /// [`Space::evict`] where so much was loaded that it is worth a look at every region.
+    /// [`Space::evict`] where so much was loaded that it is worth a look at every page.
     pub(crate) fn make_way(&mut self, keep: usize) {
-        if self.regions.len() > keep + keep / 8 {
+        if self.regions.len() + self.index.len() > keep + keep / 8 {
             self.evict(keep);
         }
     }
-    /// Forgets regions that the disk has just so, down to `keep` of all regions where that is possible.
+    /// Forgets count pages and index pages that say what the disk says, down to `keep` of both together where that is possible.
     pub(crate) fn evict(&mut self, keep: usize) {
-        let mut surplus = self.regions.len().saturating_sub(keep);
+        let mut surplus = (self.regions.len() + self.index.len()).saturating_sub(keep);
+        if surplus == 0 {
+            return;
+        }
         let (durable, cursors) = (self.durable, self.cursors);
         self.regions.retain(|&i, r| {
             let lent = r.counts.is_lent();
@@ -511,6 +517,25 @@ impl Space {
             surplus -= usize::from(!stays);
             stays
         });
+        // An index page stays while a page below it is in memory, since what changes there is noted in all pages above. All others say what the
+        // disk says, as the regions below them do.
+        let fanout = u64::from(self.geo.fanout);
+        let mut below: FxHashSet<u64> = self.regions.keys().map(|region| region / fanout).collect();
+        for level in 1..self.top {
+            let mut kept = FxHashSet::default();
+            self.index.retain(|&(l, index), _| {
+                if l != level {
+                    return true;
+                }
+                let stays = surplus == 0 || below.contains(&index);
+                surplus -= usize::from(!stays);
+                if stays {
+                    kept.insert(index / fanout);
+                }
+                stays
+            });
+            below = kept;
+        }
     }
 }
 
