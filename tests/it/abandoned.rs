@@ -1,11 +1,9 @@
 //! A large write that fails once its data is in place: its blocks are not written again before a checkpoint, since a medium may keep the
 //! older of two writes.
 
+use crate::wrapped::{Call, Watch, Wrapped};
 use parking_lot::Mutex;
-use snapdisk::{
-    BLOCK, ErrorKind, Options,
-    io::{Backend, Lane, MemoryBackend, sim::SimHost},
-};
+use snapdisk::{BLOCK, ErrorKind, Options, io::sim::SimHost};
 use std::{
     io,
     sync::{
@@ -16,10 +14,9 @@ use std::{
 
 const B: u64 = BLOCK as u64;
 
-/// A memory backend that notes where blocks of one content are written, and fails reads when told to.
+/// Notes where blocks of one content are written, and fails reads when told to.
 #[derive(Default)]
 struct Watched {
-    memory: MemoryBackend,
     fails: AtomicBool,
     places: Mutex<Vec<u64>>,
 }
@@ -27,33 +24,25 @@ struct Watched {
 /// The content that is looked for.
 const MARK: u8 = 0xd7;
 
-impl Backend for Watched {
-    fn len(&self) -> io::Result<u64> {
-        self.memory.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        if self.fails.load(SeqCst) {
-            return Err(io::Error::other("told to fail"));
+impl Watch for Watched {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        match call {
+            Call::Read | Call::ReadCold(..) if self.fails.load(SeqCst) => Err(io::Error::other("told to fail")),
+            Call::Write(offset, bufs) => {
+                let bytes: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
+                let marked = |(_, block): &(usize, &[u8])| block.iter().all(|&b| b == MARK);
+                let blocks = bytes.chunks(BLOCK).enumerate().filter(marked);
+                self.places.lock().extend(blocks.map(|(i, _)| offset / B + i as u64));
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        self.memory.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
-        let marked = |(_, block): &(usize, &[u8])| block.iter().all(|&b| b == MARK);
-        let blocks = buf.chunks(BLOCK).enumerate().filter(marked);
-        self.places.lock().extend(blocks.map(|(i, _)| offset / B + i as u64));
-        self.memory.write_at(offset, buf)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.memory.set_len(len)
-    }
-    fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        self.memory.sync_data(lane)
     }
 }
 
 #[test]
 fn blocks_of_a_write_that_failed_wait_for_a_checkpoint() {
-    let (backend, host) = (Arc::new(Watched::default()), Arc::new(SimHost::new(3)));
+    let (backend, host) = (Arc::new(Wrapped::<Watched>::default()), Arc::new(SimHost::new(3)));
     let options = Options::new().log_bytes(1 << 20).manual_maintenance(true);
     let store = options.create_on(backend.clone(), host.clone()).unwrap();
     let v = store.create_volume("v", 4096 * B).unwrap();

@@ -1,9 +1,7 @@
 //! A backend in memory for tests of handles: of a process that was forked, and of a write that is on its way.
 
-use snapdisk::{
-    BLOCK,
-    io::{Backend, Lane, MemoryBackend},
-};
+use crate::wrapped::{Call, Watch, Wrapped};
+use snapdisk::BLOCK;
 use std::{
     io,
     sync::{
@@ -13,9 +11,10 @@ use std::{
 };
 
 /// Memory that can be made to look as it does to a forked child, and whose next write of data can be made to wait.
+pub(crate) type Memory = Wrapped<Forked>;
+
 #[derive(Default)]
-pub(crate) struct Memory {
-    inner: MemoryBackend,
+pub(crate) struct Forked {
     /// The process that asks is a child of the one that opened the image.
     pub(crate) child: AtomicBool,
     /// The next write of eight blocks waits.
@@ -24,26 +23,17 @@ pub(crate) struct Memory {
     pub(crate) held: OnceLock<(Barrier, Barrier)>,
 }
 
-impl Backend for Memory {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
-        if buf.len() == BLOCK * 8 && self.holds.swap(false, SeqCst) {
+impl Watch for Forked {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        if let Call::Write(_, bufs) = call
+            && bufs.iter().any(|b| b.len() == BLOCK * 8)
+            && self.holds.swap(false, SeqCst)
+        {
             let (reached, go) = self.held.get().unwrap();
             reached.wait();
             go.wait();
         }
-        self.inner.write_at(offset, buf)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-    fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        self.inner.sync_data(lane)
+        Ok(())
     }
     fn same_process(&self) -> bool {
         !self.child.load(SeqCst)

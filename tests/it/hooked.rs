@@ -1,6 +1,6 @@
 //! A backend that lets something happen in the midst of an operation.
 
-use snapdisk::io::{Backend, Lane, MemoryBackend};
+use crate::wrapped::{Call, Watch, Wrapped};
 use std::{
     io,
     sync::{
@@ -9,47 +9,38 @@ use std::{
     },
 };
 
-/// What happens in the midst of a read.
-type Hook = Box<dyn FnOnce() + Send>;
-
 /// Memory that does something once, before one of its reads.
+pub(crate) type Hooked = Wrapped<Hook>;
+
+/// What happens, and before which read.
 #[derive(Default)]
-pub(crate) struct Hooked {
-    inner: MemoryBackend,
+pub(crate) struct Hook {
     reads: AtomicU64,
-    hook: Mutex<Option<(u64, Hook)>>,
+    act: Mutex<Option<(u64, Act)>>,
 }
 
-impl Hooked {
-    /// Runs `hook` at the read after `skipped` others.
-    pub(crate) fn set(&self, skipped: u64, hook: impl FnOnce() + Send + 'static) {
-        *self.hook.lock().unwrap() = Some((self.reads.load(SeqCst) + skipped, Box::new(hook)));
+type Act = Box<dyn FnOnce() + Send>;
+
+impl Hook {
+    /// Runs `act` at the read after `skipped` others.
+    pub(crate) fn set(&self, skipped: u64, act: impl FnOnce() + Send + 'static) {
+        *self.act.lock().unwrap() = Some((self.reads.load(SeqCst) + skipped, Box::new(act)));
     }
-    /// Whether the hook has run.
+    /// Whether that has happened.
     pub(crate) fn has_run(&self) -> bool {
-        self.hook.lock().unwrap().take().is_none()
+        self.act.lock().unwrap().take().is_none()
     }
 }
 
-impl Backend for Hooked {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.reads.fetch_add(1, SeqCst);
-        let hook = self.hook.lock().unwrap().take_if(|(at, _)| *at <= n);
-        if let Some((_, hook)) = hook {
-            hook();
+impl Watch for Hook {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        if let Call::Read = call {
+            let n = self.reads.fetch_add(1, SeqCst);
+            let due = self.act.lock().unwrap().take_if(|(at, _)| *at <= n);
+            if let Some((_, act)) = due {
+                act();
+            }
         }
-        self.inner.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
-        self.inner.write_at(offset, buf)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-    fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        self.inner.sync_data(lane)
+        Ok(())
     }
 }

@@ -40,3 +40,4 @@ mod tidy;
 mod undone;
 mod unreadable;
 mod usage;
+mod wrapped;

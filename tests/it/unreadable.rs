@@ -1,12 +1,13 @@
 //! What an opening does about a host that failed: a medium that answers with an error where another would answer with wrong bytes, and a
 //! cache that holds what the medium does not.
 
+use crate::wrapped::{Call, Watch, Wrapped};
 use snapdisk::{
     BLOCK, Options,
-    io::{Backend, Lane, MemoryBackend, SystemHost, sim::EIO},
+    io::{MemoryBackend, SystemHost, sim::EIO},
 };
 use std::{
-    io::{self, IoSlice},
+    io,
     ops::Range,
     sync::{
         Arc,
@@ -14,9 +15,9 @@ use std::{
     },
 };
 
-/// A medium in memory of which some bytes can't be read past the cache.
+/// A medium of which some bytes can't be read past the cache.
+#[derive(Default)]
 struct Unreadable {
-    memory: MemoryBackend,
     range: Range<u64>,
     /// How many reads of them fail.
     failures: AtomicU64,
@@ -25,63 +26,31 @@ struct Unreadable {
     warm_before: AtomicU64,
 }
 
-impl Unreadable {
-    fn new(bytes: Vec<u8>, range: Range<u64>, failures: u64) -> Arc<Unreadable> {
-        let (drops, warm_before) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (memory, failures) = (MemoryBackend::from_bytes(bytes), AtomicU64::new(failures));
-        Arc::new(Unreadable { memory, range, failures, drops, warm_before })
-    }
+type Disk = Arc<Wrapped<Unreadable>>;
+
+fn cached(bytes: Vec<u8>) -> Disk {
+    unreadable(bytes, 0..0, 0)
 }
 
-impl Backend for Unreadable {
-    fn len(&self) -> io::Result<u64> {
-        self.memory.len()
-    }
-    fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
-        if self.drops.load(SeqCst) == 0 {
-            self.warm_before.fetch_add(1, SeqCst);
+fn unreadable(bytes: Vec<u8>, range: Range<u64>, failures: u64) -> Disk {
+    let watch = Unreadable { range, failures: AtomicU64::new(failures), ..Unreadable::default() };
+    Arc::new(Wrapped::new(watch, MemoryBackend::from_bytes(bytes)))
+}
+
+impl Watch for Unreadable {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        match call {
+            Call::Read if self.drops.load(SeqCst) == 0 => drop(self.warm_before.fetch_add(1, SeqCst)),
+            Call::ReadCold(off, len) => {
+                let meets = off < self.range.end && self.range.start < off + len as u64;
+                if meets && self.failures.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
+                    return Err(io::Error::from_raw_os_error(EIO));
+                }
+            }
+            Call::DropCache => drop(self.drops.fetch_add(1, SeqCst)),
+            _ => {}
         }
-        self.memory.read_at(off, buf)
-    }
-    fn read_cold(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let meets = off < self.range.end && self.range.start < off + buf.len() as u64;
-        if meets && self.failures.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
-        self.memory.read_cold(off, buf)
-    }
-    fn drop_cache(&self) {
-        self.drops.fetch_add(1, SeqCst);
-    }
-    fn has_cold_reads(&self) -> bool {
-        true
-    }
-    fn read_mapped(&self, _off: u64, _buf: &mut [u8]) -> io::Result<bool> {
-        Ok(false)
-    }
-    fn write_at(&self, off: u64, buf: &[u8]) -> io::Result<usize> {
-        self.memory.write_at(off, buf)
-    }
-    fn write_vectored_at(&self, off: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.memory.write_vectored_at(off, bufs)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.memory.set_len(len)
-    }
-    fn punch(&self, off: u64, len: u64) -> io::Result<()> {
-        self.memory.punch(off, len)
-    }
-    fn reserve(&self, off: u64, len: u64) -> io::Result<()> {
-        self.memory.reserve(off, len)
-    }
-    fn push(&self, off: u64, len: u64) -> io::Result<()> {
-        self.memory.push(off, len)
-    }
-    fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        self.memory.sync_data(lane)
-    }
-    fn same_process(&self) -> bool {
-        true
+        Ok(())
     }
 }
 
@@ -111,7 +80,7 @@ fn unreadable_data_of_an_unproven_group_is_the_end_of_the_log() {
     {
         for open in [Options::open_read_only_on, Options::open_on] {
             let range = at as u64..(at + BLOCK) as u64;
-            let disk = Unreadable::new(bytes.clone(), range, failures);
+            let disk = unreadable(bytes.clone(), range, failures);
             let store = open(&options, disk, Arc::new(SystemHost)).unwrap();
             let mut block = [0; BLOCK];
             store.volume("v").unwrap().read_at(&mut block, 0).unwrap();
@@ -126,7 +95,7 @@ fn unreadable_data_of_an_unproven_group_is_the_end_of_the_log() {
 #[test]
 fn recovery_drops_the_hosts_cache_before_it_reads_through_it() {
     let options = Options::new().log_bytes(1 << 20).manual_maintenance(true);
-    let disk = Unreadable::new(Vec::new(), 0..0, 0);
+    let disk = cached(Vec::new());
     let store = options.create_on(disk.clone(), Arc::new(SystemHost)).unwrap();
     store.create_volume("v", 1 << 20).unwrap().write_at(&[1; 20 * BLOCK], 0).unwrap();
     store.checkpoint().unwrap();
@@ -134,16 +103,16 @@ fn recovery_drops_the_hosts_cache_before_it_reads_through_it() {
     drop(store);
     assert_eq!(disk.drops.load(SeqCst), 0);
 
-    let disk = Unreadable::new(disk.memory.to_bytes(), 0..0, 0);
+    let disk = cached(disk.inner.to_bytes());
     options.open_read_only_on(disk.clone(), Arc::new(SystemHost)).unwrap();
     assert_eq!(disk.drops.load(SeqCst), 0, "who reads leaves others' cache alone");
 
-    let disk = Unreadable::new(disk.memory.to_bytes(), 0..0, 0);
+    let disk = cached(disk.inner.to_bytes());
     let store = options.open_on(disk.clone(), Arc::new(SystemHost)).unwrap();
     assert_eq!((disk.drops.load(SeqCst), disk.warm_before.load(SeqCst)), (1, 0));
     store.close().unwrap();
 
-    let disk = Unreadable::new(disk.memory.to_bytes(), 0..0, 0);
+    let disk = cached(disk.inner.to_bytes());
     options.open_on(disk.clone(), Arc::new(SystemHost)).unwrap().close().unwrap();
     assert_eq!(disk.drops.load(SeqCst), 0, "an image that was closed");
 }

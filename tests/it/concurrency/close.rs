@@ -19,7 +19,7 @@ use std::{
 #[test]
 fn a_close_waits_for_writes_on_their_way() {
     let _watchdog = Watchdog::new("a close beside a write");
-    let disk = Held::new();
+    let disk = Arc::<Held>::default();
     let options = Options::new().log_bytes(1 << 20).manual_maintenance(true);
     let store: Store = options.create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
     let volume = store.create_volume("v", 64 * B).unwrap();

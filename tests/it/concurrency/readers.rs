@@ -11,7 +11,7 @@ use std::{sync::Arc, thread, time::Duration};
 fn small(live: u64) -> (Arc<Held>, Store, Volume) {
     let knobs = Knobs { log_pages: 32, span: 128, growth: 1, reserve: 16, inline: 0, ..Knobs::default() };
     let options = Options::new().manual_maintenance(true).punch_from(None).max_image_bytes((64 + 512) * B).knobs(knobs);
-    let disk = Held::new();
+    let disk = Arc::<Held>::default();
     let store = options.create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
     let v = store.create_volume("v", live * B).unwrap();
     (0..live).for_each(|i| v.write_at(&[1; BLOCK], i * B).unwrap());
@@ -29,11 +29,11 @@ fn a_slow_reader_holds_back_only_what_it_reads() {
     thread::scope(|s| {
         let reader = s.spawn(|| v.read_at(&mut buf, 3 * B));
         waiting.recv().unwrap();
-        let before = disk.disk.counts().of(Call::Sync);
+        let before = disk.inner.counts().of(Call::Sync);
         for round in 0..500 {
             (0..16).for_each(|i| v.write_at(&[2; BLOCK], i * B).unwrap_or_else(|e| panic!("round {round}: {e}")));
         }
-        let syncs = disk.disk.counts().of(Call::Sync) - before;
+        let syncs = disk.inner.counts().of(Call::Sync) - before;
         assert!(syncs < 1000, "{syncs} syncs for 8000 blocks in an image with room for 400");
         go.send(()).unwrap();
         reader.join().unwrap().unwrap();

@@ -1,17 +1,15 @@
 //! Nothing reads, writes or syncs while the state's lock is held, so that whoever waits for the disk waits alone.
 
 use super::{B, Watchdog, chaos, held::Held};
+use crate::wrapped::{Call, Watch, Wrapped};
 use parking_lot::Mutex;
 use snapdisk::{
     BLOCK, DeleteSnapshots, Knobs, NewOptions, Options, Store, Volume,
-    io::{
-        Backend, Lane, MemoryBackend,
-        sim::{Rng, SimHost},
-    },
+    io::sim::{Rng, SimHost},
     sim_support::holds_state,
 };
 use std::{
-    io::{self, IoSlice},
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -19,58 +17,30 @@ use std::{
     thread,
 };
 
-/// A memory backend that notes every call that comes while its caller holds the state's lock.
+/// Notes every call that comes while its caller holds the state's lock.
 #[derive(Default)]
 struct Strict {
-    memory: MemoryBackend,
     calls: AtomicU64,
     wrong: Mutex<Vec<&'static str>>,
 }
 
-impl Strict {
-    fn note(&self, call: &'static str) {
+impl Watch for Strict {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        let call = match call {
+            Call::Read | Call::ReadCold(..) => "read",
+            Call::Write(..) => "write",
+            Call::SetLen => "change of the length",
+            Call::Punch => "punch",
+            Call::Reserve => "reservation",
+            Call::Push => "write-out",
+            Call::Sync => "sync",
+            Call::DropCache | Call::Release => return Ok(()),
+        };
         self.calls.fetch_add(1, SeqCst);
         if holds_state() {
             self.wrong.lock().push(call);
         }
-    }
-}
-
-impl Backend for Strict {
-    fn len(&self) -> io::Result<u64> {
-        self.memory.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.note("read");
-        self.memory.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
-        self.note("write");
-        self.memory.write_at(offset, buf)
-    }
-    fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.note("write");
-        self.memory.write_vectored_at(offset, bufs)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.note("change of the length");
-        self.memory.set_len(len)
-    }
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.note("punch");
-        self.memory.punch(offset, len)
-    }
-    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.note("reservation");
-        self.memory.reserve(offset, len)
-    }
-    fn push(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.note("write-out");
-        self.memory.push(offset, len)
-    }
-    fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        self.note("sync");
-        self.memory.sync_data(lane)
+        Ok(())
     }
 }
 
@@ -80,7 +50,7 @@ fn the_disk_is_never_at_work_under_the_lock() {
     let _watchdog = Watchdog::new("the_disk_is_never_at_work_under_the_lock");
     let knobs = Knobs { fanout: 4, span: 64, index_fanout: 8, log_pages: 64, growth: 4, direct: 2, ..Knobs::default() };
     let options = Options::new().memory(1 << 20).punch_from(Some(4 * B)).knobs(knobs);
-    let (backend, host) = (Arc::new(Strict::default()), Arc::new(SimHost::new(3)));
+    let (backend, host) = (Arc::new(Wrapped::<Strict>::default()), Arc::new(SimHost::new(3)));
     let mut store = options.create_on(backend.clone(), host.clone()).unwrap();
     for round in 0..3 {
         thread::scope(|s| {
@@ -113,7 +83,7 @@ fn the_disk_is_never_at_work_under_the_lock() {
 
 /// A store whose volume `cold` has a tree that is on the disk alone, and whose volume `warm` has none of its tree there.
 fn cold_and_warm() -> (Store, Arc<Held>, Volume, Volume) {
-    let (backend, host) = (Held::new(), Arc::new(SimHost::new(5)));
+    let (backend, host) = (Arc::<Held>::default(), Arc::new(SimHost::new(5)));
     let options = Options::new().log_bytes(1 << 20).manual_maintenance(true);
     let store = options.create_on(backend.clone(), host.clone()).unwrap();
     let cold = store.create_volume("cold", 1 << 30).unwrap();
