@@ -15,22 +15,22 @@ use crate::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
-/// A volume.
+/// The record of a volume.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct VolumeRecord {
     pub(crate) name: String,
     pub(crate) size: u64,
     pub(crate) root: RootPointer,
     pub(crate) created: u64,
-    /// The snapshot that its content last was.
+    /// The snapshot that it was last made from or rolled back to.
     pub(crate) parent: Option<u64>,
-    /// How many it has.
+    /// The number of its snapshots.
     pub(crate) snapshots: u64,
-    /// Records that its tags take.
+    /// The number of records that its tags take.
     pub(crate) tag_records: u16,
 }
 
-/// A snapshot.
+/// The record of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct SnapshotRecord {
     pub(crate) name: String,
@@ -39,14 +39,14 @@ pub(crate) struct SnapshotRecord {
     pub(crate) root: RootPointer,
     pub(crate) created: u64,
     pub(crate) parent: Option<u64>,
-    /// Records that its tags take.
+    /// The number of records that its tags take.
     pub(crate) tag_records: u16,
 }
 
 /// Names that share a hash.
 type Names = Vec<(String, u64)>;
-/// Nodes that one put or remove may need: for each level above the leaves, and besides. The path is copied, each node of it may
-/// split, and so may the root.
+/// Bound on the nodes that one insertion or removal needs: for each level above the leaves, and in addition. The path is copied, each of its
+/// nodes may split, and so may the root.
 pub(crate) const PUT_NODES: (usize, usize) = (2, 3);
 
 fn key(kind: u8, a: u64, b: u64) -> Key {
@@ -64,12 +64,12 @@ fn tags_key(snapshot: bool, id: u64, chunk: usize) -> Key {
 pub(crate) fn doomed_key(sequence: u64) -> Key {
     key(7, 0, !sequence)
 }
-/// The id in a key of this kind; a record under any other key with that id is never found by it.
+/// Returns the id in a key of this kind. A record under any other key with that id is never found by it.
 fn id_of(key: Key, of: impl Fn(u64) -> Key) -> Result<u64> {
     let id = key as u64;
     if of(id) == key { Ok(id) } else { Err(Error::corrupt(format!("a record stands under the key {key:#x}"))) }
 }
-/// All doomed subtrees, newest first.
+/// The range of keys of all doomed subtrees, newest first.
 pub(crate) const DOOMED: (Key, Key) = (7 << 120, 8 << 120);
 
 /// The catalog tree over a forest.
@@ -79,14 +79,14 @@ pub(crate) struct Catalog<'a> {
     pub(crate) hash_key: u64,
 }
 
-/// The catalog for reading, wherever its nodes come from.
+/// The catalog for reading, over nodes from anywhere.
 pub(crate) struct CatalogView<'a, N = Forest> {
     pub(crate) nodes: &'a N,
     pub(crate) root: Root,
     pub(crate) hash_key: u64,
 }
 
-/// What every reader of a record relies on; anything may stand in an image.
+/// Checks what every reader of a record relies on: an image may contain anything.
 fn sane(what: &str, id: u64, name: &str, size: u64, root: RootPointer, tag_records: u16) -> Result<()> {
     if check_name(name).is_ok()
         && check_size(size).is_ok()
@@ -117,11 +117,11 @@ impl<N: Nodes> CatalogView<'_, N> {
     fn get<T: DeserializeOwned>(&self, kind: Kind, key: Key) -> Step<Option<T>> {
         Ok(self.value(key)?.map(|v| codec::decode(kind, &v)).transpose()?)
     }
-    /// Some records of `from..to`, the first ones; none only if there are none.
+    /// Returns the first records of `from..to`, not all of them; none only if there are none.
     fn range(&self, from: Key, to: Key, most: usize) -> Step<Vec<Record>> {
         read_records(self.nodes, self.root, from, to, most)
     }
-    /// Reads a whole range in batches.
+    /// Calls `f` with the records of a range, batch by batch.
     fn each(&self, mut from: Key, to: Key, mut f: impl FnMut(&Record) -> Result<()>) -> Step<()> {
         loop {
             let batch = self.range(from, to, 512)?;
@@ -150,11 +150,11 @@ impl<N: Nodes> CatalogView<'_, N> {
     pub(crate) fn snapshot_named(&self, volume: u64, name: &str) -> Step<Option<u64>> {
         self.named(key(5, volume, self.hash(name)), name)
     }
-    /// The id of a volume's name, or of the name of a snapshot of `volume`.
+    /// Returns the id of the volume of that name, or of the snapshot of `volume` of that name.
     pub(crate) fn named_in(&self, volume: Option<u64>, name: &str) -> Step<Option<u64>> {
         volume.map_or_else(|| self.volume_named(name), |volume| self.snapshot_named(volume, name))
     }
-    /// Up to `most` volumes, from an id on, by id.
+    /// Returns up to `most` volumes by id, from an id on.
     pub(crate) fn volumes(&self, from: u64, most: usize) -> Step<Vec<(u64, VolumeRecord)>> {
         let list = self.range(volume_key(from), snapshot_key(0), most)?;
         let record = |r: &Record| {
@@ -163,7 +163,7 @@ impl<N: Nodes> CatalogView<'_, N> {
         };
         list.iter().map(record).collect()
     }
-    /// Up to `most` snapshots, from an id on, by id; those of volumes that are being removed too.
+    /// Returns up to `most` snapshots by id, from an id on, those of volumes that are being removed included.
     pub(crate) fn snapshots(&self, from: u64, most: usize) -> Step<Vec<(u64, SnapshotRecord)>> {
         let list = self.range(snapshot_key(from), key(3, 0, 0), most)?;
         let record = |r: &Record| {
@@ -172,11 +172,11 @@ impl<N: Nodes> CatalogView<'_, N> {
         };
         list.iter().map(record).collect()
     }
-    /// Whether there are snapshots of a volume, which may be gone.
+    /// Returns whether a volume, which may be deleted, has snapshots.
     pub(crate) fn has_snapshots(&self, volume: u64) -> Step<bool> {
         Ok(!self.range(key(5, volume, 0), key(5, volume, u64::MAX) + 1, 1)?.is_empty())
     }
-    /// Ids of snapshots of a volume in the order of their names' hashes, of some hashes from `from` on, and the hash to go on from.
+    /// Returns ids of snapshots of a volume in the order of their names' hashes, from hash `from` on, and the hash to continue from.
     pub(crate) fn snapshots_of(&self, volume: u64, from: u64, most: usize) -> Step<(Vec<u64>, Option<u64>)> {
         let list = self.range(key(5, volume, from), key(5, volume, u64::MAX) + 1, most)?;
         let mut ids = Vec::new();
@@ -197,12 +197,12 @@ impl<N: Nodes> CatalogView<'_, N> {
         }
         Ok(codec::decode(Kind::Tags, &bytes)?)
     }
-    /// Some doomed subtrees, newest first: their keys and roots; none only if there are none.
+    /// Returns some doomed subtrees, newest first, by key and root; none only if there are none.
     pub(crate) fn doomed(&self, from: Key, most: usize) -> Step<Vec<(Key, RootPointer)>> {
         let batch = self.range(from.max(DOOMED.0), DOOMED.1, most)?;
         batch.iter().map(|r| Ok((r.key, codec::decode(Kind::Doomed, &r.value)?))).collect()
     }
-    /// How many names there are, of volumes and of snapshots.
+    /// Returns the number of names, of volumes and of snapshots.
     pub(crate) fn names(&self) -> Step<usize> {
         let mut names = 0;
         self.each(key(4, 0, 0), key(6, 0, 0), |r| {
@@ -211,7 +211,7 @@ impl<N: Nodes> CatalogView<'_, N> {
         })?;
         Ok(names)
     }
-    /// Some deleted volumes whose snapshots go too, from an id on; none only if there are none.
+    /// Returns some deleted volumes whose snapshots are deleted too, from an id on; none only if there are none.
     pub(crate) fn sweeps(&self, from: u64, most: usize) -> Step<Vec<u64>> {
         let list = self.range(key(8, 0, from), key(9, 0, 0), most)?;
         Ok(list.iter().map(|r| id_of(r.key, |id| key(8, 0, id))).collect::<Result<_>>()?)

@@ -1,5 +1,5 @@
-//! The loops that look things up and that change them. What happens under the state's lock happens in memory; what it lacks is got
-//! with no lock held, and it begins again.
+//! The loops in which the state is looked up and changed. Whatever happens under the state's lock happens in memory; what a step lacks is
+//! fetched with no lock held, and the step begins again.
 
 use super::{
     reclaim::Freed,
@@ -19,36 +19,36 @@ use crate::{
 use smallvec::SmallVec;
 use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
 
-/// Rounds of freeing space that one operation goes through before it fails.
+/// Rounds of freeing space after which an operation fails.
 const ROUNDS: u32 = 1000;
 
-/// Runs that were taken for the blocks of one operation.
+/// Runs that were allocated for one operation.
 pub(crate) type Taken = SmallVec<[Run; 2]>;
 
 /// Which free blocks an operation may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Claim {
-    /// All but the reserve.
+    /// All blocks but the reserve.
     Ordinary,
-    /// The reserve too: the operation frees space.
+    /// The reserve too, since the operation frees space.
     Freeing,
 }
 
 /// Something that changes the state.
 pub(crate) trait Request {
-    /// What it returns.
+    /// What a successful attempt returns.
     type Made;
-    /// Reads what the attempt will rely on, unless that was done before and is still there. No lock is held.
+    /// Reads what the attempt relies on, unless that was read before and is still valid. Called with no lock held.
     fn prepare(&mut self) -> Result<()> {
         Ok(())
     }
-    /// Lets go of the blocks that it has kept from reuse for what it has read: it is about to wait for space, and could wait for itself.
+    /// Releases the blocks that it keeps from reuse because of what it has read: it is about to wait for space, and would wait for itself.
     fn release(&mut self) {}
-    /// One attempt, under the state's lock. If it stops, everything that it changed is undone. `any`: scattered blocks have to do.
+    /// One attempt, under the state's lock. If it stops, everything that it changed is undone. `any`: it may take scattered blocks.
     fn attempt(&mut self, state: &mut State, any: bool) -> Step<Self::Made>;
 }
 
-/// What a request that was carried out leaves to its caller.
+/// The outcome of a request that was carried out.
 pub(crate) struct Changed<T> {
     pub(crate) made: T,
     /// Too much is staged or logged: this caller writes some of it out before it returns.
@@ -58,16 +58,16 @@ pub(crate) struct Changed<T> {
 /// Retry state of a request that needs free blocks.
 #[derive(Default)]
 struct Room {
-    /// Scattered blocks have to do.
+    /// Scattered blocks may be taken.
     any: bool,
-    /// It has waited once for a checkpoint that makes freed space allocatable.
+    /// It has waited, once, for a checkpoint that makes freed space allocatable.
     recycled: bool,
     rounds: u32,
-    /// What the host said last.
+    /// The host's last refusal.
     refused: Option<Error>,
 }
 
-/// What was read for one step. It travels with the step until it succeeds, so that no other reader can take it away again.
+/// What was read for one step. It stays with the step until that succeeds, so that no other reader can evict it meanwhile.
 #[derive(Default)]
 pub(super) struct Fetched {
     nodes: Loaded,
@@ -75,14 +75,14 @@ pub(super) struct Fetched {
 }
 
 impl Fetched {
-    /// Puts what was read at the state's disposal.
+    /// Lends what was read to the state.
     fn lend(&mut self, state: &mut State) -> Result<()> {
         if !self.nodes.is_empty() {
             std::mem::swap(&mut state.forest.guests, &mut self.nodes);
         }
         self.pages.iter().try_for_each(|(page, bytes)| state.forest.space.install(*page, bytes))
     }
-    /// Takes it back; once the step has succeeded, the cache has it.
+    /// Takes the nodes back. Once the step has succeeded, they go to the cache.
     fn settle(&mut self, state: &mut State, done: bool) {
         if state.forest.guests.is_empty() {
             return;
@@ -106,13 +106,13 @@ impl Engine {
         }
     }
 
-    /// The state for reading, of a store that is open.
+    /// Locks the state of an open store for reading.
     pub(crate) fn view(&self) -> Result<RwLockReadGuard<'_, State>> {
         self.check_process()?;
         let state = self.state.read();
         if state.closed { Err(closed()) } else { Ok(state) }
     }
-    /// The state for changing what is only in memory.
+    /// Locks the state of an open store for changes to what is only in memory.
     pub(crate) fn state_mut(&self) -> Result<RwLockWriteGuard<'_, State>> {
         self.check_process()?;
         let mut state = self.state.write();
@@ -120,9 +120,9 @@ impl Engine {
         if state.closed { Err(closed()) } else { Ok(state) }
     }
 
-    // ---- getting what is lacking
+    // ---- fetching
 
-    /// Keeps a node's block from reuse while it is read. The caller has the lock under which it was found to be lacking.
+    /// Keeps a node's block from reuse while it is read. The caller holds the lock under which the node was found to be lacking.
     fn hold_for(&self, lack: Lack) -> Option<Hold<'_>> {
         match lack {
             Lack::Node(miss) | Lack::Neighbour(miss) => {
@@ -134,7 +134,7 @@ impl Engine {
     fn read_node(&self, want: &Miss) -> Result<Cached> {
         decode_node(&*self.disk.read_page(want.child.block)?, &self.uuid, want)
     }
-    /// Reads what a step lacks. Space and the log are the business of [`Engine::change`].
+    /// Fetches what a step lacks. Space and room in the log are supplied by [`Engine::change`] alone.
     pub(super) fn fetch(&self, lack: Lack, fetched: &mut Fetched) -> Result<()> {
         match lack {
             Lack::Node(want) => fetched.nodes.insert(self.read_node(&want)?),
@@ -149,7 +149,7 @@ impl Engine {
                     fetched.pages.push((page, bytes));
                     self.state.write().forest.space.make_way(self.config.map_pages());
                 }
-                // What is there now is read in its place.
+                // Another page is current by now, and will be read instead.
                 Err(_) if !self.state.read().forest.space.wants(page) => {}
                 Err(e) => return Err(e),
             },
@@ -183,7 +183,8 @@ impl Engine {
             }
         }
     }
-    /// One attempt at a lookup: what it found, or what it lacked, which is there now: a node is the caller's to keep.
+    /// One attempt at a lookup. Returns what it found, or that it lacked something, which was fetched; a fetched node is returned for the
+    /// caller to keep.
     pub(super) fn try_lookup<T>(&self, f: impl FnOnce(&State) -> Step<T>) -> Result<ControlFlow<T, Option<Cached>>> {
         let state = self.view()?;
         let lack = match f(&state) {
@@ -199,11 +200,11 @@ impl Engine {
         self.fetch(lack, &mut Fetched::default())?;
         Ok(ControlFlow::Continue(None))
     }
-    /// Runs a step under the exclusive lock, as a whole, until it lacks nothing.
+    /// Runs a step as a whole under the exclusive lock until it lacks nothing.
     pub(crate) fn step<T>(&self, f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {
         self.step_on(Engine::state_mut, f)
     }
-    /// [`Engine::step`] for what a store that is being closed still has to do.
+    /// [`Engine::step`], also for a store that is being closed.
     pub(crate) fn last_step<T>(&self, f: impl FnMut(&mut State) -> Step<T>) -> Result<T> {
         self.step_on(|engine| Ok(engine.state.write()), f)
     }
@@ -224,7 +225,7 @@ impl Engine {
             }
         }
     }
-    /// One attempt at a step, and what keeps a node that it lacks where it is.
+    /// One attempt at a step. Also returns what keeps the block of a node that it lacks from reuse.
     pub(super) fn try_step<T>(
         &self,
         state: &mut State,
@@ -243,7 +244,7 @@ impl Engine {
 
     // ---- changing
 
-    /// Carries out a request: attempts follow each other until one has everything that it needs, from memory, from the log and from the host.
+    /// Carries out a request: attempts follow each other until one has all that it needs from memory, from the log and from the host.
     pub(crate) fn change<R: Request>(&self, request: &mut R) -> Result<Changed<R::Made>> {
         let (mut room, mut fetched) = (Room::default(), Fetched::default());
         loop {
@@ -258,7 +259,7 @@ impl Engine {
             if !state.counters_have_room() {
                 return Err(Error::invalid("a counter of the image is near its end: copy its volumes to a new image"));
             }
-            // Whoever changes more than the budget allows waits for a checkpoint first.
+            // A writer that would exceed the budget waits for a checkpoint first.
             let (outcome, hold) = if state.dirty_bytes() + state.frozen_bytes() > self.config.dirty_most() {
                 (Err(Lack::Log(0).into()), None)
             } else {
@@ -286,7 +287,7 @@ impl Engine {
         }
     }
 
-    /// Has the background threads see to what a change left to them.
+    /// Wakes the background threads for what a change left to them.
     fn nudge(&self, due: bool, spills: bool) {
         if due && !self.config.manual {
             self.maintenance.ring();
@@ -297,7 +298,8 @@ impl Engine {
         }
     }
 
-    /// Gets what an attempt lacked, with no lock held. `recycle`: freed space that only waits for a checkpoint is preferred to a larger image.
+    /// Supplies what an attempt lacked, with no lock held. `recycle`: a checkpoint that makes freed space allocatable is preferred to a
+    /// larger image.
     fn supply<R: Request>(
         &self,
         stop: Stop,
@@ -313,7 +315,7 @@ impl Engine {
                 self.log_room(bytes)?;
                 self.checkpoint_for_log()
             }
-            // Once: others may take what that makes allocatable.
+            // Once only: others may take what that makes allocatable.
             Stop::Lack(Lack::Space(_)) if recycle && !room.recycled => {
                 room.recycled = true;
                 request.release();
@@ -321,7 +323,7 @@ impl Engine {
             }
             Stop::Lack(Lack::Space(blocks)) => match self.reserve_space(blocks) {
                 Ok(true) => Ok(()),
-                // A host that is full is no reason to fail while the image itself has space to free.
+                // A full host is no reason to fail while the image itself has space to free.
                 Err(e) if e.kind() != ErrorKind::NoSpace => Err(e),
                 _ if !room.any => {
                     room.any = true;
@@ -337,7 +339,7 @@ impl Engine {
         }
     }
 
-    /// A record that can't ever fit the ring is the caller's to make shorter.
+    /// Refuses a record that can never fit the ring.
     fn log_room(&self, bytes: usize) -> Result<()> {
         let most = (self.config.log_pages as usize - 2) * LOG_PAYLOAD;
         if bytes > most {
@@ -346,11 +348,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Frees space, or waits for what reads hold; `NoSpace` if there is nothing to free.
+    /// Frees space, or waits for reads that hold it. `NoSpace` if there is nothing to free.
     fn make_room(&self, room: &mut Room) -> Result<()> {
         room.rounds += 1;
         let held = match self.free_space()? {
-            // What is freed may go to others: not for ever.
+            // What was freed may go to others, so that the number of rounds is bounded.
             Freed::Some if room.rounds < ROUNDS => return Ok(()),
             Freed::Read(runs) => {
                 self.reading.wait_for(&runs);
@@ -363,12 +365,12 @@ impl Engine {
         let refused = room.refused.take().unwrap_or_else(|| space::no_space("no space left", end));
         Err(match held {
             0 => refused,
-            // Not waited for: whoever looks at it may be this very thread.
+            // Not waited for: the view may belong to this very thread.
             n => refused.at(format_args!("{n} freed blocks are held until a check or a scrub has ended")),
         })
     }
 
-    /// Asks the host for space. `Ok(false)`: the image is at its limit.
+    /// Asks the host for space. Returns `Ok(false)` if the image is at its limit.
     pub(crate) fn reserve_space(&self, blocks: u64) -> Result<bool> {
         let mut punch = self.reserving.lock();
         let Some(mut reserving) = self.step(|state| state.forest.space.next_reservation(blocks))? else {
@@ -382,7 +384,7 @@ impl Engine {
             };
             match self.disk.reserve(start.offset(), end.offset() - start.offset()) {
                 Ok(()) => break,
-                // Less may still be had.
+                // The host may still have space for fewer regions.
                 Err(e) if e.kind() == ErrorKind::NoSpace => match &mut reserving {
                     Reservation::Grow { from, to } if *to - *from > 1 => *to = *from + (*to - *from) / 2,
                     _ => {
@@ -394,7 +396,7 @@ impl Engine {
             }
         }
         if self.config.write_fresh {
-            // Before it can be taken: what goes there later must not depend on anything but its own sync.
+            // Fresh space is written before it can be allocated, so that data in it depends on no sync but its own.
             let (from, len) = match reserving {
                 Reservation::Grow { from, to } => (geometry.start(from), (to - from) * u64::from(geometry.span)),
                 Reservation::Again(run) => (run.start, run.len.into()),

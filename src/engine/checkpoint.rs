@@ -1,8 +1,8 @@
-//! Checkpoints: what the log says goes home, beside the writers.
+//! Checkpoints: what the log says is written to its home, while writers go on.
 //!
-//! A checkpoint commits the open group and freezes at that boundary; it writes nodes to free blocks, count pages to their
-//! other homes and data that only the log has to its place, syncs, writes the superblock, syncs. Only then is the log released, are homes current and may what was
-//! freed be used again (I5).
+//! A checkpoint commits the open group and freezes the state at that boundary. It writes nodes to free blocks, count pages to the homes that
+//! are not current, and data that only the log has to its place; it syncs, writes the superblock, and syncs again. Only then is the log
+//! released, do the new homes become current, and may freed blocks be used again (I5).
 
 use super::{
     staging::{Logged, Runs},
@@ -21,13 +21,13 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// Pages that are written between two requests to write them out.
+/// Pages written before the host is asked to start writing them out.
 const SLICE_PAGES: usize = 1024;
 
-/// Nodes that are taken into the cache at a time.
+/// Nodes added to the cache under one taking of the lock.
 const FEW: usize = 64;
 
-/// What one checkpoint writes: everything that had changed at one group boundary.
+/// Everything that had changed at one group boundary: what one checkpoint writes.
 struct Frozen {
     group: Option<Group>,
     runs: Arc<Runs>,
@@ -38,14 +38,14 @@ struct Frozen {
 }
 
 impl Engine {
-    /// Runs one checkpoint, unless nothing changed since the last.
+    /// Runs one checkpoint, unless nothing has changed since the last.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         self.check_process()?;
         let mut checkpointer = self.checkpointer.lock();
         self.checkpoint_with(&mut checkpointer, false)
     }
 
-    /// A checkpoint because the log is full: one that another thread just finished will do.
+    /// Runs a checkpoint because the log is full, unless another thread has just finished one.
     pub(crate) fn checkpoint_for_log(&self) -> Result<()> {
         let tail = self.state.read().log.tail;
         let mut checkpointer = self.checkpointer.lock();
@@ -55,7 +55,7 @@ impl Engine {
         self.checkpoint_with(&mut checkpointer, false)
     }
 
-    /// `clean`: nothing will follow in this opening.
+    /// Runs one checkpoint. `clean`: it is the last of this opening.
     pub(crate) fn checkpoint_with(&self, checkpointer: &mut Checkpointer, clean: bool) -> Result<()> {
         self.disk.writes_allowed()?;
         let _guard = PanicGuard::new(&self.disk);
@@ -75,7 +75,7 @@ impl Engine {
 
         self.write_nodes(&nodes)?;
         let counts = self.write_counts(&mut space)?;
-        // What was freed before the freeze nobody can look up any more; what is freed later stays in quarantine.
+        // Nobody can look up what was freed before the freeze; what is freed later stays in quarantine.
         let kept = logged.iter().map(|(&block, run)| (Block(block), run.bytes()));
         let kept: Vec<_> = kept.filter(|(block, _)| !space.has_freed(*block)).collect();
         let pages = (nodes.len() + counts + kept.len()) as u64;
@@ -94,7 +94,8 @@ impl Engine {
         self.after_checkpoint(checkpointer)
     }
 
-    /// The freeze: one group boundary, O(changed regions) copies of references. `None`: nothing has changed since the last checkpoint.
+    /// Freezes the state at a group boundary by copying O(changed regions) references. Returns `None` if nothing has changed since the last
+    /// checkpoint.
     fn freeze(&self, checkpointer: &Checkpointer, clean: bool) -> Option<Frozen> {
         let old = &checkpointer.superblock;
         let mut state = self.state.write();
@@ -139,21 +140,21 @@ impl Engine {
         Some(Frozen { group, runs, logged, nodes, space, next })
     }
 
-    /// What the disk has now is worth keeping, as far as there is room.
+    /// Adds the nodes that were just written to the cache, as far as there is room.
     fn cache_nodes(&self, nodes: &DirtyNodes) {
         let most = self.state.read().forest.cache.most;
         let at =
             |(&block, d): (&u64, &Dirty)| Cached::new(Child { block: Block(block), stamp: d.stamp }, d.node.clone());
         let mut kept: Vec<Cached> = nodes.iter().take(most).map(at).collect();
         while !kept.is_empty() {
-            // A few at a time: writers wait for the lock.
+            // A few at a time, since writers wait for the lock.
             let few = kept.split_off(kept.len().saturating_sub(FEW));
             let mut state = self.state.write();
             few.into_iter().for_each(|node| state.forest.cache.insert(node));
         }
     }
 
-    /// The checkpoint is durable: the log is released, and what was frozen is what the disk has.
+    /// Releases the log and makes what was frozen current, once the checkpoint is durable.
     fn thaw(&self, checkpointer: &Checkpointer, space: FrozenSpace) {
         let mut state = self.state.write();
         state.log.tail = checkpointer.superblock.log_position;
@@ -164,20 +165,20 @@ impl Engine {
         state.staging.homed();
     }
 
-    /// Writes a superblock into the slot that is not the newest, syncs, and copies it over the other.
+    /// Writes a superblock to the slot that does not hold the newest one, syncs, and copies it to the other slot.
     pub(crate) fn write_superblock(&self, checkpointer: &mut Checkpointer, next: Superblock) -> Result<()> {
         let page = next.encode();
         let slot = checkpointer.slot;
         self.disk.write(SLOTS[slot].offset(), &[&page[..]])?;
         self.disk.sync(Lane::Checkpoint)?;
-        // Not synced: it only spares the image from one bad page, and the next superblock goes over it after a sync.
+        // The copy is not synced: it only protects the image from one bad page, and the next superblock replaces it after a sync.
         self.disk.write(SLOTS[1 - slot].offset(), &[&page[..]])?;
         checkpointer.superblock = next;
         checkpointer.slot = 1 - slot;
         Ok(())
     }
 
-    /// Writes nodes to their blocks, a slice at a time.
+    /// Writes nodes to their blocks, one slice at a time.
     fn write_nodes(&self, nodes: &DirtyNodes) -> Result<()> {
         let mut order: Vec<u64> = nodes.keys().copied().collect();
         order.sort_unstable();
@@ -188,8 +189,8 @@ impl Engine {
         }
         Ok(())
     }
-    /// Writes count pages to the homes that are not current, a slice at a time, and the index pages above them. Returns
-    /// how many pages that were.
+    /// Writes count pages to the homes that are not current, one slice at a time, and then the index pages above them. Returns the number of
+    /// pages.
     fn write_counts(&self, space: &mut FrozenSpace) -> Result<usize> {
         let mut done = 0;
         loop {
@@ -207,7 +208,7 @@ impl Engine {
         self.write_slices(pages.iter().map(|(b, p)| (*b, &p[..])).collect())
     }
 
-    /// Writes pages in order of place, each slice pushed out, so that a flush never waits behind all of them.
+    /// Writes pages in order of place and asks the host to write each slice out, so that a flush never waits behind all of them.
     fn write_slices(&self, mut placed: Vec<(Block, &[u8])>) -> Result<()> {
         placed.sort_unstable_by_key(|p| p.0);
         for slice in placed.chunks(SLICE_PAGES) {
@@ -218,7 +219,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends quarantines and returns long runs to the host. The latter are punched a checkpoint later.
+    /// Ends quarantines and marks long free runs as returned to the host. Those are punched after the next checkpoint.
     pub(crate) fn after_checkpoint(&self, checkpointer: &Checkpointer) -> Result<()> {
         let punch_from = self.config.punch_from;
         let durable = checkpointer.superblock.generation;
@@ -235,7 +236,7 @@ impl Engine {
         self.behind.ring();
         let (mut punched, mut host_can) = (0, true);
         let outcome = ready.into_iter().try_for_each(|(_, run)| {
-            // A run whose counts can't be read stays as it is.
+            // A run whose counts can't be read is not punched.
             if host_can && self.last_step(|state| state.forest.space.is_returned(run)).unwrap_or(false) {
                 let bytes = u64::from(run.len) * crate::units::BLOCK_BYTES;
                 host_can = self.disk.punch(run.start.offset(), bytes)?;

@@ -1,4 +1,4 @@
-//! Background work: checkpoints that are due, growth ahead of need, reclaim, the mark of an idle store.
+//! Background work: checkpoints that are due, growth ahead of need, reclaim, and the mark of an idle store.
 
 use super::{
     reclaim::Freed,
@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-/// How long the maintenance thread waits before it takes the store for idle.
+/// How long the maintenance thread waits for work before it takes the store to be idle.
 const IDLE: Duration = Duration::from_millis(50);
 
 impl Engine {
-    /// Frees what can be freed when space ran out.
+    /// Frees what can be freed when space has run out.
     pub(crate) fn free_space(&self) -> Result<Freed> {
         let before = self.state.read().forest.space.available();
         let freed = |state: &State| state.forest.space.available() > before;
@@ -44,7 +44,7 @@ impl Engine {
         self.state.read().has_reclaim()
     }
 
-    /// One bounded step of everything that is due: `true` if more is.
+    /// Runs one bounded step of all work that is due. Returns whether there is more.
     pub(crate) fn maintain(&self, budget: usize) -> Result<bool> {
         let _delivery = self.delivery();
         self.check_process()?;
@@ -63,7 +63,7 @@ impl Engine {
         }
         let done = if self.has_reclaim() { self.reclaim(budget)? } else { 0 };
         if done == 0 && self.has_reclaim() {
-            // What is left was doomed in this generation, or there is no space for the nodes that it needs.
+            // What is left was doomed in this generation, or there is no space for the nodes that its removal needs.
             self.checkpoint()?;
             return Ok(self.reclaim(1)? > 0);
         }
@@ -82,15 +82,15 @@ impl Engine {
         self.checkpoint()
     }
 
-    /// Wakes the maintenance thread if it rests, after something that it may have to see to.
+    /// Wakes the maintenance thread if it rests, after an operation that may have left work for it.
     pub(crate) fn rouse(&self) {
         if self.resting.load(SeqCst) {
             self.maintenance.ring();
         }
     }
 
-    /// The body of the maintenance thread. It looks after the store whenever it is rung, and once more when the store was idle; after that
-    /// it rests, and costs nothing, until an operation rouses it.
+    /// The body of the maintenance thread. It runs whenever its bell rings, and once more when the store has become idle; after that it
+    /// sleeps, at no cost, until an operation wakes it.
     pub(crate) fn maintain_behind(&self) {
         let mut rested = false;
         while !self.stopping.load(SeqCst) && !self.disk.is_poisoned() {
@@ -118,7 +118,7 @@ impl Engine {
                     self.tell(e.at("the mark of an idle store"));
                 }
                 self.resting.store(true, SeqCst);
-                // Whatever happened before this look is seen by it; whatever happens after it sees that the thread rests.
+                // Work noted before this check is seen by it; whoever notes work after it sees that the thread rests.
                 rested = self.state.read().activity == before;
                 if !rested {
                     self.resting.store(false, SeqCst);
@@ -127,7 +127,8 @@ impl Engine {
         }
     }
 
-    /// The body of the write-behind thread: the other one waits for the medium much of the time, and what is staged must not.
+    /// The body of the write-behind thread. It is a thread of its own because the maintenance thread often waits for the medium, and staged
+    /// data must not.
     pub(crate) fn write_behind(&self) {
         while !self.stopping.load(SeqCst) && !self.disk.is_poisoned() {
             self.behind.wait(Duration::MAX);

@@ -60,7 +60,7 @@ impl Engine {
         }
     }
 
-    /// Makes a new image on an empty backend.
+    /// Creates an image on an empty backend.
     pub(crate) fn create(backend: Arc<dyn Backend>, host: Arc<dyn Host>, config: Config) -> Result<Engine> {
         let disk = Disk::new(backend, true);
         if disk.len()? != 0 {
@@ -70,14 +70,14 @@ impl Engine {
         uuid[..8].copy_from_slice(&host.random().to_le_bytes());
         uuid[8..].copy_from_slice(&host.random().to_le_bytes());
         let sb = Superblock::empty(uuid, host.random(), config.log_pages, config.knobs.span, config.knobs.index_fanout);
-        // The ring is written, not only reserved: a first write into fresh space would drag the host's journal into every flush.
+        // The ring is written, not only reserved: a first write into fresh space would add a journal commit of the host to every flush.
         let ring = LOG_START.offset() + sb.log_pages * BLOCK_BYTES;
-        // Between the superblocks there is nothing.
+        // The space between the superblocks is not used.
         for (start, end) in SLOTS.map(|s| (s, s.plus(1))).into_iter().chain([(LOG_START, LOG_START.plus(sb.log_pages))])
         {
             disk.reserve(start.offset(), end.offset() - start.offset())?;
         }
-        // Page by page, so that the host caches it in small folios: that is how it will be written.
+        // Page by page, so that the host caches the ring in small folios, which is how it will be written.
         for at in (LOG_START.offset()..ring).step_by(BLOCK) {
             disk.write(at, &[&[0; BLOCK]])?;
         }
@@ -99,7 +99,7 @@ impl Engine {
         Engine::open_with(backend, host, config, writable, false).map(|opened| opened.0)
     }
 
-    /// [`Engine::open`]; with `salvage`, for reading only, damage to the acknowledged log ends it instead of failing, and is
+    /// [`Engine::open`]. With `salvage`, for reading only, damage to the acknowledged log ends the replay instead of failing it, and is
     /// returned.
     pub(crate) fn open_with(
         backend: Arc<dyn Backend>,
@@ -110,7 +110,7 @@ impl Engine {
     ) -> Result<(Engine, Option<Error>)> {
         let disk = Disk::new(backend, writable);
         if writable {
-            // After a killed process the cache may hold what the disk does not: nothing is read before this (I8).
+            // After a killed process the cache may hold what the disk does not: nothing is read before this sync (I8).
             disk.sync_at_open(Lane::Flush)?;
         }
         let (sb, slot) = newest_superblock(&disk)?;
@@ -126,7 +126,7 @@ impl Engine {
             ));
         }
         if writable && !sb.clean {
-            // The last writer may have met a failed write-out: what it left in the cache is neither read nor built upon.
+            // A write-out may have failed under the last writer: what the cache has of that is neither read nor written over.
             disk.drop_cache();
         }
         let len = disk.len()?;
@@ -143,7 +143,7 @@ impl Engine {
         Ok((engine, replay.lost))
     }
 
-    /// A reader of the durable checkpoint alone, for the simulator's guard.
+    /// Opens the durable checkpoint alone, for the simulator's guard.
     #[cfg(feature = "sim")]
     pub(crate) fn checkpoint_view(
         backend: Arc<dyn Backend>,
@@ -157,13 +157,13 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Reserves again what recovery assumed to be reserved. Nothing was written before this.
+    /// Reserves the space that recovery assumed to be reserved. Nothing was written before this.
     pub(crate) fn take_owed(&self) -> Result<()> {
         let owed = std::mem::take(&mut self.state.write().owed);
         owed.into_iter().try_for_each(|(start, len)| self.disk.reserve(start, len))
     }
 
-    /// The last act of a writable open: a checkpoint of what was replayed, and the new epoch before the first append.
+    /// Ends an opening for writing: a checkpoint of what was replayed, and then the new epoch, before the first append.
     pub(crate) fn begin_epoch(&self) -> Result<()> {
         let mut checkpointer = self.checkpointer.lock();
         if !checkpointer.superblock.clean {
@@ -177,7 +177,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Flushes, writes a last checkpoint and leaves the image clean. Other handles answer `Closed` from now on.
+    /// Flushes, writes a last checkpoint and leaves the image clean. From now on all handles answer `Closed`.
     pub(crate) fn close(&self) -> Result<()> {
         let _delivery = self.delivery();
         self.check_process()?;
@@ -191,7 +191,7 @@ impl Engine {
             state.leases.close();
         }
         self.stop();
-        // Held until the image is released: whoever waits for these to write finds the disk released.
+        // These locks are held until the image is released, so that whoever waits for one of them to write finds the disk released.
         let mut checkpointer = self.checkpointer.lock();
         let outcome = if self.disk.is_writable() {
             self.disk.writes_allowed().and_then(|()| self.checkpoint_with(&mut checkpointer, true))
@@ -206,7 +206,7 @@ impl Engine {
         outcome
     }
 
-    /// Ends the background threads' loops.
+    /// Asks the background threads to end.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, std::sync::atomic::Ordering::SeqCst);
         self.maintenance.ring();
@@ -214,7 +214,7 @@ impl Engine {
     }
 }
 
-/// The newest valid superblock and the slot that does not hold it.
+/// Returns the newest valid superblock and the slot that does not hold it.
 pub(crate) fn newest_superblock(disk: &Disk) -> Result<(Superblock, usize)> {
     let mut found: Option<(Superblock, usize)> = None;
     let mut problem: Option<Error> = None;
@@ -224,7 +224,7 @@ pub(crate) fn newest_superblock(disk: &Disk) -> Result<(Superblock, usize)> {
         match Superblock::decode(&page) {
             Ok(sb) if found.as_ref().is_none_or(|(best, _)| sb.sequence > best.sequence) => found = Some((sb, 1 - i)),
             Ok(_) => {}
-            // "No magic number" says least; whatever else was found says more.
+            // A missing magic number says least: any other problem is the better answer.
             Err(e) if problem.as_ref().is_none_or(|p| p.kind() == ErrorKind::Invalid) => problem = Some(e),
             Err(_) => {}
         }

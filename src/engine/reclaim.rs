@@ -1,4 +1,4 @@
-//! Reclaim: doomed subtrees and the snapshots of deleted volumes are worked off in the background, one node at a time.
+//! Reclaim: removes doomed subtrees and the snapshots of deleted volumes in the background, one node at a time.
 
 use super::{
     change::Fetched,
@@ -15,38 +15,38 @@ use crate::{
 };
 use rustc_hash::FxHashMap;
 
-/// What could be freed.
+/// What an attempt to free space came to.
 pub(crate) enum Freed {
-    /// Something, now or at the next checkpoint.
+    /// Something was freed, or will be by the next checkpoint.
     Some,
-    /// Nothing but these runs, which reads are copying.
+    /// Nothing can be freed but these runs, which reads are copying.
     Read(Vec<Run>),
-    /// Nothing but so many blocks, which a view of everything holds.
+    /// Nothing can be freed but this many blocks, which a view of the whole store holds.
     Viewed(u64),
     Nothing,
 }
 
-/// What waits to be reclaimed.
+/// One entry of the work that waits for reclaim.
 #[derive(Clone, Copy)]
 enum Entry {
-    /// A deleted volume whose snapshots go too.
+    /// A deleted volume whose snapshots are deleted too.
     Sweep(u64),
     Doomed(Key, RootPointer),
 }
 
-/// What one step of reclaim came to.
+/// The outcome of one step of reclaim.
 enum Reclaimed {
     One,
-    /// The entry could not be read and is left aside.
+    /// The entry could not be read and was set aside.
     Aside,
     Nothing,
 }
 
-/// Entries that could not be read, so that they don't stop the others. What the host failed to read is tried again after the next
-/// checkpoint; what does not verify stays until the image is opened again, and `check` reports it.
+/// Entries that could not be read and are set aside, so that they do not stop the others. Failed reads are tried again after the next
+/// checkpoint; entries that do not verify stay set aside until the image is opened again, and `check` reports them.
 #[derive(Default)]
 pub(crate) struct Aside {
-    /// Whether to try again, by entry.
+    /// For each entry, whether it will be tried again.
     doomed: FxHashMap<Key, bool>,
     sweeps: FxHashMap<u64, bool>,
 }
@@ -59,26 +59,26 @@ impl Aside {
             Entry::Doomed(key, _) => self.doomed.insert(key, again),
         };
     }
-    /// Has those tried again that may be readable by now.
+    /// Lets entries be tried again that may be readable by now.
     pub(crate) fn retry(&mut self) {
         self.doomed.retain(|_, again| !*again);
         self.sweeps.retain(|_, again| !*again);
     }
 }
 
-/// Doomed entries that are looked at together.
+/// Doomed entries looked up at a time.
 const PAGE: usize = 64;
 
 impl State {
-    /// Whether there is something that reclaim could work off, now or after the next checkpoint.
+    /// Returns whether there is work for reclaim, now or after the next checkpoint.
     pub(super) fn has_reclaim(&self) -> bool {
         self.doomed > self.aside.doomed.len() as u64 || self.sweeping.len() > self.aside.sweeps.len()
     }
 
-    /// Works off one doomed node, or one snapshot of a deleted volume, and says in `chosen` which. `false`: nothing can be done before the next
-    /// checkpoint, or at all.
+    /// Removes one doomed node, or one snapshot of a deleted volume, and sets `chosen` to its entry. Returns `false` if nothing can be done
+    /// before the next checkpoint, or at all.
     ///
-    /// Not logged: a crash takes it back to the last checkpoint, and reclaim starts again from there.
+    /// The step is not logged: a crash takes it back to the last checkpoint, and reclaim starts again from there.
     fn reclaim_one(&mut self, chosen: &mut Option<Entry>) -> Step<bool> {
         *chosen = None;
         *chosen = self.next_entry()?;
@@ -92,8 +92,8 @@ impl State {
         Ok(true)
     }
 
-    /// What to work off next. Nodes of this generation are left alone, so that nothing is changed in place that a replay would have to
-    /// fork (I7).
+    /// Returns the next entry. Nodes of this generation are left alone, so that nothing changes in place that a replay would have to fork
+    /// (I7).
     fn next_entry(&self) -> Step<Option<Entry>> {
         if let Some(&volume) = self.sweeping.iter().find(|v| !self.aside.sweeps.contains_key(v)) {
             return Ok(Some(Entry::Sweep(volume)));
@@ -109,7 +109,7 @@ impl State {
             if let Some(&(key, root)) = page.iter().find(|(key, root)| is_old(root) && !is_aside(key)) {
                 return Ok(Some(Entry::Doomed(key, root)));
             }
-            // Those of this generation wait for the next checkpoint, after which they are found at once.
+            // Entries of this generation become old with the next checkpoint, and are found at once then.
             match page.last() {
                 Some((last, _)) if page.iter().any(|(key, _)| is_aside(key)) => from = last + 1,
                 _ => return Ok(None),
@@ -121,7 +121,7 @@ impl State {
         let put = self.put_nodes();
         let next = self.catalog_view().snapshots_of(volume, 0, 1)?.0.first().copied();
         let tags = match next {
-            // Hidden from everyone else by now.
+            // The snapshot is hidden from everyone else by now, so that its tags are looked up here.
             Some(id) => self.catalog_view().snapshot(id)?.map_or(0, |r| usize::from(r.tag_records)),
             None => 0,
         };
@@ -182,7 +182,7 @@ impl State {
 }
 
 impl Engine {
-    /// Up to `budget` steps of reclaim, each under the lock by itself. Returns how many were done.
+    /// Runs up to `budget` steps of reclaim, each under the lock by itself. Returns how many were done.
     pub(crate) fn reclaim(&self, budget: usize) -> Result<usize> {
         let mut done = 0;
         let outcome = self.reclaim_up_to(budget, &mut done);
@@ -225,7 +225,7 @@ impl Engine {
                 },
                 Err(Stop::Failed(e)) => e,
             };
-            // Nothing has changed. Others may follow an entry that can't be read; without the list there are none.
+            // Nothing has changed. Other entries may follow one that can't be read; without the list there are none.
             self.tell(failed.clone().at("reclaim"));
             return Ok(match chosen {
                 Some(entry) => {
@@ -237,7 +237,7 @@ impl Engine {
         }
     }
 
-    /// Keeps a failure in the background for whoever asks.
+    /// Keeps the failure of background work for `Store::background_error`, and reports it as an event.
     pub(super) fn tell(&self, error: Error) {
         if error.kind() != ErrorKind::Closed {
             self.config.events.note(|| Event::BackgroundError { error: error.clone() });

@@ -1,4 +1,4 @@
-//! Recovery's second half: what the log says is applied to the state with the code that applied it live.
+//! The second half of recovery: applies the log's records to the state with the code that applied them live.
 
 use super::state::{Engine, State};
 use crate::{
@@ -10,12 +10,12 @@ use crate::{
     units::{BLOCK_BYTES, Block},
 };
 
-/// Regions that the image may have grown by for operations of which the log has no record: one that failed had its space all the same.
+/// Regions that the image may have grown by for operations without a record: one that failed had its space all the same.
 const MORE_REGIONS: u64 = 1024;
 
 impl Engine {
-    /// Applies what counts. Space that the records name and that may have to be reserved again is noted in [`State::owed`]: nothing is
-    /// asked of the host for a claim before all of them were found to hold.
+    /// Applies the records that count. Space that they name and that may have to be reserved again is noted in [`State::owed`]: the host is
+    /// asked for nothing before all records were found to be valid.
     pub(crate) fn replay(&self, replay: &Replay, writable: bool, base_len: u64) -> Result<()> {
         let damaged = |e: Error| match e.kind() {
             ErrorKind::Deleted | ErrorKind::NotFound => Error::corrupt(format!("intent log: {e}")),
@@ -53,7 +53,7 @@ impl Engine {
     }
 
     fn apply_again(&self, op: &Op, writable: bool, damaged: impl Fn(Error) -> Error) -> Result<()> {
-        // The live run had its nodes; where the host has no more space, what is there has to do.
+        // The live run had these nodes. Where the host has no space for more, the space that is there has to suffice.
         let mut refused = None;
         loop {
             let lacking = self.step(|state| {
@@ -74,7 +74,7 @@ impl Engine {
         }
     }
 
-    /// Reserves regions for nodes. Where it has no space for so many, fewer may do: the live run took no more than it needed.
+    /// Reserves regions for nodes. Where the host has no space for all of them, fewer may suffice: the live run took no more than it needed.
     fn grow_for_nodes(&self, nodes: usize, writable: bool) -> Result<()> {
         let (geometry, spans) = {
             let state = self.view()?;
@@ -94,8 +94,8 @@ impl Engine {
         self.step(|state| state.grow(spans + more))
     }
 
-    /// Notes a block whose content only the log has, where the checkpoint says that it was returned to the host: it was reserved again since, and no data
-    /// that landed there shows it.
+    /// Notes a block whose content only the log has and that the checkpoint calls returned to the host: it was reserved again since then, and
+    /// no data that was written there shows that.
     fn note_returned(&self, op: &Op) -> Result<()> {
         let Op::Data { at, .. } = op else { return Ok(()) };
         let run = Run { start: Block(*at), len: 1 };
@@ -136,9 +136,9 @@ impl Engine {
 }
 
 impl State {
-    /// Regions that the image can have at most: what it grew by since the checkpoint was used up, but for what one operation asks for,
-    /// before it grew again (see `Space::find_region`). So memory for regions follows from what the log says, not from what a file's length
-    /// claims.
+    /// Returns how many regions the image can have at most. The live image grew again only once the regions that it had grown by were used
+    /// up, but for what one operation asks for (see `Space::find_region`). So memory for regions follows from what the log says, not from
+    /// what a file's length claims.
     fn most_regions(&self, replay: &Replay) -> u64 {
         let mut placed = Vec::new();
         replay.ops.iter().for_each(|op| op.placed(&mut placed));
@@ -156,7 +156,7 @@ impl State {
     }
 }
 
-/// Bytes that the image must have for its durable checkpoint.
+/// Returns the length in bytes that the image must have for its durable checkpoint.
 pub(crate) fn needed_len(sb: &Superblock) -> u64 {
     crate::space::Geometry::of(sb).start(sb.spans).0.saturating_mul(BLOCK_BYTES)
 }

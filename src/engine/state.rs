@@ -1,4 +1,4 @@
-//! What the open image has in memory, what it has besides, and the order of its locks. An operation on the state happens whole or is undone.
+//! What an open image keeps in memory, and the order of its locks. An operation on the state is done as a whole or undone.
 //!
 //! Order of locks: checkpointer, flusher, spilling, reserving, placing, state. Nothing syncs, grows or punches under the state's lock.
 
@@ -34,24 +34,24 @@ use std::{
     },
 };
 
-/// What an engine is opened with.
+/// The configuration of an engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) log_pages: u64,
     pub(crate) memory: u64,
     pub(crate) limit_blocks: u64,
-    /// Free space that the image may have before small holes are filled, in percent of what is in use.
+    /// Free space that the image may have before small holes are filled, in percent of the space in use.
     pub(crate) slack: u32,
-    /// Fresh space is written once before it is used, where the host is the better for it.
+    /// Whether fresh space is written once before it is used, on hosts where that protects it.
     pub(crate) write_fresh: bool,
-    /// Runs of this many blocks go back to the host.
+    /// Free runs of at least this many blocks are returned to the host.
     pub(crate) punch_from: u32,
     pub(crate) manual: bool,
     pub(crate) events: Events,
     pub(crate) knobs: Knobs,
 }
 
-/// Records of volumes, and of snapshots, that stay in memory.
+/// Bound on the records of volumes, and on those of snapshots, that stay in memory.
 const RECORDS: usize = 4096;
 
 /// Everything that changes under the state's lock.
@@ -66,7 +66,7 @@ pub(crate) struct State {
     pub(crate) had_room: bool,
     pub(crate) next_volume: u64,
     pub(crate) next_snapshot: u64,
-    /// Records of volumes and snapshots in use.
+    /// Records of volumes and snapshots that are in use.
     pub(crate) volume_records: FxHashMap<u64, VolumeRecord>,
     pub(crate) snapshot_records: FxHashMap<u64, SnapshotRecord>,
     /// Deleted volumes whose snapshots are still being removed.
@@ -81,33 +81,33 @@ pub(crate) struct State {
     /// Attached volumes.
     pub(crate) leases: Leases,
     pub(crate) progress: Progress,
-    /// Operations that came to their end in memory; see [`Knobs::again`].
+    /// Operations that were complete in memory; see [`Knobs::again`].
     pub(crate) ends: u64,
-    /// About what the counts take that a checkpoint is writing, in bytes.
+    /// Bytes, approximately, of the counts that a checkpoint is writing.
     pub(crate) frozen_counts: u64,
-    /// Reclaim did something that only a checkpoint makes usable.
+    /// Reclaim has freed something that only a checkpoint makes usable.
     pub(crate) reclaimed: bool,
     pub(crate) knobs: Knobs,
-    /// Ranges that recovery assumes to be reserved, and that are reserved again before anything is written: offset and length in bytes.
+    /// Ranges that recovery assumes to be reserved and that are reserved again before anything is written: offset and length in bytes.
     pub(crate) owed: Vec<(u64, u64)>,
-    /// What reclaim could not read.
+    /// Entries that reclaim could not read.
     pub(crate) aside: Aside,
-    /// Grows with every operation and every group written: if it stands still, there is nothing new for maintenance.
+    /// Grows with every operation and every written group: while it does not, there is nothing new for maintenance.
     pub(crate) activity: u64,
 }
 
-/// First block and block after the last of a byte range that is not empty.
+/// Returns the first block of a byte range that is not empty, and the block after its last.
 pub(crate) fn blocks_of(offset: u64, len: u64) -> (u64, u64) {
     (offset / BLOCK_BYTES, (offset + len).div_ceil(BLOCK_BYTES))
 }
 
 /// State of the writer of the log.
 pub(crate) struct Flusher {
-    /// Hash of the last page of the last group written.
+    /// Hash of the last page of the last group that was written.
     pub(crate) previous: u64,
-    /// The last group whose sync returned.
+    /// Number of the last group whose sync returned.
     pub(crate) acked: u64,
-    /// The pages of a group, before they are written.
+    /// The encoded pages of a group, before they are written.
     pub(crate) pages: Vec<u8>,
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct Engine {
     pub(crate) salt: u32,
     pub(crate) state: RwLock<State>,
     pub(crate) flusher: Mutex<Flusher>,
-    /// Held while what was taken out of staging is written: one set at a time, and all of it before its group is synced.
+    /// Held while runs taken out of staging are written: one set at a time, and all of it before its group is synced.
     pub(crate) spilling: Mutex<()>,
     /// Shared by direct writers; `close` takes it exclusively, so that the image is never released under a write.
     pub(crate) placing: RwLock<()>,
@@ -140,23 +140,23 @@ pub(crate) struct Engine {
     pub(crate) translations: Arc<Translations>,
     /// What was asked of each volume.
     pub(crate) meters: Meters,
-    /// Ranges of the image with data that was written and that the medium was not asked to begin with.
+    /// Written ranges of the image that the medium was not yet asked to write out.
     pub(crate) unpushed: Mutex<VecDeque<(u64, u64)>>,
     pub(crate) checkpointer: Mutex<Checkpointer>,
-    /// Serialises growth and punching. Holds freed runs that are to be punched, each with the
-    /// generation whose checkpoint says so.
+    /// Serialises growth and punching. Holds freed runs that are to be punched, each with the generation whose checkpoint marks it as
+    /// returned.
     pub(crate) reserving: Mutex<Vec<(u64, Run)>>,
-    /// Buffers of one block, to be used again.
+    /// Buffers of one block, kept for reuse.
     pub(crate) buffers: Mutex<Vec<Arc<[u8]>>>,
     /// Wakes the maintenance thread.
     pub(crate) maintenance: Bell,
-    /// The maintenance thread found nothing to do, and sleeps until it is rung.
+    /// Set while the maintenance thread found nothing to do and sleeps until its bell rings.
     pub(crate) resting: AtomicBool,
-    /// Times that the maintenance thread woke.
+    /// How often the maintenance thread woke.
     pub(crate) wakeups: AtomicU64,
     /// Bytes of fresh space that were written before they were used.
     pub(crate) fresh_written: AtomicU64,
-    /// The last failure in the background that poisoned nothing.
+    /// The last failure of background work that poisoned nothing.
     pub(crate) background: Mutex<Option<Error>>,
     /// Wakes the write-behind thread.
     pub(crate) behind: Bell,
@@ -164,15 +164,15 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Stands at the begin of whatever callers and background threads do: delivers events when it ends, with nothing held. In a forked child
-    /// there is nothing to deliver, and the lock of the events may be held for ever.
+    /// Stands at the start of every call and every step of background work, and delivers events when it is dropped, with nothing held. A
+    /// forked child delivers nothing: the lock of the events may be held for ever there.
     #[inline]
     pub(crate) fn delivery(&self) -> Option<Delivery<'_>> {
         (self.config.events.is_wanted() && self.disk.same_process()).then(|| self.config.events.delivery())
     }
 }
 
-/// A panic while the state changes leaves it half changed: nothing of it may reach the disk.
+/// Poisons the disk if a panic leaves the state half changed: nothing of that state may reach the disk.
 pub(crate) struct PanicGuard<'a>(&'a Disk, bool);
 
 impl<'a> PanicGuard<'a> {
@@ -189,7 +189,7 @@ impl Drop for PanicGuard<'_> {
     }
 }
 
-/// What an operation may have changed besides nodes, counts and records: all of it is small.
+/// What an operation may have changed besides nodes, counts and records; all of it is small.
 #[derive(Clone, Copy)]
 struct Before {
     catalog: Root,
@@ -201,20 +201,20 @@ struct Before {
     shadowed: u64,
 }
 
-/// What the operation in progress has done that has to be undone if it stops.
+/// What the operation in progress has done that must be undone if it stops.
 #[derive(Default)]
 pub(crate) struct Progress {
-    /// Records that were changed, or looked up among what the operation itself has made. The catalog has them all, so that forgetting one is
-    /// enough.
+    /// Records that were changed, or looked up among what the operation itself has made. The catalog has all of them, so that undoing is
+    /// forgetting them.
     records: Vec<Target>,
-    /// Deleted volumes whose snapshots go too, with whether they were listed before.
+    /// Deleted volumes whose snapshots are deleted too, each with whether it was listed before.
     sweeps: Vec<(u64, bool)>,
-    /// Runs taken for data.
+    /// Runs that were allocated for data.
     taken: Vec<Run>,
 }
 
 impl State {
-    /// The state as a superblock describes it. What the log says is not in it yet.
+    /// The state as a superblock describes it, without what the log says.
     pub(super) fn new(config: &Config, sb: &Superblock, salt: u32) -> State {
         let generation = sb.generation + 1;
         let stamp = Stamp::new(generation, salt);
@@ -258,8 +258,7 @@ impl State {
         }
     }
 
-    /// Runs an operation as a whole: if it stops, whatever it has changed is as it was before. A lack and damage that it meets half-way both leave
-    /// nothing behind.
+    /// Runs an operation as a whole: if it stops half-way, because it lacks something or met damage, all that it has changed is undone.
     pub(crate) fn transact<T>(&mut self, f: impl FnOnce(&mut State) -> Step<T>) -> Step<T> {
         let before = Before {
             catalog: self.catalog,
@@ -280,7 +279,7 @@ impl State {
         self.progress.taken.clear();
         outcome
     }
-    /// Where the test size [`Knobs::again`] says so, an operation that could be carried out is begun anew instead.
+    /// Makes the operation lack something that is there, so that it is undone and begun anew, where the test size [`Knobs::again`] says so.
     pub(super) fn may_begin_anew(&mut self) -> Step<()> {
         let every = u64::from(self.knobs.again);
         self.ends += u64::from(every > 0);
@@ -317,7 +316,7 @@ impl State {
     pub(crate) fn catalog_view(&self) -> CatalogView<'_> {
         CatalogView { nodes: &self.forest, root: self.catalog, hash_key: self.hash_key }
     }
-    /// A volume's record, kept in memory from now on.
+    /// Returns a volume's record, which stays in memory from now on.
     pub(crate) fn volume_record(&mut self, id: u64) -> Step<&VolumeRecord> {
         match self.volume_records.entry(id) {
             Entry::Occupied(record) => Ok(record.into_mut()),
@@ -329,13 +328,13 @@ impl State {
             }
         }
     }
-    /// A volume's record, to be changed.
+    /// Returns a volume's record for changing.
     pub(super) fn volume_record_mut(&mut self, id: u64) -> Step<&mut VolumeRecord> {
         self.volume_record(id)?;
         self.progress.records.push(Target::Volume(id));
         Ok(self.volume_records.get_mut(&id).expect("it is in memory"))
     }
-    /// A snapshot's record, kept in memory for a while.
+    /// Returns a snapshot's record, which stays in memory for a while.
     pub(crate) fn snapshot_record(&mut self, id: u64) -> Step<&SnapshotRecord> {
         if !self.snapshot_records.contains_key(&id) {
             let record = self.catalog_view().snapshot(id)?;
@@ -345,23 +344,23 @@ impl State {
         }
         Ok(&self.snapshot_records[&id])
     }
-    /// Puts a record of a volume in the place of what there was.
+    /// Replaces a volume's record in memory.
     pub(super) fn set_volume_record(&mut self, id: u64, record: VolumeRecord) {
         self.progress.records.push(Target::Volume(id));
         self.volume_records.insert(id, record);
     }
-    /// Puts a record of a snapshot in the place of what there was.
+    /// Replaces a snapshot's record in memory.
     pub(super) fn set_snapshot_record(&mut self, id: u64, record: SnapshotRecord) {
         self.progress.records.push(Target::Snapshot(id));
         self.snapshot_records.insert(id, record);
     }
-    /// Lists a deleted volume whose snapshots go too, or takes it off the list.
+    /// Adds a deleted volume whose snapshots are deleted too to the list, or removes it.
     pub(super) fn set_sweeping(&mut self, volume: u64, yes: bool) {
         let was = if yes { !self.sweeping.insert(volume) } else { self.sweeping.remove(&volume) };
         self.progress.sweeps.push((volume, was));
     }
-    /// Forgets records of volumes and snapshots beyond [`RECORDS`]: the catalog has them all. Never inside an operation, which relies on
-    /// what it has loaded.
+    /// Forgets records of volumes and snapshots beyond [`RECORDS`]: the catalog has all of them. Never called inside an operation, which
+    /// relies on what it has loaded.
     pub(crate) fn trim_records(&mut self) {
         fn trim<T>(volume_records: &mut FxHashMap<u64, T>) {
             if let surplus @ 1.. = volume_records.len().saturating_sub(RECORDS) {
@@ -372,7 +371,7 @@ impl State {
         trim(&mut self.volume_records);
         trim(&mut self.snapshot_records);
     }
-    /// Tree and size of a target.
+    /// Returns the tree and the size of a target.
     pub(crate) fn extent_root(&self, target: Target) -> Step<(Root, u64)> {
         match target {
             Target::Volume(id) => self.volume_records.get(&id).map(|r| (r.root.into(), r.size)),
@@ -389,7 +388,7 @@ impl State {
             )),
         }
     }
-    /// Blocks that may be taken.
+    /// Returns how many blocks may be taken.
     fn spare(&self, claim: Claim) -> u64 {
         let all = self.forest.space.available() + self.forest.pool.len() as u64;
         match claim {
@@ -397,7 +396,7 @@ impl State {
             Claim::Freeing => all,
         }
     }
-    /// Makes sure that `nodes` nodes can be made and `data` blocks be taken.
+    /// Makes sure that `nodes` nodes can be made and `data` blocks can be allocated.
     pub(crate) fn reserve(&mut self, claim: Claim, nodes: usize, data: u64) -> Step<()> {
         let need = nodes as u64 + data;
         let spare = self.spare(claim);
@@ -406,7 +405,7 @@ impl State {
         }
         if self.forest.fill_pool(nodes)? { Ok(()) } else { Err(Lack::Space(nodes as u64).into()) }
     }
-    /// Runs for `blocks` data blocks, after [`State::reserve`]. Unless `any`, scattered blocks are left alone.
+    /// Allocates runs for `blocks` data blocks, after [`State::reserve`]. Unless `any`, scattered blocks are left alone.
     pub(crate) fn allocate_data(&mut self, blocks: u64, any: bool) -> Step<Taken> {
         let mut runs = Taken::new();
         let mut left = blocks;
@@ -426,30 +425,30 @@ pub(crate) fn deleted(target: Target) -> Error {
 }
 
 impl State {
-    /// About what nodes, counts and logged data take that wait for a checkpoint.
+    /// Bytes, approximately, of the nodes, counts and logged data that wait for a checkpoint.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.forest.dirty.len() as u64 * NODE_BYTES + self.forest.space.changed_bytes() + self.staging.logged_bytes()
     }
-    /// About what nodes, counts and logged data take that a checkpoint is writing.
+    /// Bytes, approximately, of the nodes, counts and logged data that a checkpoint is writing.
     pub(crate) fn frozen_bytes(&self) -> u64 {
         self.forest.frozen.len() as u64 * NODE_BYTES + self.frozen_counts + self.staging.homing_bytes()
     }
-    /// Whether everything that counts upwards for ever still has room to. It always has, unless someone made the image so.
+    /// Returns whether every counter that only grows still has room to. They always have, except in an image that was made up.
     pub(super) fn counters_have_room(&self) -> bool {
         let counters = [self.log.group, self.log.position, self.doom_sequence];
         let ids = [self.next_volume, self.next_snapshot];
         self.had_room && have_room(&counters, ids, self.generation, 2 * COUNTER_ROOM)
     }
-    /// Whether a checkpoint is due.
+    /// Returns whether a checkpoint is due.
     pub(crate) fn is_due(&self, config: &Config) -> bool {
         self.log.wants_checkpoint() || self.wants_space() || self.dirty_bytes() > config.dirty_due()
     }
-    /// Whether the image will have to grow soon, so that it is better done before a writer waits for it.
+    /// Returns whether the image will have to grow soon: that is better done before a writer waits for it.
     pub(crate) fn wants_growth(&self, config: &Config) -> bool {
         let space = &self.forest.space;
         config.write_fresh && space.would_grow() && space.available() < space.end() / BLOCK_BYTES / 16
     }
-    /// Whether so much was freed, and so little is left to allocate, that a checkpoint is due.
+    /// Returns whether so much was freed, and so little is left to allocate, that a checkpoint is due.
     pub(crate) fn wants_space(&self) -> bool {
         let space = &self.forest.space;
         let image = space.end() / BLOCK_BYTES;
