@@ -14,12 +14,13 @@ use std::{
     time::Duration,
 };
 
-/// A volume that is in use, by a virtual machine say. Made by [`Volume::attach`]; released by [`AttachedVolume::detach`] or when dropped.
+/// A volume that is in use, for example by a virtual machine. Made by [`Volume::attach`]; released by [`AttachedVolume::detach`] or when
+/// dropped.
 ///
-/// While a volume is attached, what would take content from its user answers [`ErrorKind::Busy`](crate::ErrorKind::Busy), through whatever handle
-/// it is asked for, in an [`Update`](crate::Update) as well: rolling back, shrinking, deleting, and attaching it again, since a block device
-/// has one writer. Growing, snapshots, renaming, tags, and reads and writes through plain handles go on. The holder itself rolls back, resizes and
-/// deletes with the methods here; anyone else has to insist, by [`Volume::forced`] or [`Update::force`](crate::Update::force). An
+/// While a volume is attached, operations that would take content from its user answer [`ErrorKind::Busy`](crate::ErrorKind::Busy), through
+/// whatever handle they are asked for, in an [`Update`](crate::Update) too: rolling back, shrinking, deleting, and attaching it again, since
+/// a block device has one writer. Growing, snapshots, renaming, tags, and reads and writes through plain handles go on. The holder rolls
+/// back, resizes and deletes with the methods here; anyone else uses [`Volume::forced`] or [`Update::force`](crate::Update::force). An
 /// attachment is in memory only: an image that is opened again has none.
 ///
 /// # What the holder learns
@@ -27,13 +28,13 @@ use std::{
 /// [`AttachedVolume::generation`] changes with every rollback, resize and deletion of the volume, and with nothing else;
 /// [`AttachedVolume::wait_generation`] waits for that.
 ///
-/// After a change of *content* that others forced, a rollback or a shrinking, every request through this handle answers
-/// [`ErrorKind::Stale`](crate::ErrorKind::Stale) and does nothing, until [`AttachedVolume::acknowledge`]. A guest has parts of the disk in its own
-/// memory: if its writes went on, it would mix them into the content that was just restored, and neither the old nor the new state would be
-/// left whole. So it is as with the *unit attention* of a SCSI disk and with a lock that was broken: the device first says that it is no longer
-/// the disk that the guest knows. A monitor stops or resets the guest, and acknowledges. No write that was begun under the old content is
-/// applied to the new one, however long it takes. After a resize that took nothing, requests go on; the generation and
-/// [`AttachedVolume::size`] say what is new. After a forced deletion everything answers [`ErrorKind::Deleted`](crate::ErrorKind::Deleted).
+/// After others have changed the *content* by force, by a rollback or a shrinking, every request through this handle answers
+/// [`ErrorKind::Stale`](crate::ErrorKind::Stale) and does nothing, until [`AttachedVolume::acknowledge`]. A guest has parts of the disk in
+/// its own memory: if its writes went on, they would be mixed into the content that was just restored, and neither the old nor the new state
+/// would be left whole. The device therefore says first that it is no longer the disk that the guest knows, as a SCSI disk does by a *unit
+/// attention*. A monitor stops or resets the guest, and acknowledges. No write that was begun under the old content is applied to the new
+/// one, however long it takes. After a resize that took nothing, requests go on; the generation and [`AttachedVolume::size`] tell the change.
+/// After a forced deletion everything answers [`ErrorKind::Deleted`](crate::ErrorKind::Deleted).
 ///
 /// ```
 /// use snapdisk::{ErrorKind, Options};
@@ -66,14 +67,14 @@ pub struct AttachedVolume {
 }
 
 impl AttachedVolume {
-    /// The volume, for a request: `Stale` or `Deleted` where the holder has to know of that first.
+    /// Returns the volume for a request, or `Stale` or `Deleted` where the holder has to know of that first.
     #[inline]
     fn enter(&self) -> Result<Entered<'_>> {
         let this = self.volume.handle.enter()?;
         self.lease.check()?;
         Ok(this)
     }
-    /// Reads, and returns only what the volume held before any change that the holder has not acknowledged.
+    /// Reads. What it returns is from before any change that the holder has not acknowledged.
     #[inline]
     fn read<T>(&self, read: impl FnOnce(&Volume) -> Result<T>) -> Result<T> {
         self.enter()?;
@@ -89,27 +90,27 @@ impl AttachedVolume {
         &self.lease
     }
 
-    /// Its id.
+    /// The volume's id.
     pub fn id(&self) -> VolumeId {
         self.volume.id()
     }
-    /// A plain handle to the volume: for snapshots, tags and names. Requests through it do not answer `Stale`, so that a guest's are made
-    /// through the attached one.
+    /// A plain handle to the volume: for snapshots, tags and names. Requests through it do not answer `Stale`, so a guest's requests belong
+    /// on the attached handle.
     pub fn volume(&self) -> &Volume {
         &self.volume
     }
-    /// How often the volume was rolled back, resized or deleted since it was attached, by anyone. It is read without a lock.
+    /// How often the volume was rolled back, resized or deleted since it was attached, by anyone. Reading it takes no lock.
     pub fn generation(&self) -> u64 {
         self.lease.generation()
     }
-    /// Waits until the generation is another one than `seen`, or `timeout` is over, and returns it. `Deleted` and `Closed` where it never
-    /// will be. Any number of threads may wait.
+    /// Waits until the generation differs from `seen`, or `timeout` is over, and returns it. `Deleted` or `Closed` where it will never change
+    /// again. Any number of threads may wait.
     pub fn wait_generation(&self, seen: u64, timeout: Duration) -> Result<u64> {
         drop(self.volume.handle.enter()?.engine.view()?);
         self.lease.wait(seen, timeout)
     }
-    /// Says that the holder knows of every change up to `generation`, so that requests are served again. One that came later still has to be
-    /// acknowledged.
+    /// Says that the holder knows of every change up to `generation`, so that requests are served again. A later change has to be
+    /// acknowledged in its turn.
     pub fn acknowledge(&self, generation: u64) {
         self.lease.acknowledge(generation);
     }
@@ -169,7 +170,7 @@ impl AttachedVolume {
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
         self.discard(offset, len)
     }
-    /// As [`Volume::flush`]. `Stale` where what it is to make durable was taken back by force, before it or meanwhile.
+    /// As [`Volume::flush`]. `Stale` where the content to be made durable was taken back by force, before the call or during it.
     pub fn flush(&self) -> Result<()> {
         self.read(Volume::flush)
     }
@@ -186,7 +187,7 @@ impl AttachedVolume {
         self.volume.atomic_write_max()
     }
 
-    /// As [`Volume::rollback`], by the holder: it needs not be acknowledged.
+    /// As [`Volume::rollback`], by the holder, who need not acknowledge it.
     pub fn rollback(&self, snapshot: &Snapshot) -> Result<()> {
         let snapshot = self.volume.handle.root().own(&snapshot.handle)?;
         self.own(|volume| Ask::rollback(volume, snapshot, false))
@@ -208,7 +209,7 @@ impl AttachedVolume {
 
 impl Drop for AttachedVolume {
     fn drop(&mut self) {
-        // A forked child has a copy of the handle, and whoever held the lock at the fork holds it there for ever.
+        // A forked child has a copy of the handle, and a lock that was held at the fork is held for ever there.
         if let Ok(this) = self.volume.handle.enter() {
             this.engine.detach(&self.lease);
         }
@@ -237,7 +238,7 @@ impl fmt::Debug for AttachedVolume {
     }
 }
 
-/// A volume whose content is changed even while it is attached: see [`Volume::forced`].
+/// Changes a volume's content even while it is attached: see [`Volume::forced`].
 #[derive(Clone, Copy, Debug)]
 pub struct Forced<'a> {
     volume: &'a Volume,
@@ -274,8 +275,8 @@ impl Volume {
         let this = self.handle.enter()?;
         Ok(AttachedVolume { lease: this.engine.attach(this.number)?, volume: self.clone() })
     }
-    /// The operations that an attached volume otherwise answers with `Busy`, carried out all the same. The holder finds out as
-    /// [`AttachedVolume`] says. On a volume that is not attached they are the plain ones.
+    /// The operations that an attached volume otherwise answers with `Busy`, carried out all the same. The holder learns of them as
+    /// [`AttachedVolume`] says. On a volume that is not attached they are the plain operations.
     pub fn forced(&self) -> Forced<'_> {
         Forced { volume: self }
     }

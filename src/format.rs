@@ -17,7 +17,7 @@ pub(crate) const VERSION: u32 = 1;
 pub const SLOTS: [Block; 2] = [Block(0), Block(16)];
 /// First page of the intent log's ring.
 pub const LOG_START: Block = Block(32);
-/// Bytes of a superblock that count: one sector, which is old, new or damaged, but never a mix of two superblocks.
+/// Bytes of a superblock in use: one sector, which is old, new or damaged, but never a mix of two superblocks.
 pub const SUPERBLOCK: usize = 512;
 /// Bytes of header in nodes, count pages, index pages and log pages.
 pub const HEADER: usize = 64;
@@ -33,7 +33,7 @@ pub const INDEX_FANOUT_MAX: u32 = (PAGE_PAYLOAD / 16) as u32;
 pub(crate) const INDEX_LEVELS: u8 = 4;
 /// A count that marks the engine's own block: a home of a count page or index page.
 pub const COUNT_SYSTEM: u32 = u32::MAX;
-/// A count that marks a block whose space was given back to the host.
+/// A count that marks a block whose space was returned to the host.
 pub const COUNT_RETURNED: u32 = u32::MAX - 1;
 /// The largest real count.
 pub(crate) const COUNT_MAX: u32 = u32::MAX - 2;
@@ -43,7 +43,7 @@ pub(crate) const TREE_LEVELS: u8 = 32;
 /// One page's bytes.
 pub type Page = [u8; BLOCK];
 
-/// What a checksummed page holds.
+/// The kind of a checksummed page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum PageKind {
@@ -84,11 +84,11 @@ pub(crate) fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
 /// The header of a page whose referrer holds its address and stamp.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageHeader {
-    /// What it holds.
+    /// Its [`PageKind`], as a number.
     pub kind: u8,
     /// Distance from the leaves.
     pub level: u8,
-    /// Items.
+    /// Number of items.
     pub items: u16,
 }
 
@@ -114,7 +114,7 @@ pub fn seal(page: &mut Page, uuid: &[u8; 16], block: Block, stamp: Stamp, header
     put(page, 0, &crc.to_le_bytes());
 }
 
-/// Checks a page against what its referrer expects and gives its header.
+/// Checks a page against what its referrer expects and returns its header.
 pub fn unseal(page: &Page, uuid: &[u8; 16], block: Block, stamp: Stamp) -> Result<PageHeader> {
     if get32(page, 0) != seeded(uuid, block, stamp, page) {
         let (at, seen) = (get64(page, 24), get64(page, 32));
@@ -129,7 +129,7 @@ pub fn unseal(page: &Page, uuid: &[u8; 16], block: Block, stamp: Stamp) -> Resul
     Ok(PageHeader { kind: page[4], level: page[5], items: get16(page, 6) })
 }
 
-/// Where a tree's root is.
+/// Where the root of a tree is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct RootPointer {
     /// The root node's block; 0 for an empty tree.
@@ -146,11 +146,11 @@ pub const COUNTER_END: u64 = 1 << 62;
 pub const ID_END: u64 = 1 << 56;
 /// Generations stay below this: a stamp has no more bits for them.
 pub const GENERATION_END: u64 = 1 << 40;
-/// How far from its end a counter is when the image is not opened for writing any more; twice as far, operations are refused. It is more
-/// than what openings, closings and what has begun can still add, so that an image never gets to say what its own decoder refuses.
+/// Distance of a counter from its end at which the image is no longer opened for writing; at twice the distance, operations are refused. It
+/// is more than openings, closings and operations in progress can still add, so that no image is written which its own decoder refuses.
 pub const COUNTER_ROOM: u64 = 1 << 32;
 
-/// Whether counters, ids and a generation are further than `room` from their ends.
+/// Returns whether counters, ids and a generation are further than `room` from their ends.
 pub(crate) fn have_room(counters: &[u64], ids: [u64; 2], generation: u64, room: u64) -> bool {
     counters.iter().all(|&n| n < COUNTER_END - room)
         && ids.iter().all(|&n| n < ID_END - room)
@@ -166,57 +166,58 @@ pub struct Superblock {
     pub read_only_compatible: u64,
     /// Features that everybody must know.
     pub incompatible: u64,
-    /// The image.
+    /// Identifies the image.
     pub uuid: [u8; 16],
     /// Key of the log's hashes.
     pub hash_key: u64,
     /// Grows with every new superblock; a copy carries the same.
     pub sequence: u64,
-    /// The opening for writing to which the log's pages belong.
+    /// Number of the opening for writing to which the log's pages belong.
     pub epoch: u64,
-    /// The last durable checkpoint.
+    /// Generation of the last durable checkpoint.
     pub generation: u64,
     /// Pages of the log's ring.
     pub log_pages: u64,
-    /// Position (counted from creation, modulo `log_pages` a page) of the first page after the checkpoint.
+    /// Position of the first page after the checkpoint, counted in pages from the image's creation; modulo `log_pages` it is a place in the
+    /// ring.
     pub log_position: u64,
-    /// The last acknowledged group.
+    /// Number of the last acknowledged group.
     pub log_group: u64,
-    /// The hash of its last page.
+    /// Hash of that group's last page.
     pub log_hash: u64,
     /// Blocks in a region.
     pub span: u32,
     /// Entries in an index page.
     pub index_fanout: u32,
-    /// Regions.
+    /// Number of regions.
     pub spans: u64,
     /// Level of the top index page.
     pub index_level: u8,
-    /// Which of its two homes is current.
+    /// Which of the top index page's two homes is current.
     pub index_home: u8,
-    /// Its stamp.
+    /// Stamp of the top index page.
     pub index_stamp: u64,
-    /// The catalog.
+    /// Root of the catalog.
     pub catalog: RootPointer,
-    /// Free blocks that the host has given.
+    /// Free blocks whose space the image has from the host.
     pub free: u64,
-    /// Blocks given back to the host.
+    /// Blocks returned to the host.
     pub returned: u64,
-    /// Entries of the doomed list.
+    /// Number of entries in the doomed list.
     pub doomed: u64,
-    /// Sequence of the next doomed entry.
+    /// Sequence number of the next doomed entry.
     pub doom_sequence: u64,
-    /// The next volume's id.
+    /// Id of the next volume.
     pub next_volume: u64,
-    /// The next snapshot's id.
+    /// Id of the next snapshot.
     pub next_snapshot: u64,
     /// The delta list: first block and pages in use; this version writes (0, 0).
     pub delta: (u64, u64),
-    /// The ring need not be scanned: the image was closed.
+    /// The image was closed, and the ring need not be scanned.
     pub clean: bool,
 }
 
-/// Byte ranges of the superblock's fields, in order: what `docs/format.md` lists.
+/// Byte ranges of the superblock's fields, in order, as `docs/format.md` lists them.
 pub const SUPERBLOCK_FIELDS: [(&str, Range<usize>); 33] = [
     ("magic", 0..8),
     ("version", 8..12),
@@ -254,7 +255,7 @@ pub const SUPERBLOCK_FIELDS: [(&str, Range<usize>); 33] = [
 ];
 
 impl Superblock {
-    /// That of an image that has a log and nothing else yet, before its first checkpoint.
+    /// The superblock of an image that has a log and nothing else yet, before its first checkpoint.
     pub(crate) fn empty(uuid: [u8; 16], hash_key: u64, log_pages: u64, span: u32, index_fanout: u32) -> Superblock {
         Superblock {
             compatible: 0,
@@ -286,7 +287,7 @@ impl Superblock {
             clean: false,
         }
     }
-    /// The superblock as a page.
+    /// Encodes the superblock as a page.
     pub fn encode(&self) -> Box<Page> {
         let mut p = Box::new([0; BLOCK]);
         put(&mut p[..], 0, &MAGIC);
@@ -337,12 +338,12 @@ impl Superblock {
         crc.finalize()
     }
 
-    /// Whether a page starts like a superblock, valid or not.
+    /// Returns whether a page starts like a superblock, valid or not.
     pub(crate) fn has_magic(page: &Page) -> bool {
         page[..8] == MAGIC
     }
 
-    /// Decodes and checks a slot. The checksum comes before the version: a torn page is never taken for a newer one.
+    /// Decodes and checks a slot. The checksum is checked before the version, so that a torn page is never taken for a newer format.
     pub fn decode(page: &Page) -> Result<Superblock> {
         if !Superblock::has_magic(page) {
             return Err(Error::invalid("no snapdisk image: the magic number is missing"));
@@ -394,13 +395,13 @@ impl Superblock {
         Ok(sb)
     }
 
-    /// Whether every counter is further than `room` from its end.
+    /// Returns whether every counter is further than `room` from its end.
     pub(crate) fn has_room(&self, room: u64) -> bool {
         let counters = [self.sequence, self.epoch, self.log_position, self.log_group, self.doom_sequence];
         have_room(&counters, [self.next_volume, self.next_snapshot], self.generation, room)
     }
 
-    /// Bounds that everything else relies on.
+    /// Checks the bounds that everything else relies on.
     fn validate(&self) -> Result<()> {
         let blocks_max = crate::IMAGE_MAX / BLOCK_BYTES;
         let sane = (8..=16384).contains(&self.log_pages)
@@ -435,26 +436,26 @@ impl Superblock {
 /// Header of a log page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogHeader {
-    /// The opening that wrote it.
+    /// Number of the opening that wrote it.
     pub epoch: u64,
-    /// Its group.
+    /// Number of its group.
     pub group: u64,
-    /// Its place in the group, from 0.
+    /// Its place in its group, from 0.
     pub index: u32,
-    /// Last page of its group.
+    /// Whether it is the last page of its group.
     pub last: bool,
     /// Payload bytes in use.
     pub len: u32,
-    /// Own hash of the page before it, in this group or the one before.
+    /// Hash of the page before it, in this group or the one before.
     pub previous: u64,
-    /// On the last page: hash of all data that the group's records name.
+    /// On the last page of a group, the hash of all data that the group's records name.
     pub data: u64,
 }
 
 /// Magic number of a log page.
 pub const LOG_MAGIC: u32 = u32::from_le_bytes(*b"SDLG");
 
-/// Writes header and hash around a payload that is already in place; gives the hash.
+/// Writes header and hash around a payload that is already in place; returns the hash.
 pub fn seal_log(page: &mut Page, uuid: &[u8; 16], key: u64, h: &LogHeader) -> u64 {
     put(page, 0, &LOG_MAGIC.to_le_bytes());
     put(page, 4, &u32::from(h.last).to_le_bytes());
@@ -470,7 +471,7 @@ pub fn seal_log(page: &mut Page, uuid: &[u8; 16], key: u64, h: &LogHeader) -> u6
     hash
 }
 
-/// The header and hash of a page that verifies as this image's; `None` for anything else.
+/// Returns the header and hash of a page that verifies as this image's; `None` for any other page.
 pub fn unseal_log(page: &Page, uuid: &[u8; 16], key: u64) -> Option<(LogHeader, u64)> {
     let hash = get64(page, BLOCK - 8);
     if get32(page, 0) != LOG_MAGIC || get::<16>(page, 8) != *uuid || hash != crate::bytes::hash(&page[..BLOCK - 8], key)

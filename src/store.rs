@@ -1,4 +1,4 @@
-//! The open image as a caller holds it.
+//! The handle to an open image, and updates of several operations.
 
 use crate::{
     AttachedVolume, Error, ErrorKind, Progress, Report, Result, ScrubReport, Snapshot, SnapshotId, Volume, VolumeId,
@@ -19,7 +19,7 @@ pub struct Store {
     root: Root,
 }
 
-/// The first id that a page may have; `None`: there can be none.
+/// Returns the first id that a page may contain; `None` if there can be none.
 fn first_after(after: Option<u64>, limit: usize) -> Result<Option<u64>> {
     match limit {
         0 => Err(Error::invalid("a page of nothing")),
@@ -38,7 +38,7 @@ impl Store {
         self.root.enter()?.commit(&[ask], true).map(drop)
     }
 
-    /// Makes a volume of `bytes` (a multiple of 512 up to 256 TiB) that reads as zeros. `Exists` if the name is taken.
+    /// Creates a volume of `bytes` (a multiple of 512 up to 256 TiB) that reads as zeros. `Exists` if the name is taken.
     pub fn create_volume(&self, name: &str, bytes: u64) -> Result<Volume> {
         self.create_volume_with(name, bytes, NewOptions::default())
     }
@@ -50,28 +50,28 @@ impl Store {
         engine.commit(&[ask], o.durability == Durability::Immediate)?;
         Ok(self.volume_handle(id))
     }
-    /// The volume of that name.
+    /// Returns the volume of that name.
     pub fn volume(&self, name: &str) -> Result<Volume> {
         let id = self.root.enter()?.lookup(|state| state.catalog_view().volume_named(name))?;
         let id = id.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no volume {name:?}")))?;
         Ok(self.volume_handle(id))
     }
-    /// The volume with that id; `Deleted` if there is none.
+    /// Returns the volume with that id; `Deleted` if there is none.
     pub fn volume_by_id(&self, id: VolumeId) -> Result<Volume> {
         self.root.enter()?.volume_record(id.0)?;
         Ok(self.volume_handle(id.0))
     }
-    /// All volumes, by name. Walks all their records: [`Store::volumes_page`] does not.
+    /// Returns all volumes, by name. It reads all their records; [`Store::volumes_page`] does not.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
         let mut list = self.volume_records(0, usize::MAX)?;
         list.sort_by(|a, b| a.1.name.cmp(&b.1.name));
         Ok(list.into_iter().map(|(id, _)| self.volume_handle(id)).collect())
     }
-    /// The next `limit` volumes by id, which is the order in which they were made, from the first one or from the one after `after`. A page that is
+    /// Returns the next `limit` volumes by id, which is the order of their creation, from the first one or from the one after `after`. A page
     /// shorter than `limit` is the last. `Invalid` for a limit of 0.
     ///
-    /// Nothing is held between two pages, and of a page of more than 256 volumes not between those: volumes that are made or deleted
-    /// meanwhile are in it or not. `after` may be gone by then.
+    /// Nothing is held between two pages, nor within a page of more than 256 volumes: a volume that is created or deleted meanwhile is in it
+    /// or not. `after` need not exist any more.
     pub fn volumes_page(&self, after: Option<VolumeId>, limit: usize) -> Result<Vec<Volume>> {
         let list = match first_after(after.map(|id| id.0), limit)? {
             Some(from) => self.volume_records(from, limit)?,
@@ -79,7 +79,7 @@ impl Store {
         };
         Ok(list.into_iter().map(|(id, _)| self.volume_handle(id)).collect())
     }
-    /// Up to `limit` volumes from an id on.
+    /// Returns up to `limit` volumes from an id on.
     fn volume_records(&self, from: u64, limit: usize) -> Result<Vec<(u64, VolumeRecord)>> {
         let engine = self.root.enter()?;
         let (mut list, mut from) = (Vec::new(), Some(from));
@@ -98,7 +98,7 @@ impl Store {
     pub fn snapshot_with(&self, volume: &Volume, name: &str, o: NewOptions) -> Result<Snapshot> {
         self.snapshot_group_with(&[(volume, name)], o).map(|mut made| made.remove(0))
     }
-    /// Takes snapshots of several volumes at one point in time, all or none. `Invalid` for an empty list or a volume that stands twice.
+    /// Takes snapshots of several volumes at one point in time, all or none. `Invalid` for an empty list or a volume that is listed twice.
     pub fn snapshot_group(&self, members: &[(&Volume, &str)]) -> Result<Vec<Snapshot>> {
         self.snapshot_group_with(members, NewOptions::default())
     }
@@ -107,19 +107,20 @@ impl Store {
         let member = |(volume, name): &(&Volume, &'a str)| Ok((self.root.own(&volume.handle)?, *name));
         Snapshot::take(&self.root, members.iter().map(member).collect::<Result<_>>()?, o)
     }
-    /// All snapshots, oldest first; those of deleted volumes that were kept as well. Walks all their records: [`Store::snapshots_page`]
-    /// does not.
+    /// Returns all snapshots, oldest first, those included that were kept when their volume was deleted. It reads all their records;
+    /// [`Store::snapshots_page`] does not.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
         self.snapshot_list(0, usize::MAX)
     }
-    /// The next `limit` snapshots by id, oldest first, from the first one or from the one after `after`: as [`Store::volumes_page`].
+    /// Returns the next `limit` snapshots by id, oldest first, from the first one or from the one after `after`, as [`Store::volumes_page`]
+    /// does.
     pub fn snapshots_page(&self, after: Option<SnapshotId>, limit: usize) -> Result<Vec<Snapshot>> {
         match first_after(after.map(|id| id.0), limit)? {
             Some(from) => self.snapshot_list(from, limit),
             None => Ok(Vec::new()),
         }
     }
-    /// Up to `limit` snapshots from an id on.
+    /// Returns up to `limit` snapshots from an id on.
     fn snapshot_list(&self, from: u64, limit: usize) -> Result<Vec<Snapshot>> {
         let engine = self.root.enter()?;
         let (mut list, mut from) = (Vec::new(), Some(from));
@@ -130,11 +131,11 @@ impl Store {
         }
         Ok(list)
     }
-    /// The snapshot with that id; `Deleted` if there is none.
+    /// Returns the snapshot with that id; `Deleted` if there is none.
     pub fn snapshot_by_id(&self, id: SnapshotId) -> Result<Snapshot> {
         Snapshot::open(&self.root, id.0)
     }
-    /// Makes a volume that starts as the snapshot is. Durable when it returns; O(1).
+    /// Creates a volume with the content of the snapshot. Durable when it returns; O(1).
     pub fn clone_volume(&self, snapshot: &Snapshot, name: &str) -> Result<Volume> {
         self.clone_volume_with(snapshot, name, NewOptions::default())
     }
@@ -147,12 +148,12 @@ impl Store {
         engine.commit(&[ask], o.durability == Durability::Immediate)?;
         Ok(self.volume_handle(id))
     }
-    /// Deletes a volume. Its handles answer `Deleted` from then on; its space comes back in the background.
+    /// Deletes a volume. Its handles answer `Deleted` from then on; its space is freed in the background.
     pub fn delete_volume(&self, volume: &Volume, snapshots: DeleteSnapshots) -> Result<()> {
         let volume = self.root.own(&volume.handle)?;
         self.one(Ask::delete_volume(volume, snapshots.mode()))
     }
-    /// Deletes a snapshot, whatever was made from it. What nothing else shares comes back in the background.
+    /// Deletes a snapshot, whatever was made from it. Space that nothing else shares is freed in the background.
     pub fn delete_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
         let snapshot = self.root.own(&snapshot.handle)?;
         self.one(Ask::delete_snapshot(snapshot))
@@ -167,9 +168,9 @@ impl Store {
         let snapshot = self.root.own(&snapshot.handle)?;
         self.one(Ask::rename_snapshot(snapshot, name))
     }
-    /// Several operations as one record: all of them happen, or none, also after a crash. They are checked and done, in order,
-    /// when `f` returns `Ok`; handles that it got are good from then on. `Invalid`, and nothing happens, if any of them was given a
-    /// handle of another store.
+    /// Makes several operations one record: all of them happen, or none, also after a crash. They are checked and carried out, in order, when
+    /// `f` returns `Ok`; handles that `f` got are valid from then on. `Invalid`, and nothing happens, if any operation was given a handle of
+    /// another store.
     pub fn update<T>(&self, f: impl FnOnce(&mut Update<'_>) -> Result<T>) -> Result<T> {
         let engine = self.root.enter_to_write()?;
         let mut update = Update { store: self, asked: Vec::new(), authority: Authority::default(), refused: None };
@@ -180,28 +181,28 @@ impl Store {
         engine.commit_as(&update.asked, true, &update.authority)?;
         Ok(out)
     }
-    /// Checks everything: checksums, counts, order. Writes nothing. Reads all data once for each tree that refers to it.
+    /// Checks everything: checksums, counts, order. It writes nothing, and reads all data once for each tree that refers to it.
     pub fn check(&self) -> Result<Report> {
         self.check_with(&mut |_| true)
     }
-    /// [`Store::check`] that tells how far it is, and stops with `Cancelled` when told `false`.
+    /// [`Store::check`] that reports its progress, and stops with `Cancelled` when `progress` returns `false`.
     pub fn check_with(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Report> {
         audit::check(self.root.enter()?, progress)
     }
     /// Verifies every block that a snapshot holds. A snapshot with damage gets the tag [`crate::DAMAGED`]; one that has it and
     /// verifies loses it. A store that is open for reading is verified and not marked.
     ///
-    /// `progress` is called after each MiB: it may sleep, to leave the disk to others, and stops the scrub with `Cancelled`
-    /// by returning `false`; what was marked until then stays. Snapshots that are taken or deleted meanwhile are left out.
+    /// `progress` is called after each MiB. It may sleep, to leave the disk to others, and stops the scrub with `Cancelled` by returning
+    /// `false`; marks that were set until then stay. Snapshots that are taken or deleted meanwhile are left out.
     pub fn scrub(&self, progress: &mut dyn FnMut(Progress) -> bool) -> Result<ScrubReport> {
         audit::scrub(self.root.enter()?, progress)
     }
-    /// What the store has, and has done since it was opened. O(1).
+    /// Returns what the store contains, and what it has done since it was opened. O(1).
     pub fn counters(&self) -> Result<Counters> {
         counters(self.root.enter()?)
     }
-    /// The space of one volume or snapshot. Walks its tree, not its data, and nothing else; keeps a path of nodes in memory. While it is
-    /// written the result is of no single point in time, and no writer waits for it.
+    /// Returns the space of one volume or snapshot. It walks the nodes of that tree alone, reads no data, and keeps one path of nodes in
+    /// memory. While the volume is written the result is of no single point in time; no writer waits for it.
     pub fn usage<'a>(&self, disk: impl Into<DiskRef<'a>>) -> Result<Usage> {
         let target = match disk.into().0 {
             Of::Volume(volume) => Target::Volume(self.root.own(&volume.handle)?),
@@ -211,23 +212,24 @@ impl Store {
         };
         audit::usage(self.root.enter()?, target)
     }
-    /// [`Store::usage`] of all volumes and snapshots, one after the other: walks all trees. What is made or deleted meanwhile is in it or not.
+    /// [`Store::usage`] of all volumes and snapshots, one after the other: walks all trees. One that is created or deleted meanwhile is in it
+    /// or not.
     pub fn usage_all(&self) -> Result<UsageReport> {
         audit::usage_all(self.root.enter()?)
     }
-    /// One bounded step of background work: a checkpoint that is due, then up to `budget` nodes of reclaim. `true`: there is more. With
-    /// manual maintenance nothing else does it.
+    /// Runs one bounded step of background work: a checkpoint that is due, then up to `budget` nodes of reclaim. Returns whether there is
+    /// more. With manual maintenance nothing else runs it.
     pub fn maintain(&self, budget: usize) -> Result<bool> {
         self.root.enter_to_write()?.maintain(budget)
     }
-    /// Writes what the log says to its home and releases the log.
+    /// Runs a checkpoint: writes what the log says to its home and releases the log.
     pub fn checkpoint(&self) -> Result<()> {
         let engine = self.root.enter()?;
         let _delivery = engine.delivery();
         drop(engine.view()?);
         engine.checkpoint()
     }
-    /// Subtrees and deleted volumes that wait for reclaim. O(1).
+    /// Returns how many subtrees and deleted volumes wait for reclaim. O(1).
     pub fn reclaim_pending(&self) -> Result<u64> {
         let state = self.root.enter()?.view()?;
         Ok(state.doomed + state.sweeping.len() as u64)
@@ -246,20 +248,21 @@ impl Store {
     pub fn mark(&self) -> Result<()> {
         self.root.enter()?.mark()
     }
-    /// Flushes, writes a last checkpoint and closes: every other handle answers `Closed` from then on. Errors show here, not when dropped.
+    /// Flushes, writes a last checkpoint and closes: every other handle answers `Closed` from then on. Dropping a store reports no errors;
+    /// this does.
     pub fn close(self) -> Result<()> {
         self.root.enter()?.close()
     }
-    /// The last failure of background work that poisoned nothing: reclaim that could not read a node, say. What it left undone is tried
-    /// again after the next checkpoint or, where bytes do not verify, at the next opening. O(1).
+    /// Returns the last failure of background work that did not poison the store, such as a node that reclaim could not read. The work is
+    /// tried again after the next checkpoint or, where bytes do not verify, at the next opening. O(1).
     pub fn background_error(&self) -> Option<Error> {
         self.root.fact(|engine| engine.background.lock().clone())
     }
-    /// Whether it was opened for reading.
+    /// Returns whether the store was opened for reading.
     pub fn is_read_only(&self) -> bool {
         !self.root.fact(|engine| engine.disk.is_writable())
     }
-    /// Whether recovery could read past the host's cache. Where not (some network and FUSE filesystems), a store that is opened after a failed
+    /// Returns whether recovery could read past the host's cache. If not (on some network and FUSE filesystems), an opening after a failed
     /// sync may take data for durable that is not.
     pub fn has_cold_reads(&self) -> bool {
         self.root.fact(|engine| engine.disk.has_cold_reads())
@@ -272,8 +275,8 @@ impl fmt::Debug for Store {
     }
 }
 
-/// A snapshot as an operation of an [`Update`] names it: by its handle or, for one that an earlier operation of the same update makes, by its
-/// id. A handle of another store is refused; an id is taken for one of this store.
+/// A snapshot, as an operation of an [`Update`] names it: by its handle or, if an earlier operation of the same update makes it, by its id. A
+/// handle of another store is refused; an id is taken to be of this store.
 #[derive(Clone, Copy, Debug)]
 pub struct SnapshotRef<'a>(By<'a>);
 
@@ -295,7 +298,7 @@ impl<'a> From<&'a Snapshot> for SnapshotRef<'a> {
     }
 }
 
-/// A volume or snapshot as [`Store::usage`] takes it: by its handle or its id. A handle of another store is refused; an id is taken for one of
+/// A volume or snapshot, as [`Store::usage`] takes it: by its handle or its id. A handle of another store is refused; an id is taken to be of
 /// this store.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskRef<'a>(Of<'a>);
@@ -336,9 +339,9 @@ impl From<SnapshotId> for DiskRef<'_> {
 pub struct Update<'a> {
     store: &'a Store,
     asked: Vec<Ask>,
-    /// What it may do to attached volumes.
+    /// What the update may do to attached volumes.
     authority: Authority,
-    /// The first handle of another store that an operation was given.
+    /// The error for the first handle of another store that an operation was given.
     refused: Option<Error>,
 }
 
@@ -346,7 +349,7 @@ impl Update<'_> {
     fn ask(&mut self, ask: Ask) {
         self.asked.push(ask);
     }
-    /// Adds an operation on a volume of this store. With a handle of another one the whole update is refused.
+    /// Adds an operation on a volume of this store. A handle of another store has the whole update refused.
     fn ask_on(&mut self, volume: &Volume, ask: impl FnOnce(u64) -> Ask) {
         match self.store.root.own(&volume.handle) {
             Ok(volume) => self.asked.push(ask(volume)),
@@ -369,14 +372,14 @@ impl Update<'_> {
     fn refuse(&mut self, e: &Error) {
         self.refused.get_or_insert_with(|| e.clone());
     }
-    /// Has the operations of this update on `volume` carried out even while it is attached, as [`Volume::forced`] does.
+    /// Carries out the operations of this update on `volume` even while it is attached, as [`Volume::forced`] does.
     pub fn force(&mut self, volume: &Volume) {
         match self.store.root.own(&volume.handle) {
             Ok(volume) => self.authority.forced.push(volume),
             Err(e) => self.refuse(&e),
         }
     }
-    /// Makes the operations of this update on an attached volume the holder's own.
+    /// Carries out the operations of this update on an attached volume as its holder.
     pub fn hold(&mut self, attached: &AttachedVolume) {
         match self.store.root.own(&attached.volume().handle) {
             Ok(_) => self.authority.held.push(attached.lease().clone()),
@@ -389,7 +392,7 @@ impl Update<'_> {
         self.ask(Ask::create_volume(id, name, bytes, tags));
         Ok(self.store.volume_handle(id))
     }
-    /// As [`Store::snapshot_with`]; gives the new snapshot's id.
+    /// As [`Store::snapshot_with`]; returns the new snapshot's id.
     pub fn snapshot(&mut self, volume: &Volume, name: &str, tags: BTreeMap<String, String>) -> Result<SnapshotId> {
         let root = &self.store.root;
         let id = root.own(&volume.handle).and_then(|volume| Ok((volume, root.enter_to_write()?.draw_snapshots(1)?)));

@@ -1,4 +1,4 @@
-//! A view of everything at one instant that holds no lock while it is read.
+//! A view of everything at one instant, which holds no lock while it is read.
 
 use crate::{
     BLOCK, Error, Result,
@@ -16,7 +16,7 @@ use std::{cell::RefCell, ops::Range, sync::Arc};
 /// Records that one walk over the catalog takes at a time.
 const PAGE: usize = 256;
 
-/// All that the image says at one instant, but for the counts of most regions. While it lives nothing that it refers to is reused.
+/// Everything that the image says at one instant, except the counts of most regions. While it lives, nothing that it refers to is reused.
 pub(crate) struct Capture {
     disk: Arc<Disk>,
     uuid: [u8; 16],
@@ -29,15 +29,15 @@ pub(crate) struct Capture {
     pub(crate) sweeping: FxHashSet<u64>,
     pub(crate) geometry: Geometry,
     pub(crate) spans: u64,
-    /// The regions whose counts are here.
+    /// The regions whose counts it has.
     pub(crate) regions: Range<u64>,
-    /// Their counts; `Err`: why they can't be read.
+    /// Their counts; `Err` where they can't be read.
     pub(crate) counts: Vec<Result<Arc<Vec<u32>>>>,
     pub(crate) free: u64,
     pub(crate) returned: u64,
-    /// Allocatable, in quarantine, reserved for nodes, and taken by writes in flight: together all that is free.
+    /// Free blocks that are available, in quarantine, reserved for nodes, or taken by writes in flight: all free blocks, if nothing is lost.
     pub(crate) accounted: u64,
-    /// Two captures of which this is the same saw the same image.
+    /// Equal for two captures of the same state of the image.
     pub(crate) moment: (u64, u64, u64),
     dirty: DirtyNodes,
     frozen: Arc<DirtyNodes>,
@@ -46,23 +46,23 @@ pub(crate) struct Capture {
     _pin: Pin,
 }
 
-/// Count pages that were met so far, and those that can't be read.
+/// Numbers of count pages that could and could not be read so far.
 #[derive(Default)]
 pub(crate) struct Tally {
     there: u64,
     missing: u64,
 }
 
-/// Count pages that can't be read which a view puts up with, besides as many as there are.
+/// Unreadable count pages that a view accepts, in addition to as many as can be read.
 const MISSING: u64 = 1024;
 
 impl Capture {
-    /// The store as it is now. Its lock is held for what is in memory alone: dirty nodes, and a pointer for each region of `regions`, whose
-    /// counts are read before. `Corrupt` where most regions have no counts: an image may claim any number of them.
+    /// Captures the store as it is now. The lock is held for what is in memory alone: dirty nodes, and a pointer for each region of
+    /// `regions`, whose counts are read before. `Corrupt` if most regions have no counts, since an image may claim any number of regions.
     pub(crate) fn take(engine: &Engine, regions: Range<u64>, tally: &mut Tally) -> Result<Capture> {
         let mut counts: Vec<Result<Arc<Vec<u32>>>> = Vec::new();
         for region in regions.clone() {
-            // Whoever has them keeps them in memory.
+            // Counts that are shared stay in memory.
             let found = engine.step(|state| state.forest.space.counts(region));
             tally.there += u64::from(found.is_ok());
             tally.missing += u64::from(found.is_err());
@@ -115,7 +115,7 @@ impl Capture {
         }
     }
 
-    /// A node as it stands on the disk, or in memory if it does not yet.
+    /// Returns a node from memory if it is newer there, and from the disk otherwise.
     pub(crate) fn get(&self, want: &Miss) -> Result<Arc<Node>> {
         for nodes in [&self.dirty, &*self.frozen] {
             if let Some(d) = nodes.get(&want.child.block.0).filter(|d| d.stamp == want.child.stamp) {
@@ -130,7 +130,7 @@ impl Capture {
         self.read.borrow_mut().insert(read);
         Ok(node)
     }
-    /// A data block's content.
+    /// Reads a data block.
     pub(crate) fn data(&self, block: Block, buf: &mut [u8]) -> Result<()> {
         match self.staged.block(block) {
             Some(bytes) => {
@@ -140,7 +140,7 @@ impl Capture {
             None => self.disk.read(block.offset(), buf),
         }
     }
-    /// Blocks that hold data or nodes.
+    /// Number of blocks that hold data or nodes.
     pub(crate) fn used(&self) -> u64 {
         let homes = 2 * self.geometry.homes_of(self.spans);
         let all = self.spans.saturating_mul(self.geometry.span.into());
@@ -152,15 +152,15 @@ impl Capture {
     pub(crate) fn catalog(&self) -> CatalogView<'_, Capture> {
         CatalogView { nodes: self, root: Root::from(self.catalog), hash_key: self.hash_key }
     }
-    /// Every volume, by id.
+    /// Calls `f` with every volume, by id.
     pub(crate) fn each_volume(&self, f: impl FnMut(u64, &VolumeRecord) -> Result<()>) -> Result<()> {
         each(0, |id| id.checked_add(1), |from| self.catalog().volumes(from, PAGE), f)
     }
-    /// Every snapshot, by id; those of volumes that are being removed too.
+    /// Calls `f` with every snapshot, by id, those of volumes that are being removed included.
     pub(crate) fn each_snapshot(&self, f: impl FnMut(u64, &SnapshotRecord) -> Result<()>) -> Result<()> {
         each(0, |id| id.checked_add(1), |from| self.catalog().snapshots(from, PAGE), f)
     }
-    /// Every doomed subtree.
+    /// Calls `f` with every doomed subtree.
     pub(crate) fn each_doomed(&self, mut f: impl FnMut(Key, RootPointer) -> Result<()>) -> Result<()> {
         let f = |key, root: &RootPointer| f(key, *root);
         each(0, |key: Key| key.checked_add(1), |from| self.catalog().doomed(from, PAGE), f)

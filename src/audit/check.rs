@@ -1,4 +1,4 @@
-//! The checker: every checksum, exact counts, no leak, no double use; all findings, not the first. It writes nothing.
+//! The checker: every checksum, exact counts, no leak, no double use. It reports all findings, not only the first, and writes nothing.
 
 use super::{Capture, capture::Tally, names};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::fmt;
 
-/// What is wrong.
+/// The kind of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum FindingKind {
@@ -36,9 +36,9 @@ pub enum FindingKind {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What is wrong.
+    /// The kind of problem.
     pub kind: FindingKind,
-    /// Where: whose tree, which bytes, which nodes from the root down.
+    /// Its place: whose tree, which bytes, which nodes from the root down.
     pub place: String,
     /// What was found there.
     pub what: String,
@@ -50,46 +50,46 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What a check saw.
+/// The result of a check.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Report {
-    /// All that is wrong.
+    /// All findings.
     pub findings: Vec<Finding>,
-    /// Volumes.
+    /// Number of volumes.
     pub volumes: u64,
-    /// Snapshots.
+    /// Number of snapshots.
     pub snapshots: u64,
-    /// Nodes of all trees.
+    /// Number of nodes in all trees.
     pub nodes: u64,
-    /// Data blocks in use.
+    /// Number of data blocks in use.
     pub data_blocks: u64,
-    /// Blocks that nothing uses.
+    /// Number of blocks that nothing uses.
     pub free_blocks: u64,
-    /// Blocks returned to the host.
+    /// Number of blocks returned to the host.
     pub returned_blocks: u64,
-    /// Blocks counted and not used.
+    /// Number of blocks that are counted and not used.
     pub leaked: u64,
 }
 
 impl Report {
-    /// Nothing is wrong.
+    /// Returns whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }
 }
 
-/// How far long work is.
+/// The progress of long work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Blocks looked at.
+    /// Blocks examined so far.
     pub done: u64,
-    /// Blocks to look at.
+    /// Blocks to examine.
     pub total: u64,
 }
 
-/// Lower and upper bound: whether each is to be looked at.
+/// For the lower and the upper bound, whether it is to be examined.
 type Sides = (bool, bool);
 
 /// What a node that was read agrees with.
@@ -104,7 +104,7 @@ impl Seen {
     fn of(Miss { shape, child, level, bounds }: Miss) -> Seen {
         Seen { shape, child, level, bounds }
     }
-    /// Where another reference to the node asks for more; `None`: it expects another node.
+    /// What of another reference's expectations is still to be checked; `None` if it expects another node.
     fn lacks(&self, want: Miss) -> Option<Sides> {
         let same = (self.shape, self.child, self.level) == (want.shape, want.child, want.level);
         same.then_some((want.bounds.0 > self.bounds.0, want.bounds.1 < self.bounds.1))
@@ -115,9 +115,9 @@ struct Walk<'a> {
     capture: &'a Capture,
     /// Parents found of each block of the regions that this pass counts.
     refs: Vec<Vec<u32>>,
-    /// Nodes of these regions with several parents: each of these may expect something else of them.
+    /// Nodes of these regions with several parents, each of which may expect something else of them.
     shared: FxHashMap<u64, Seen>,
-    /// Nodes of other regions that were looked into.
+    /// Nodes of other regions that were examined.
     passed: FxHashSet<u64>,
     report: Report,
     done: u64,
@@ -125,11 +125,11 @@ struct Walk<'a> {
     progress: &'a mut dyn FnMut(Progress) -> bool,
 }
 
-/// Findings of one kind at one place are listed up to this many; the count goes on.
+/// Findings of one kind at one place that are listed; further ones are only counted.
 const LISTED: usize = 10_000;
 
-/// Checks everything. The counts are compared region by region: as many regions at a time as the memory budget allows, each pass a walk over
-/// all nodes. What is proved of one pass's regions is proved of one instant.
+/// Checks everything. Counts are compared region by region, as many regions at a time as the memory budget allows; each pass walks over all
+/// nodes, and proves its regions for one instant.
 pub(crate) fn check(engine: &Engine, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Report> {
     let (mut report, mut tally) = (Report::default(), Tally::default());
     let (mut first, mut done, mut moment) = (0, 0, None);
@@ -153,7 +153,7 @@ pub(crate) fn check(engine: &Engine, progress: &mut dyn FnMut(Progress) -> bool)
         walk.all(&mut totals)?;
         walk.compare(&mut totals);
         (report, done) = (walk.report, walk.done);
-        // Totals of several passes belong together only if nothing has changed meanwhile.
+        // Totals of several passes agree only if nothing has changed meanwhile.
         totals.unread |= moment.replace(capture.moment).is_some_and(|before| before != capture.moment);
         first = end;
         if end >= capture.spans {
@@ -169,7 +169,7 @@ struct Totals {
     free: u64,
     returned: u64,
     doomed: u64,
-    /// They say nothing: counts could not be read, or the store has changed between two passes.
+    /// The totals prove nothing: counts could not be read, or the store has changed between two passes.
     unread: bool,
 }
 
@@ -203,7 +203,7 @@ impl Walk<'_> {
         list(&mut self.report, kind, place, what);
     }
 
-    /// All trees. What of the catalog can't be read is a finding already.
+    /// Walks all trees. Damage to the catalog has been reported already.
     fn all(&mut self, totals: &mut Totals) -> Result<()> {
         let capture = self.capture;
         let mut failed = None;
@@ -234,14 +234,14 @@ impl Walk<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The place of a block's count, if this pass has it.
+    /// Returns the index of a block's count, if this pass has it.
     fn place(&self, block: Block) -> Option<(usize, usize)> {
         let (region, at) = self.capture.geometry.locate(block)?;
         let regions = &self.capture.regions;
         let here = regions.contains(&region) && !self.capture.geometry.is_system(region, at);
         here.then(|| ((region - regions.start) as usize, at))
     }
-    /// Whether what is found about a block belongs to this pass: its region does, or it has none and this is the first.
+    /// Returns whether findings about a block belong to this pass: its region does, or it has none and this is the first pass.
     fn is_mine(&self, block: Block) -> bool {
         self.place(block).is_some() || (self.capture.regions.start == 0 && !self.can_hold(block))
     }
@@ -250,7 +250,7 @@ impl Walk<'_> {
         geometry.locate(block).is_some_and(|(r, at)| r < self.capture.spans && !geometry.is_system(r, at))
     }
 
-    /// Counts one more parent of a block. Returns whether it is the first. `None`: it is counted in another pass, or can't be.
+    /// Counts one more parent of a block. Returns whether it is the first, or `None` if the block is counted in another pass, or can't be.
     fn count(&mut self, block: Block, place: &str) -> Option<bool> {
         if let Some((region, at)) = self.place(block) {
             let n = &mut self.refs[region][at];
@@ -264,7 +264,7 @@ impl Walk<'_> {
         None
     }
 
-    /// Whether a block that this pass counts has a count of more than one.
+    /// Returns whether a block that this pass counts has a count of more than one.
     fn is_shared(&self, block: Block) -> bool {
         let Some((region, at)) = self.place(block) else { return false };
         matches!(self.capture.counts.get(region), Some(Ok(counts)) if counts[at] > 1)
@@ -281,20 +281,20 @@ impl Walk<'_> {
     }
 
     fn tree(&mut self, name: &str, root: RootPointer, shape: Shape) -> Result<()> {
-        // Each node has its path from the root, and which of its bounds alone are to be looked at where its parent was counted before.
+        // Each node has its path from the root, and where its parent was counted before, only the bounds that are still to be examined.
         let mut walk = TreeWalk::new(root, shape, (String::new(), None));
         while let Some((want, (path, mut again))) = walk.next() {
             let block = want.child.block;
             let path = format!("{path}/{block:?}");
             let place = format!("{name}, node {path}");
             if again.is_none() && self.place(block).is_none() && self.can_hold(block) {
-                // Counted in another pass; what it refers to may belong to this one.
+                // The node is counted in another pass; what it refers to may belong to this one.
                 if !self.passed.insert(block.0) {
                     continue;
                 }
             } else if again.is_none() {
                 let Some(first) = self.count(block, &place) else { continue };
-                // More parents than its count are a finding of their own.
+                // More parents than the count says are a finding of their own.
                 if !first && !self.is_shared(block) {
                     continue;
                 }
@@ -311,7 +311,7 @@ impl Walk<'_> {
                     (Some((false, false)), _) => continue,
                     (Some(sides), None) => again = Some(sides),
                     (Some(_), Some(_)) => {}
-                    // Reading it says what is wrong.
+                    // Reading the node reports what is wrong.
                     (None, _) => expected = false,
                 }
             }
@@ -333,7 +333,7 @@ impl Walk<'_> {
             }
             match (&*node, again) {
                 (Node::Inner { entries, .. }, None) => walk.enter(want, entries, &(path, None)),
-                // What lies below was counted, and only the outermost children inherit a bound.
+                // What lies below was counted before; only the outermost children inherit a bound.
                 (Node::Inner { entries, .. }, Some((low, high))) => {
                     let last = entries.len() - 1;
                     let sides =
@@ -374,7 +374,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Counts against parents.
+    /// Compares counts with parents.
     fn compare(&mut self, totals: &mut Totals) {
         let capture = self.capture;
         for (i, counts) in capture.counts.iter().enumerate() {

@@ -1,10 +1,10 @@
-//! What records of the catalog say of each other.
+//! Consistency of the catalog's records with each other.
 
 use super::Capture;
 use crate::{Result, lack::Stop};
 use rustc_hash::FxHashMap;
 
-/// Everything by which the catalog contradicts itself, in words.
+/// Returns every contradiction in the catalog, in words.
 pub(super) fn contradictions(capture: &Capture) -> Vec<String> {
     let mut broken = Vec::new();
     let mut numbers = Numbers::default();
@@ -40,14 +40,14 @@ pub(super) fn contradictions(capture: &Capture) -> Vec<String> {
     }
     capture.sweeping.iter().for_each(|&volume| numbers.volume = numbers.volume.max(Some(volume)));
     match capture.catalog().names() {
-        // All records have one, as was seen above: where there are no more names than records, all names have a record.
+        // Every record has a name, as was seen above: if there are no more names than records, every name has a record.
         Ok(names) if names as u64 > numbers.volumes + numbers.snapshots => {
             broken.push(format!("{names} names for {} volumes and {} snapshots", numbers.volumes, numbers.snapshots));
         }
         Ok(_) => {}
         Err(e) => broken.push(format!("names: {}", e.into_error())),
     }
-    // What is made next gets a number that nothing had.
+    // New volumes and snapshots get numbers that nothing had before.
     for (what, used, next) in [
         ("volume", numbers.volume, capture.next_volume),
         ("snapshot", numbers.snapshot, capture.next_snapshot),
@@ -60,7 +60,7 @@ pub(super) fn contradictions(capture: &Capture) -> Vec<String> {
     broken
 }
 
-/// The highest number of each kind that is in use, and how many records there are.
+/// The highest number in use of each kind, and the number of records.
 #[derive(Default)]
 struct Numbers {
     volume: Option<u64>,
@@ -82,7 +82,7 @@ impl Numbers {
     }
 }
 
-/// A record is found by its name.
+/// Checks that a record is found by its name.
 fn name(broken: &mut Vec<String>, what: &str, name: &str, id: u64, found: Result<Option<u64>, Stop>) {
     match found {
         Ok(Some(found)) if found == id => {}

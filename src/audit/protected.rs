@@ -1,4 +1,4 @@
-//! What a crash would need of a durable image: the simulator holds the engine to it.
+//! What a crash would need of a durable image, for the simulator's guard.
 #![allow(unreachable_pub, reason = "public through `sim_support`")]
 
 use super::{Capture, capture::Tally};
@@ -13,7 +13,7 @@ use crate::{
 };
 use std::{collections::BTreeSet, sync::Arc};
 
-/// What a crash now would need of a durable image: nothing of it may be overwritten, punched or cut off.
+/// What a crash now would need of a durable image: none of it may be overwritten, punched or cut off.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Protected {
@@ -27,7 +27,7 @@ pub struct Protected {
     pub len: u64,
 }
 
-/// Works out what `backend`, taken as the durable image, protects.
+/// Determines what `backend`, taken as the durable image, protects.
 pub fn protected(backend: Arc<dyn Backend>, host: Arc<dyn Host>, config: Config) -> Result<Protected> {
     let disk = Disk::new(backend.clone(), false);
     let (sb, slot) = newest_superblock(&disk)?;
@@ -43,13 +43,13 @@ pub fn protected(backend: Arc<dyn Backend>, host: Arc<dyn Host>, config: Config)
     for (start, len) in placed.iter().flat_map(|p| &p.runs) {
         out.blocks.extend((0..u64::from(*len)).map(|i| start + i));
     }
-    // What the log itself has may be written to its place at any time.
+    // Content that the log itself carries may be written to its place at any time.
     for op in &replay.ops {
         if let log::Op::Data { at, .. } = op {
             out.blocks.remove(at);
         }
     }
-    // The checkpoint alone: the log left out.
+    // The checkpoint alone, without the log.
     let mut clean = sb;
     clean.clean = true;
     let engine = Engine::checkpoint_view(backend, host, config, clean)?;
@@ -65,7 +65,7 @@ pub fn protected(backend: Arc<dyn Backend>, host: Arc<dyn Host>, config: Config)
     for walk in trees.into_iter().map(|(root, shape)| Walk::new(root, shape, ())) {
         protect(&capture, walk, &mut out.blocks)?;
     }
-    // Of what was read: the counts too.
+    // Pages of the space map that were read are needed too.
     let spans = capture.spans;
     drop(Capture::take(&engine, 0..spans, &mut Tally::default())?);
     for block in engine.state_mut()?.forest.space.current_homes() {

@@ -1,4 +1,4 @@
-//! The scrub: reads everything that snapshots hold and verifies it, while the store is in use, and marks what is damaged.
+//! The scrub: reads and verifies everything that snapshots hold while the store is in use, and marks those that are damaged.
 
 use super::{Capture, capture::Tally};
 use crate::{
@@ -20,43 +20,43 @@ const STEP: u64 = 256;
 /// Blocks read over one view of the store. While it is held, freed space is not used again.
 const VIEW: u64 = 1 << 18;
 
-/// Snapshots that are looked up at a time.
+/// Snapshots looked up at a time.
 const PAGE: usize = 64;
 
 /// Damage of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Damage {
-    /// Whose.
+    /// The damaged snapshot.
     pub snapshot: SnapshotId,
     /// The volume that it was taken of.
     pub volume: VolumeId,
     /// The first byte that can't be read.
     pub offset: u64,
-    /// What was found there.
+    /// What was found at that offset.
     pub what: String,
 }
 
-/// What a scrub saw.
+/// The result of a scrub.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ScrubReport {
-    /// Snapshots verified.
+    /// Number of snapshots verified.
     pub snapshots: u64,
-    /// Blocks read, of data and nodes. What snapshots share by whole nodes is read once.
+    /// Number of blocks read, of data and nodes. Nodes that snapshots share are read once, with what lies below.
     pub blocks: u64,
-    /// Snapshots with damage, and the first of it.
+    /// The first damage of each damaged snapshot.
     pub damaged: Vec<Damage>,
     /// Snapshots that an earlier scrub had marked and that verify now.
     pub healed: Vec<SnapshotId>,
 }
 
-/// The first damage below a node: offset and what.
+/// The first damage below a node: its offset and what was found.
 type Found = Option<Rc<(u64, String)>>;
 
 struct Walk<'a> {
     capture: Capture,
-    /// By block and birth stamp, which together name a node for ever.
+    /// What was found below each node, by its block and birth stamp, which together name a node for ever.
     known: FxHashMap<(u64, u64), Found>,
     done: u64,
     total: u64,
@@ -101,7 +101,7 @@ pub(crate) fn scrub(engine: &Engine, progress: &mut dyn FnMut(Progress) -> bool)
     }
 }
 
-/// A view without counts.
+/// Captures the store without counts.
 fn view(engine: &Engine) -> Result<Capture> {
     Capture::take(engine, 0..0, &mut Tally::default())
 }
@@ -110,7 +110,7 @@ fn mark_damage(engine: &Engine, id: SnapshotId, found: Option<&(u64, String)>, o
     let marked = had_mark(engine, id).and_then(|had| {
         if had != found.is_some() && engine.disk.is_writable() {
             let value = found.map(|(offset, what)| format!("offset {offset}: {what}"));
-            // One tag, not all: others may be set meanwhile.
+            // One tag is set, not all, since others may be set meanwhile.
             let ask = Ask::set_snapshot_tag(id.0, DAMAGED, value);
             engine.commit(&[ask], true)?;
         }
@@ -118,14 +118,14 @@ fn mark_damage(engine: &Engine, id: SnapshotId, found: Option<&(u64, String)>, o
     });
     match marked {
         Ok(true) if found.is_none() => out.healed.push(id),
-        // Deleted meanwhile: nobody is misled.
+        // The snapshot was deleted meanwhile: nobody is misled.
         Err(e) if e.kind() != ErrorKind::Deleted => return Err(e),
         _ => {}
     }
     Ok(())
 }
 
-/// Whether an earlier scrub has marked the snapshot.
+/// Returns whether an earlier scrub has marked the snapshot.
 fn had_mark(engine: &Engine, id: SnapshotId) -> Result<bool> {
     Ok(engine.tags(Target::Snapshot(id.0))?.contains_key(DAMAGED))
 }
@@ -137,7 +137,7 @@ impl Walk<'_> {
         self.below(Miss { shape: Shape::Extents, child, level: root.level, bounds: (0, Shape::Extents.end()) })
     }
 
-    /// Goes down one level at each call: a node that says otherwise does not decode.
+    /// Verifies a subtree. It recurses one level at a time, since a node of another level does not decode.
     fn below(&mut self, want: Miss) -> Result<Found> {
         let name = (want.child.block.0, want.child.stamp.0);
         if let Some(found) = self.known.get(&name) {
@@ -188,7 +188,7 @@ impl Walk<'_> {
     }
 }
 
-/// What a read that failed says of the medium; an error that says nothing of it ends the scrub.
+/// Returns what a failed read says of the medium. An error that says nothing of it ends the scrub.
 fn tell(e: &Error) -> Result<String> {
     match e.kind() {
         ErrorKind::Corrupt | ErrorKind::Truncated | ErrorKind::Io => Ok(e.to_string()),

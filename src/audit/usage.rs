@@ -1,5 +1,5 @@
-//! Space of single volumes and snapshots. A tree is walked leaf by leaf, each looked up from the root: nothing is held between two of them,
-//! and what is read leaves the cache as it was.
+//! Space of single volumes and snapshots. A tree is walked leaf by leaf, each looked up from the root; nothing is held between two lookups,
+//! and the cache stays as it was.
 
 use crate::{
     ErrorKind, Result, SnapshotId, VolumeId,
@@ -15,7 +15,7 @@ use crate::{
 pub struct Usage {
     /// Bytes of data that it maps.
     pub mapped_bytes: u64,
-    /// Bytes, of data and nodes, that deleting it alone would free.
+    /// Bytes of data and nodes that deleting it alone would free.
     pub exclusive_bytes: u64,
 }
 
@@ -73,12 +73,12 @@ fn single(engine: &Engine, runs: &[(Block, u32)]) -> Result<u64> {
     Ok(single)
 }
 
-/// Walks one tree. What has one parent, all the way up, is exclusive. Each leaf is of one moment, with the nodes above it; counts are of
-/// the moment at which they are met.
+/// Walks one tree. A block is exclusive if it and all nodes above it have one parent. Each leaf shows one moment, with the nodes above it;
+/// counts are those of the moment at which they are read.
 pub(crate) fn usage(engine: &Engine, target: Target) -> Result<Usage> {
     let mut out = Usage::default();
     let mut loaded = Loaded::default();
-    // The nodes from the root down to the leaf, and whether each is exclusive.
+    // The nodes from the root down to the leaf, each with whether it is exclusive.
     let (mut above, mut path): (Vec<(Child, bool)>, Vec<Child>) = Default::default();
     let mut at = 0;
     while at < Shape::Extents.end() {
@@ -106,7 +106,7 @@ pub(crate) fn usage(engine: &Engine, target: Target) -> Result<Usage> {
         if own {
             out.exclusive_bytes += single(engine, &runs)? * BLOCK_BYTES;
         }
-        // The next leaf has these above it too.
+        // The next leaf has these nodes above it too.
         path.pop();
         loaded.keep(&path);
         at = end;
@@ -114,7 +114,7 @@ pub(crate) fn usage(engine: &Engine, target: Target) -> Result<Usage> {
     Ok(out)
 }
 
-/// [`usage`] of everything that is there when its turn comes.
+/// Returns the [`usage`] of each volume and snapshot that exists when its turn comes.
 pub(crate) fn usage_all(engine: &Engine) -> Result<UsageReport> {
     let mut out = UsageReport::default();
     let there = |target| match usage(engine, target) {

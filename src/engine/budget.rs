@@ -15,15 +15,15 @@
 use super::state::Config;
 use crate::{BLOCK, Error, Result, units::BLOCK_BYTES};
 
-/// What a store may take beside its budget.
+/// Bytes that a store may take in addition to its budget.
 const BESIDE: u64 = 16 << 20;
 /// The smallest budget.
 const LEAST: u64 = 1 << 20;
-/// Staged bytes, at most, that writers leave to the write-behind thread.
+/// Upper bound on the staged bytes that writers leave to the write-behind thread.
 const STAGED_MOST: u64 = 32 << 20;
-/// What a count page or an index page takes in memory, at most.
+/// Bytes that a count page or an index page takes in memory at most.
 const MAP_PAGE_BYTES: u64 = 5200;
-/// About what a changed node takes in memory.
+/// Bytes, approximately, that a changed node takes in memory.
 pub(super) const NODE_BYTES: u64 = 9 << 10;
 
 impl Config {
@@ -44,11 +44,11 @@ impl Config {
     pub(super) fn translated_most(&self) -> u64 {
         self.memory / 32
     }
-    /// Bytes of changed nodes and counts that make a checkpoint due.
+    /// Bytes of changed nodes and counts at which a checkpoint is due.
     pub(super) fn dirty_due(&self) -> u64 {
         self.memory / 16 * 3
     }
-    /// Bytes of changed nodes and counts, with those that a checkpoint is writing, from which on writers wait.
+    /// Bytes of changed nodes and counts, those that a checkpoint is writing included, at which writers wait.
     pub(super) fn dirty_most(&self) -> u64 {
         self.memory / 16 * 6
     }
@@ -56,22 +56,22 @@ impl Config {
     pub(super) fn staged_most(&self) -> usize {
         (self.memory / 8).clamp(64 << 10, STAGED_MOST) as usize
     }
-    /// Staged bytes that are written out ahead of their group. Not fewer: who writes them out takes the state's lock for it.
+    /// Staged bytes at which they are written out ahead of their group. Not after every write, since writing them out takes the state's lock.
     pub(super) fn spill_from(&self) -> usize {
         match self.knobs.ahead {
             0 => self.staged_most() / 8,
             blocks => blocks as usize * BLOCK,
         }
     }
-    /// Pages of records in one group from which on it is written before anything is added.
+    /// Pages of records at which the open group is written before anything is added to it.
     pub(super) fn group_most(&self) -> u64 {
         (self.memory / 32 / BLOCK_BYTES).max(64).min(self.log_pages / 2).max(1)
     }
-    /// Count pages and index pages that stay in memory, those included that a checkpoint has to write.
+    /// Count pages and index pages that stay in memory, those that a checkpoint has to write included.
     pub(super) fn map_pages(&self) -> usize {
         (self.memory / 32 / MAP_PAGE_BYTES).max(64) as usize
     }
-    /// Regions whose counts a check compares at a time: it needs eight bytes for each of their blocks.
+    /// Regions whose counts a check compares at a time, at eight bytes for each of their blocks.
     pub(crate) fn regions_checked(&self, span: u32) -> u64 {
         (self.memory / 4 / (8 * u64::from(span))).max(64)
     }

@@ -1,4 +1,4 @@
-//! What handles ask of the catalog: records, names, tags, lists. Each answer is of one moment; a list is of one moment a page.
+//! Lookups in the catalog for handles: records, names, tags, lists. Each answer shows one moment; a list shows one moment per page.
 
 use super::{
     catalog::{SnapshotRecord, VolumeRecord},
@@ -11,15 +11,15 @@ use std::collections::BTreeMap;
 const PAGE: usize = 256;
 
 impl Engine {
-    /// A volume's record; `Deleted` if there is none.
+    /// Returns a volume's record; `Deleted` if there is none.
     pub(crate) fn volume_record(&self, id: u64) -> Result<VolumeRecord> {
         self.step(|state| state.volume_record(id).cloned())
     }
-    /// A snapshot's record; `Deleted` if there is none.
+    /// Returns a snapshot's record; `Deleted` if there is none.
     pub(crate) fn snapshot_record(&self, id: u64) -> Result<SnapshotRecord> {
         self.step(|state| state.snapshot_record(id).cloned())
     }
-    /// The size in bytes of a volume or snapshot.
+    /// Returns the size of a volume or snapshot in bytes.
     pub(crate) fn size(&self, target: Target) -> Result<u64> {
         self.lookup(|state| Ok(state.extent_root(target)?.1))
     }
@@ -33,7 +33,7 @@ impl Engine {
             _ => self.lookup(|state| state.catalog_view().tags(snapshot, id)),
         }
     }
-    /// The snapshot with that id, if there still is one.
+    /// Returns the snapshot with that id, if it still exists.
     pub(crate) fn existing_snapshot(&self, id: u64) -> Result<Option<SnapshotRecord>> {
         match self.snapshot_record(id) {
             Ok(record) => Ok(Some(record)),
@@ -42,12 +42,12 @@ impl Engine {
         }
     }
 
-    /// Up to `most` volumes from an id on, by id.
+    /// Returns up to `most` volumes by id, from an id on.
     pub(crate) fn volumes(&self, from: u64, most: usize) -> Result<Vec<(u64, VolumeRecord)>> {
         self.lookup(|state| state.catalog_view().volumes(from, most.min(PAGE)))
     }
-    /// Up to `most` snapshots from an id on, by id, and the id to go on from; `None`: there are no more. Fewer may come, where some belong to
-    /// volumes that are being removed.
+    /// Returns up to `most` snapshots by id, from an id on, and the id to continue from, `None` if there are no more. There may be fewer,
+    /// where some belong to volumes that are being removed.
     #[allow(clippy::type_complexity, reason = "a page and where it ends")]
     pub(crate) fn snapshots(&self, from: u64, most: usize) -> Result<(Vec<(u64, SnapshotRecord)>, Option<u64>)> {
         self.lookup(|state| {
@@ -57,7 +57,7 @@ impl Engine {
             Ok((page, next))
         })
     }
-    /// All snapshots of a volume, by id.
+    /// Returns all snapshots of a volume, by id.
     pub(crate) fn snapshots_of(&self, volume: u64) -> Result<Vec<(u64, SnapshotRecord)>> {
         let (mut ids, mut from) = (Vec::new(), Some(0));
         while let Some(hash) = from {
@@ -70,14 +70,14 @@ impl Engine {
         ids.into_iter().filter_map(|id| record(id).transpose()).collect()
     }
 
-    /// The first of `count` ids for new snapshots.
+    /// Returns the first of `count` ids for new snapshots.
     pub(crate) fn draw_snapshots(&self, count: usize) -> Result<u64> {
         let mut state = self.state_mut()?;
         let first = state.next_snapshot;
         state.next_snapshot += count as u64;
         Ok(first)
     }
-    /// An id for a new volume.
+    /// Returns an id for a new volume.
     pub(crate) fn draw_volume(&self) -> Result<u64> {
         let mut state = self.state_mut()?;
         state.next_volume += 1;

@@ -1,7 +1,6 @@
-//! The open image: what the log, the checkpoint and recovery make of trees and space.
+//! The engine: the log, checkpoints and recovery over the trees and the space map.
 //!
-//! Only this layer syncs, and only it knows volumes. [`Engine`] is the open image; everything that a caller holds has an
-//! `Arc` of it.
+//! Only this layer syncs, and only it knows volumes. [`Engine`] is the open image; every handle has an `Arc` of it.
 
 mod ahead;
 mod budget;

@@ -1,10 +1,10 @@
-//! What handles hold: the engine with its background threads.
+//! What all handles share: the engine with its background threads.
 
 use super::state::{Engine, PanicGuard};
 use crate::{Error, Result, sync};
 use std::sync::Arc;
 
-/// What handles hold: the engine and its background threads, which end with the last handle.
+/// The engine and its background threads, which end with the last handle.
 pub(crate) struct Owner {
     engine: Arc<Engine>,
     threads: Vec<sync::Thread>,
@@ -12,7 +12,7 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn new(engine: Engine) -> Result<Arc<Owner>> {
-        // With what was started so far, so that a failure ends it.
+        // Owned from the start, so that a failure ends the threads that run already.
         let mut owner = Owner { engine: Arc::new(engine), threads: Vec::new() };
         if !owner.config.manual && owner.disk.is_writable() {
             owner.start("snapdisk", Engine::maintain_behind)?;
@@ -40,7 +40,7 @@ impl std::ops::Deref for Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // A forked child has the handles and not the threads, and whoever held a lock at the fork holds it there for ever.
+        // A forked child has the handles and not the threads, and a lock that was held at the fork is held for ever there.
         if !self.engine.disk.same_process() {
             return;
         }

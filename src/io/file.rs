@@ -1,4 +1,4 @@
-//! An image in a file: opening and creating it under its lock, and every system call that the engine makes of it.
+//! An image in a file: opening and creating it under its lock, and every system call that the engine makes on it.
 #![allow(unsafe_code, reason = "sync_file_range, which rustix has not")]
 #![allow(clippy::disallowed_methods, reason = "this is the seam that all others have to use")]
 
@@ -39,7 +39,7 @@ const DIRECT: usize = 4096;
 const DIRECT_MAX: usize = 1 << 20;
 /// Buffers that Linux takes in one vectored call.
 const IOV_MAX: usize = 1024;
-/// How often an opening starts again because the path meant another file once the lock was held.
+/// How often an opening is tried again because the path named another file once the lock was held.
 const TRIES: usize = 16;
 
 /// How the data of an image is read.
@@ -69,11 +69,11 @@ pub struct FileBackend {
     checkpoint: Option<File>,
     /// A third one, for [`Lane::Space`].
     space: Option<File>,
-    /// Space that was never written is weaker than space that was.
+    /// Space that was never written is weaker than space that was; see [`Backend::is_fresh_space_weak`].
     fresh_is_weak: bool,
-    /// A description that bypasses the page cache, where the host has such a thing.
+    /// A description that bypasses the page cache, if the host has such reads.
     direct: Option<File>,
-    /// `direct` refused a read after all.
+    /// `direct` refused a read, so that it is not used any more.
     direct_failed: AtomicBool,
     /// The filesystem keeps nothing behind its cache.
     cache_is_medium: bool,
@@ -83,7 +83,7 @@ pub struct FileBackend {
     pending: Mutex<Option<Pending>>,
 }
 
-/// Repeats a call that a signal interrupted.
+/// Repeats a call until no signal interrupts it.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -93,8 +93,8 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Keeps reads from changing the file's access time: with it changed, the next `fdatasync` of some filesystems writes the inode as
-/// well. Only a file's owner may ask for this; for others reads do as they do.
+/// Keeps reads from changing the file's access time: if it changes, the next `fdatasync` of some filesystems writes the inode as well. Only
+/// the file's owner may ask for this; for others it is not done.
 fn keep_access_time(file: &File) {
     if let Ok(flags) = fs::fcntl_getfl(file) {
         let _ = fs::fcntl_setfl(file, flags | OFlags::NOATIME);
@@ -122,7 +122,7 @@ mod magic {
     const GPFS: u32 = 0x4750_4653;
     const PANFS: u32 = 0xaad7_aaea;
     const VBOXSF: u32 = 0x786f_4256;
-    /// Where others may change a file behind this machine's page cache.
+    /// Filesystems on which others may change a file behind this machine's page cache.
     pub(super) const SHARED: [u32; 19] = [
         NFS, SMB, SMB2, CIFS, NCP, FUSE, V9FS, CEPH, CODA, AFS, KAFS, OCFS2, GFS2, LUSTRE, ORANGEFS, BEEGFS, GPFS,
         PANFS, VBOXSF,
@@ -131,17 +131,17 @@ mod magic {
     const TMPFS: u32 = 0x0102_1994;
     const RAMFS: u32 = 0x8584_58f6;
     const HUGETLBFS: u32 = 0x9584_58f6;
-    /// Where the page cache is all there is.
+    /// Filesystems of which the page cache is all there is.
     pub(super) const MEMORY: [u32; 3] = [TMPFS, RAMFS, HUGETLBFS];
 
     pub(super) const BTRFS: u32 = 0x9123_683e;
     const BCACHEFS: u32 = 0xca45_1a4e;
     const NILFS: u32 = 0x3434;
     const F2FS: u32 = 0xf2f5_2010;
-    /// Where what is written again goes to another place, so that nothing is gained by having written it once.
+    /// Filesystems that write to a new place each time, so that nothing is gained by writing space once.
     pub(super) const ELSEWHERE: [u32; 5] = [BTRFS, BCACHEFS, NILFS, F2FS, ZFS];
 
-    /// Takes `O_DIRECT` and reads from its own cache all the same.
+    /// ZFS accepts `O_DIRECT` and reads from its own cache all the same.
     pub(super) const ZFS: u32 = 0x2fc1_2fc1;
 }
 
@@ -179,12 +179,13 @@ impl FileBackend {
             opener: ForkMark::new(),
             pending: Mutex::new(None),
         };
-        // Some filesystems take the flag and refuse the reads. An error of the medium shows again when it matters.
+        // Some filesystems accept the flag and refuse the reads, which this finds out. An error of the medium will show again when it
+        // matters.
         let _ = backend.read_cold(0, &mut [0]);
         Ok(backend)
     }
 
-    /// One read past the cache. `Ok(None)`: there is none to be had.
+    /// Reads once past the cache. Returns `Ok(None)` if the host has no such reads.
     fn read_direct(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let Some(direct) = self.direct.as_ref().filter(|_| !self.direct_failed.load(Relaxed)) else {
             return Ok(None);
@@ -209,11 +210,11 @@ impl FileBackend {
     }
 }
 
-/// `false` if the kernel says that it reads this file through its cache even where `O_DIRECT` is given.
+/// Returns `false` if the kernel says that it reads this file through its cache even with `O_DIRECT`.
 fn reads_direct(file: &File) -> bool {
     match fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
         Ok(s) => s.stx_mask & StatxFlags::DIOALIGN.bits() == 0 || s.stx_dio_offset_align != 0,
-        // An old kernel: then the reads themselves are the test.
+        // An old kernel does not tell: the reads themselves are the test.
         Err(_) => true,
     }
 }
@@ -242,7 +243,7 @@ impl Backend for FileBackend {
         if !self.cache_is_medium {
             let from = offset - offset % DIRECT as u64;
             let len = (offset - from).saturating_add(buf.len() as u64).next_multiple_of(DIRECT as u64);
-            // A hint, and one that spares dirty and mapped pages: hence `has_cold_reads`.
+            // This is a hint, and spares dirty and mapped pages: hence `has_cold_reads`.
             let _ = fs::fadvise(&self.file, from, NonZeroU64::new(len), fs::Advice::DontNeed);
         }
         self.read_at(offset, buf)
@@ -297,7 +298,7 @@ impl Backend for FileBackend {
         }
         let end = offset.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
         match retry(|| fs::fallocate(&self.file, FallocateFlags::empty(), offset, len)).map_err(unsupported) {
-            // A host that promises nothing: the file has the room all the same.
+            // The host promises nothing, and the file has the length all the same.
             Err(e) if e.kind() == io::ErrorKind::Unsupported && self.len()? >= end => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::Unsupported => self.set_len(end),
             result => result,
@@ -312,7 +313,7 @@ impl Backend for FileBackend {
             return Err(Errno::INVAL.into());
         };
         if len == 0 {
-            // To the call a length of zero means "to the end".
+            // The call takes a length of zero for "to the end".
             return Ok(());
         }
         // SAFETY: the descriptor is open for as long as `file` is borrowed; all other arguments are plain numbers, and no
@@ -328,11 +329,11 @@ impl Backend for FileBackend {
             Lane::Checkpoint => self.checkpoint.as_ref().ok_or(Errno::BADF)?,
             Lane::Space => self.space.as_ref().ok_or(Errno::BADF)?,
         };
-        // Not even an interrupted sync is repeated: it may have consumed the error that the next would have reported.
+        // Not even an interrupted sync is repeated: it may have consumed the error that the next one would report.
         Ok(fs::fdatasync(file)?)
     }
     fn release(&self) {
-        // A child that inherited the descriptors would keep the lock alive, were it not taken off the description.
+        // A child that inherited the descriptors would keep the lock alive if it were not taken off the description.
         if self.same_process() {
             let _ = fs::flock(&self.file, FlockOperation::Unlock);
         }
@@ -343,7 +344,7 @@ impl Backend for FileBackend {
     }
 }
 
-/// What a host says that has no such call.
+/// Maps the errors of a host without the call to `Unsupported`.
 fn unsupported(e: io::Error) -> io::Error {
     match Errno::from_io_error(&e) {
         Some(Errno::OPNOTSUPP | Errno::NOSYS) => io::Error::new(io::ErrorKind::Unsupported, e),
@@ -364,7 +365,7 @@ impl Host for SystemHost {
         let mut bytes = [0; 8];
         match retry(|| getrandom(&mut bytes, GetRandomFlags::empty())) {
             Ok(8) => u64::from_le_bytes(bytes),
-            // No such call: std's own source, which knows other ways.
+            // The call does not exist: the standard library has other sources.
             _ => RandomState::new().hash_one(self.now()),
         }
     }

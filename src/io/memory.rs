@@ -5,7 +5,7 @@ use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use std::io::{self, IoSlice};
 
-/// Bytes in a chunk. A chunk that was never written takes no memory, so a huge image with little in it is small.
+/// Bytes in a chunk. A chunk that was never written takes no memory, so that a huge image with little content is small.
 const CHUNK: u64 = 64 << 10;
 
 /// A [`Backend`] whose medium is memory. Nothing of it survives a drop, and it locks out no second store: whoever
@@ -22,7 +22,7 @@ struct Image {
     chunks: FxHashMap<u64, Box<[u8]>>,
 }
 
-/// The parts of `len` bytes at `offset`, cut at the borders of chunks: chunk, offset in it, length, offset in the whole.
+/// Cuts `len` bytes at `offset` at the borders of chunks. Each part is a chunk, an offset in it, a length, and an offset in the whole.
 fn parts(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize, usize)> {
     let mut done = 0;
     std::iter::from_fn(move || {
@@ -61,7 +61,7 @@ impl Image {
         }
         Ok(())
     }
-    /// Zeroes `offset..end`, giving back the chunks that lie inside.
+    /// Zeroes `offset..end`, and drops the chunks that lie inside.
     fn clear(&mut self, offset: u64, end: u64) {
         let end = end.min(self.len);
         if offset >= end {

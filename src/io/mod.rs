@@ -22,9 +22,9 @@ pub use file::{FileBackend, ImageFiles, ReadPath, SystemHost};
 pub use memory::MemoryBackend;
 pub(crate) use stripe::{Alone, STRIPES, stripe};
 
-/// Which of the open file descriptions a sync goes through. Linux reports a writeback error once per description,
-/// so a flush and a checkpoint that shared one could hide each other's failure. A backend that keeps a description for each gives one to a
-/// lane that it does not know as well, or fails the sync.
+/// The open file description that a sync goes through. Linux reports a writeback error once per description, so that a flush and a checkpoint
+/// that shared one could hide each other's failure. A backend with one description for each lane gives one to a lane that it does not know as
+/// well, or fails the sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum Lane {
@@ -85,9 +85,9 @@ pub trait Backend: Send + Sync {
     fn has_cold_reads(&self) -> bool {
         false
     }
-    /// Drops what the host has cached of the file and written out, or believes that it has: after a failed write-out its cache can hold
-    /// pages that the medium does not, and take what is written there again for a change of what is there. Called at most once, while
-    /// nothing is mapped. A hint, where the host can't; the default does nothing.
+    /// Drops what the host has cached of the file and written out, or believes to have written: after a failed write-out its cache can hold
+    /// pages that the medium does not have, and treat what is written there again as unchanged. Called at most once, while nothing is mapped.
+    /// It is a hint; the default does nothing.
     fn drop_cache(&self) {}
     /// Copies `buf.len()` bytes at `offset` out of a shared read-only map. `Ok(false)`, the default: there is no map (or none there, or
     /// it would have to wait for the medium), use [`Backend::read_at`].
@@ -117,9 +117,9 @@ pub trait Backend: Send + Sync {
         let end = offset.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
         if len > 0 && self.len()? < end { self.set_len(end) } else { Ok(()) }
     }
-    /// Returns whether space that was reserved and never written is a weaker disk than space that was: whether the host keeps a note of its
-    /// own of what was written there, which a failure can take back after a sync returned `Ok`, and whether writing the space once ends
-    /// that. So it is on filesystems that overwrite in place (ext4, XFS). The default is `false`.
+    /// Returns whether space that was reserved and never written is weaker than space that was written: whether the host records separately
+    /// what was written there, a failure can undo that record after a sync returned `Ok`, and writing the space once avoids this. It is so on
+    /// filesystems that overwrite in place (ext4, XFS). The default is `false`.
     fn is_fresh_space_weak(&self) -> bool {
         false
     }
@@ -129,7 +129,7 @@ pub trait Backend: Send + Sync {
         let _ = (offset, len);
         Ok(())
     }
-    /// The store was closed: nothing is written from here on, and whoever waits for the image may have it. The default does nothing.
+    /// Called when the store was closed: nothing is written from here on, and another opening may have the image. The default does nothing.
     fn release(&self) {}
     /// Returns `false` in a forked child of the process that opened this: operations are refused there with
     /// [`WrongProcess`](crate::ErrorKind::WrongProcess). The default, `true`, is for processes that don't use a store after a fork.
@@ -138,7 +138,7 @@ pub trait Backend: Send + Sync {
     }
 }
 
-/// What else the engine takes from the host: time and randomness.
+/// What the engine needs of the host besides storage: time and randomness.
 pub trait Host: Send + Sync {
     /// Seconds and nanoseconds since the Unix epoch, as nanoseconds. Goes into records only; nothing depends on it.
     fn now(&self) -> u64;

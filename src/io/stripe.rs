@@ -2,15 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// How many lines.
+/// Number of cache lines.
 pub(crate) const STRIPES: usize = 8;
 
-/// Alone in what processors exchange with each other: two cache lines, as some fetch them in pairs.
+/// A value that shares its cache lines with nothing else: two lines, since some processors fetch them in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Alone<T>(pub(crate) T);
 
-/// The calling thread's stripe. Threads are given theirs in turn.
+/// Returns the calling thread's stripe. Threads get theirs in turn.
 #[inline]
 pub(crate) fn stripe() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -9,7 +9,7 @@ use crate::{
     format::{HEADER, LOG_PAYLOAD, LogHeader, Page, put, seal_log},
 };
 
-/// A closed group: what is to be written.
+/// A closed group that is to be written.
 pub(crate) struct Group {
     pub(crate) number: u64,
     pub(crate) position: u64,
@@ -18,7 +18,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Its framed pages, into `pages`. Returns the hash of the last one.
+    /// Frames the group in pages and appends them to `pages`. Returns the hash of the last one.
     pub(crate) fn encode(&self, uuid: &[u8; 16], key: u64, epoch: u64, mut previous: u64, pages: &mut Vec<u8>) -> u64 {
         let count = page_count(self.bytes.len()) as usize;
         pages.clear();

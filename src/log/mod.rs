@@ -1,5 +1,5 @@
-//! The intent log: records of operations, the groups that one sync makes durable, the ring of pages that they stand in, and the
-//! scan of that ring at recovery. Nothing here knows a tree or what a record does.
+//! The intent log: records of operations, the groups that one sync makes durable, the ring of pages that holds them, and the scan of that
+//! ring at recovery. Nothing here knows a tree, or what a record does.
 
 mod group;
 mod record;

@@ -1,5 +1,5 @@
-//! What the log says: a record is a list of operations, nearly always one, of which all count or none. Applying them live and at
-//! recovery is the same code (I7). No type here holds itself: decoding can't recurse.
+//! The records of the log. A record is a list of operations, nearly always one, of which all count or none. The same code applies them live
+//! and at recovery (I7). No type here contains itself, so that decoding can't recurse.
 
 use crate::{
     Error, Result, SECTOR, VOLUME_MAX,
@@ -14,7 +14,7 @@ pub(crate) const TAG_CHUNK: usize = 900;
 /// The longest encoded tags of one volume or snapshot, in bytes.
 pub(crate) const TAGS_MAX: usize = 32 << 10;
 
-/// Checksums of a write's blocks, in order; the common write has one, or few.
+/// Checksums of a write's blocks, in order; most writes have one, or few.
 pub(crate) type Sums = SmallVec<[u32; 4]>;
 
 /// Physical runs of a write, in logical order.
@@ -22,10 +22,10 @@ pub(crate) type Sums = SmallVec<[u32; 4]>;
 pub(crate) struct Placed {
     /// First logical block.
     pub(crate) block: u64,
-    /// Physical start and blocks.
+    /// Physical start and number of blocks.
     #[serde(with = "few")]
     pub(crate) runs: SmallVec<[(u64, u32); 1]>,
-    /// One CRC-32 a block.
+    /// One CRC-32 for each block.
     #[serde(with = "few")]
     pub(crate) sums: Sums,
 }
@@ -34,13 +34,13 @@ impl Placed {
     pub(crate) fn blocks(&self) -> u64 {
         self.runs.iter().map(|r| u64::from(r.1)).sum()
     }
-    /// Each block with its checksum.
+    /// Returns each block with its checksum.
     pub(crate) fn sums(&self) -> impl Iterator<Item = (u64, u32)> {
         let blocks =
             self.runs.iter().flat_map(|&(start, len)| (0..u64::from(len)).map(move |i| start.saturating_add(i)));
         blocks.zip(self.sums.iter().copied())
     }
-    /// Whether runs and checksums agree, and every block is one that a volume can have.
+    /// Returns whether runs and checksums agree, and every block is one that a volume can have.
     pub(crate) fn is_sane(&self) -> bool {
         let end = self.block.checked_add(self.blocks());
         self.blocks() == self.sums.len() as u64
@@ -49,7 +49,7 @@ impl Placed {
     }
 }
 
-/// What becomes of a volume's snapshots when it is deleted.
+/// What happens to a volume's snapshots when it is deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum DeleteMode {
     Keep,
@@ -84,7 +84,7 @@ pub(crate) enum Op {
         created: u64,
         tags: BTreeMap<String, String>,
     },
-    /// `size`: what the volume's size becomes; a cut at its end with its edge block.
+    /// `size` is what the volume's size becomes; a cut at its end may have an edge block.
     Rollback {
         volume: u64,
         snapshot: u64,
@@ -118,13 +118,13 @@ pub(crate) enum Op {
         size: u64,
         edge: Option<Placed>,
     },
-    /// Of a volume, or of a snapshot.
+    /// The target is a snapshot rather than a volume.
     SetTags {
         snapshot: bool,
         id: u64,
         tags: BTreeMap<String, String>,
     },
-    /// Content of a block that another operation of the same group places. A group has all of its data in this way, or none.
+    /// Content of a block that another operation of the same group places. A group carries all of its data in this way, or none.
     Data {
         at: u64,
         #[serde(with = "content")]
@@ -132,7 +132,7 @@ pub(crate) enum Op {
     },
 }
 
-/// A few items as a list. Decoded as one, which is careful with the length that it claims.
+/// A list of few items. It decodes as a list, which does not trust the length that it claims.
 mod few {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use smallvec::{Array, SmallVec};
@@ -151,7 +151,7 @@ mod few {
     }
 }
 
-/// Bytes as such, not as a list of numbers.
+/// Bytes, encoded as such rather than as a list of numbers.
 mod content {
     use serde::{Deserialize, Deserializer, Serializer};
     use std::sync::Arc;
@@ -165,7 +165,7 @@ mod content {
 }
 
 impl Op {
-    /// Every placement of data that the operation names.
+    /// Collects every placement of data that the operation names.
     pub(crate) fn placed<'a>(&'a self, out: &mut Vec<&'a Placed>) {
         match self {
             Op::Write { data, .. } => out.push(data),
@@ -174,8 +174,8 @@ impl Op {
             _ => {}
         }
     }
-    /// The rules that every operation obeys, whether it was just asked for or stands in a log, where anything may stand. What depends on
-    /// the state (who has which name) is not among them.
+    /// Checks the rules that every operation obeys, whether it was just asked for or read from a log, which may contain anything. Rules that
+    /// depend on the state, such as who has which name, are not among them.
     pub(crate) fn validate(&self) -> Result<()> {
         let mut placed = Vec::new();
         self.placed(&mut placed);
@@ -229,8 +229,8 @@ impl Op {
         }
     }
 
-    /// More blocks than applying the operation can have made the image take from the host, its data aside. What the image may have grown by
-    /// since its checkpoint follows from it.
+    /// Returns an upper bound on the blocks, data aside, that applying the operation can have made the image take from the host. How far the
+    /// image may have grown since its checkpoint follows from it.
     pub(crate) fn weight(&self) -> u64 {
         let chunks = |tags| tag_chunks(tags).unwrap_or(0) as u64;
         match self {
@@ -243,7 +243,7 @@ impl Op {
     }
 }
 
-/// An id that leaves room for others.
+/// Checks that an id leaves room for others.
 fn check_id(id: u64) -> Result<()> {
     if id < ID_END - 2 * COUNTER_ROOM {
         return Ok(());

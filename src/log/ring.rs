@@ -13,10 +13,10 @@ use crate::{
     units::Block,
 };
 
-/// Records of closed groups that make a checkpoint due.
+/// Records of closed groups at which a checkpoint is due.
 pub(crate) const RECORDS_MAX: u64 = 32768;
 
-/// Where a page of the ring lies.
+/// Returns where a page of the ring lies.
 pub(crate) fn page_block(position: u64, pages: u64) -> Block {
     LOG_START.plus(position % pages)
 }
@@ -27,21 +27,21 @@ pub(crate) struct Log {
     /// Pages that the open group may have before it must be written.
     group_most: u64,
     key: u64,
-    /// First page that recovery needs.
+    /// The first page that recovery needs.
     pub(crate) tail: u64,
-    /// Where the open group will start.
+    /// The page at which the open group will start.
     pub(crate) position: u64,
-    /// The open group.
+    /// Records of the open group, encoded.
     pub(crate) group: u64,
     pending: Vec<u8>,
-    /// What the next group will be collected in.
+    /// A buffer for the next group.
     spare: Vec<u8>,
     data: DataHash,
-    /// Records of the open group.
+    /// Number of records in the open group.
     open: u64,
-    /// Records of closed groups since the last freeze: what a recovery has to work off.
+    /// Number of records of closed groups since the last freeze, which a recovery has to apply.
     pub(crate) records: u64,
-    /// The empty group stands at `position`.
+    /// The empty group was written at `position`.
     pub(crate) marked: bool,
     /// A group was written since the log was last empty.
     pub(crate) used: bool,
@@ -68,11 +68,11 @@ impl Log {
     pub(crate) fn used_pages(&self) -> u64 {
         self.position - self.tail + if self.pending.is_empty() { 0 } else { page_count(self.pending.len()) }
     }
-    /// Whether a record of `bytes` can be appended now; one page stays free.
+    /// Returns whether a record of `bytes` can be appended now; one page stays free.
     pub(crate) fn fits(&self, bytes: usize) -> bool {
         page_count(self.pending.len() + bytes) + 1 + (self.position - self.tail) <= self.pages
     }
-    /// Puts a record behind those of the open group: it counts once [`Log::count`] says so, and [`Log::cut`] takes it away until then.
+    /// Appends a record to the open group. It does not count until [`Log::count`], and [`Log::cut`] removes it until then.
     pub(crate) fn write(&mut self, ops: &[Op]) -> Step<()> {
         let start = self.pending.len();
         codec::encode_into(&mut self.pending, Kind::Log, &ops)?;
@@ -83,20 +83,20 @@ impl Log {
         self.pending.truncate(start);
         Err(Lack::Log(bytes).into())
     }
-    /// The record that was written last is part of the group; `data` are the hashes of the data that it names, in order.
+    /// Makes the record that was written last part of the group; `data` are the hashes of the data that it names, in order.
     pub(crate) fn count(&mut self, data: impl IntoIterator<Item = u64>) {
         data.into_iter().for_each(|h| self.data.add(h));
         self.open += 1;
     }
-    /// Bytes of records in the open group.
+    /// Returns the bytes of records in the open group.
     pub(crate) fn len(&self) -> usize {
         self.pending.len()
     }
-    /// Takes away what was written after there were `len` bytes, and was not counted.
+    /// Removes what was written after there were `len` bytes and was not counted.
     pub(crate) fn cut(&mut self, len: usize) {
         self.pending.truncate(len);
     }
-    /// Has the open group carry its own data: its pages' hashes then speak for it. `false`: there is no room.
+    /// Has the open group carry its own data, for which the hashes of its pages speak then. Returns `false` if there is no room for it.
     pub(crate) fn write_data(&mut self, data: &[Op]) -> bool {
         let fits = self.write(data).is_ok();
         if fits {
@@ -107,26 +107,27 @@ impl Log {
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
-    /// The group whose sync makes everything durable that was appended so far.
+    /// Returns the number of the group whose sync makes everything durable that was appended so far.
     pub(crate) fn target(&self) -> u64 {
         if self.pending.is_empty() { self.group - 1 } else { self.group }
     }
-    /// The open group is long enough to be written by itself.
+    /// Returns whether the open group is long enough to be written by itself.
     pub(crate) fn is_long(&self) -> bool {
         self.has_pages(self.group_most / 2) || self.open >= 2 * RECORDS_MAX
     }
-    /// The open group must be written before anything is added to it.
+    /// Returns whether the open group must be written before anything is added to it.
     pub(crate) fn is_too_long(&self) -> bool {
         self.has_pages(self.group_most) || self.open >= 4 * RECORDS_MAX
     }
     fn has_pages(&self, pages: u64) -> bool {
         page_count(self.pending.len()) >= pages.max(1) && self.pending.len() > LOG_PAYLOAD / 2
     }
-    /// A checkpoint is due: for what a recovery would have to work off, for the ring, or since the open group has to be written anyway.
+    /// Returns whether a checkpoint is due: because of the records that a recovery would have to apply, because of the ring, or because the
+    /// open group has to be written anyway.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         self.records >= RECORDS_MAX || self.used_pages() * 4 >= self.pages * 3 || self.is_long()
     }
-    /// Closes the open group if it says anything.
+    /// Closes the open group, if it has any records.
     pub(crate) fn close(&mut self) -> Option<Group> {
         if self.pending.is_empty() {
             return None;
@@ -141,14 +142,14 @@ impl Log {
         self.used = true;
         Some(group)
     }
-    /// Keeps a written group's buffer for one to come, unless it is long.
+    /// Keeps a written group's buffer for a later group, unless it is long.
     pub(crate) fn keep(&mut self, mut bytes: Vec<u8>) {
         bytes.clear();
         if bytes.capacity() <= codec::RECORD_MAX {
             self.spare = bytes;
         }
     }
-    /// The empty group, if the last one needs a proof and there is room for it.
+    /// Returns the empty group, if the last one needs a proof and there is room for it.
     pub(crate) fn mark(&mut self) -> Option<Group> {
         let room = self.position - self.tail < self.pages;
         if self.marked || !self.used || !self.pending.is_empty() || !room {

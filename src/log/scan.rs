@@ -1,8 +1,8 @@
-//! Recovery: which groups of the log count, and applying them.
+//! The scan of the ring: which groups of the log count.
 //!
-//! Every group below the highest one in the ring was acknowledged: it must be whole, and damage there is an error, never the end of the
-//! log. The highest counts wholly or not at all, by its hashes. Pass one takes every block that any record names,
-//! superseded or not; pass two applies the records with the code that applied them live.
+//! Every group below the highest one in the ring was acknowledged: it must be whole, and damage there is an error, never the end of the log.
+//! The highest group counts as a whole or not at all, by its hashes. Recovery first takes every block that any record names, superseded or
+//! not, and then applies the records with the code that applied them live.
 
 use super::{group::DataHash, record::Op, ring::page_block};
 use crate::{
@@ -13,32 +13,32 @@ use crate::{
     units::Block,
 };
 
-/// Pages of the ring that are read at a time.
+/// Pages of the ring read at a time.
 const CHUNK: usize = 256;
 
 /// What the log says after the checkpoint.
 pub(crate) struct Replay {
     pub(crate) ops: Vec<Op>,
-    /// The last group that counts, its last page's hash, and where the next one starts.
+    /// Number of the last group that counts, the hash of its last page, and where the next group starts.
     pub(crate) group: u64,
     pub(crate) hash: u64,
     pub(crate) position: u64,
-    /// Salvage only: what of the acknowledged log could not be read, so that everything from there on is missing.
+    /// Salvage only: why the acknowledged log could not be read further, so that everything after that is missing.
     pub(crate) lost: Option<Error>,
-    /// Pages of the ring that recovery needs.
+    /// The pages of the ring that recovery needs.
     #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "the guard of the simulator asks for it"))]
     pub(crate) pages: Vec<Block>,
 }
 
-/// A page of the ring that this opening's predecessor wrote since the checkpoint.
+/// A page of the ring that the last opening for writing wrote since the checkpoint.
 struct RingPage {
     header: LogHeader,
     hash: u64,
-    /// Taken by the group that it belongs to: the ring is not in memory twice.
+    /// Taken by the group to which the page belongs, so that the ring is not in memory twice.
     payload: Box<[u8]>,
 }
 
-/// The ring's pages by their place; `None`: nothing that could count.
+/// The ring's pages by their place; `None` for one that can't count.
 struct Ring(Vec<Option<RingPage>>);
 
 impl Ring {
@@ -60,7 +60,8 @@ impl Ring {
     }
 }
 
-/// Reads the ring and decides what counts. `salvage`: at damage to what was acknowledged it stops instead of failing, and says so.
+/// Reads the ring and decides which groups count. With `salvage`, damage to what was acknowledged ends the log instead of failing, and is
+/// returned.
 pub(crate) fn scan(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Replay> {
     let mut replay = Replay {
         ops: Vec::new(),
@@ -78,7 +79,7 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Replay
     for group in sb.log_group + 1..=highest {
         let at = replay.position;
         match read_group(&mut ring, sb, group, replay.hash, at) {
-            // The next real group takes an empty one's number: where another number follows, the real one was written and is gone.
+            // The next real group takes an empty one's number: if another number follows, the real group was written and is lost.
             Ok(found) if found.bytes.is_empty() && group < highest => {
                 let why = format!("{}: its placeholder stands there", page_block(at, sb.log_pages));
                 lost(&mut replay, group, highest, &why, salvage)?;
@@ -92,7 +93,7 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Replay
                 }
                 let pages = (at..at + found.pages).map(|p| page_block(p, sb.log_pages));
                 replay.pages.extend(pages);
-                // An empty group is a placeholder: the next real one takes its number and page.
+                // An empty group is a placeholder: the next real group takes its number and page.
                 if !found.bytes.is_empty() {
                     replay.ops.extend(ops);
                     (replay.group, replay.hash, replay.position) = (group, found.hash, at + found.pages);
@@ -108,7 +109,7 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Replay
     Ok(replay)
 }
 
-/// The log can't be followed past what was acknowledged: an error, unless `salvage` takes what there is.
+/// The log can't be followed past what was acknowledged: returns an error, unless `salvage` accepts what there is.
 fn lost(replay: &mut Replay, group: u64, highest: u64, why: &str, salvage: bool) -> Result<()> {
     let proof = if group < highest { format!(" (acknowledged: group {highest} follows)") } else { String::new() };
     let damage = Error::corrupt(format!("intent log, group {group}{proof}, {why}"));
@@ -122,7 +123,7 @@ fn lost(replay: &mut Replay, group: u64, highest: u64, why: &str, salvage: bool)
 /// Why a group can't be read.
 struct Wrong {
     why: String,
-    /// A crash may leave a group so that was not acknowledged.
+    /// A crash may leave a group like this if it was not acknowledged.
     torn: bool,
 }
 
@@ -133,7 +134,7 @@ struct Found {
     pages: u64,
 }
 
-/// One group's payload, or what is wrong with it.
+/// Returns one group's payload, or what is wrong with it.
 fn read_group(ring: &mut Ring, sb: &Superblock, group: u64, mut previous: u64, start: u64) -> Result<Found, Wrong> {
     let wrong = |why, torn| Err(Wrong { why, torn });
     let mut bytes = Vec::new();
@@ -147,7 +148,7 @@ fn read_group(ring: &mut Ring, sb: &Superblock, group: u64, mut previous: u64, s
         if h.group != group || u64::from(h.index) != index {
             return wrong(format!("{at}: page {} of group {} stands there", h.index, h.group), true);
         }
-        // The page is what was written there last in this opening. So the page before it is not the one that it followed.
+        // The page is the last that was written there in this opening, so the page before it is not the one that it followed.
         if h.previous != previous {
             return wrong(format!("{at}: it continues another page than the one before it"), false);
         }
@@ -173,7 +174,7 @@ fn decode(mut bytes: &[u8]) -> Result<Vec<Op>> {
     Ok(ops)
 }
 
-/// Whether a group has its data in itself: then it has each block that it places, once and with the right content.
+/// Returns whether a group carries its own data. If it does, it has each block that it places once and with the right content.
 fn is_inline(ops: &[Op]) -> Result<bool> {
     let content = |op: &Op| match op {
         Op::Data { at, bytes } => Some((*at, crc32fast::hash(bytes))),
@@ -194,8 +195,8 @@ fn is_inline(ops: &[Op]) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether all data that a group names is on the medium. If it is `inline`, the group's pages are all there is to that; but the blocks must
-/// exist: a group that was acknowledged has made the file's length durable.
+/// Returns whether all data that a group names is on the medium. For an `inline` group its pages prove that; but the blocks must exist, since
+/// an acknowledged group has made the file's length durable.
 fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64) -> Result<bool> {
     let mut fold = DataHash::new(sb.hash_key);
     let mut placed = Vec::new();
@@ -208,7 +209,7 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64)
                 return Err(Error::corrupt(format!("intent log: a record names {}", Block(start))));
             }
             if Block(start).plus(len.into()).offset() > len_now {
-                // The file's growth was lost, and the data with it, zeros or not.
+                // The file's growth was lost, and with it the data, even if that was zeros.
                 return Ok(false);
             }
             if inline {
@@ -233,8 +234,8 @@ fn landed(disk: &Disk, sb: &Superblock, ops: &[Op], inline: bool, expected: u64)
     Ok(fold.finish() == expected)
 }
 
-/// Reads data that may have been on its way when its writer ended. Returns `false` if the medium fails to return it, twice: a sector
-/// whose write was interrupted, or one that a filesystem with checksums has lost, can be unreadable rather than wrong.
+/// Reads data that may have been in flight when its writer ended. Returns `false` if the medium fails to return it twice: a sector whose
+/// write was interrupted, or one that a filesystem with checksums has lost, can be unreadable rather than wrong.
 fn read_in_flight(disk: &Disk, off: u64, buf: &mut [u8]) -> Result<bool> {
     match disk.read_cold(off, buf).or_else(|_| disk.read_cold(off, buf)) {
         Err(e) if e.kind() == ErrorKind::Io => Ok(false),

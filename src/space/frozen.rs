@@ -1,4 +1,4 @@
-//! The space map's part of a frozen checkpoint: what to write, and what the superblock must name.
+//! The space map's part of a frozen checkpoint: the pages to write, and what the superblock must name.
 
 use super::{
     Geometry,
@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 /// An index page's entries.
 type Entries = Arc<Vec<Entry>>;
 
-/// What a region's entry looked like, and its counts, at a freeze.
+/// A region at the freeze.
 pub(super) struct FrozenRegion {
     pub(super) index: u64,
     pub(super) counts: Arc<Vec<u32>>,
@@ -24,7 +24,7 @@ pub(super) struct FrozenRegion {
 pub(crate) struct FrozenSpace {
     pub(super) geo: Geometry,
     pub(super) regions: Vec<FrozenRegion>,
-    /// Index pages above the changed regions, as durable, by (level, index).
+    /// Index pages above the changed regions, as they are durable, by (level, index).
     pub(super) index: BTreeMap<(u8, u64), (Entries, u8)>,
     pub(crate) top: u8,
     pub(crate) spans: u64,
@@ -32,13 +32,13 @@ pub(crate) struct FrozenSpace {
     pub(crate) returned: u64,
     pub(super) generation: u64,
     pub(super) stamp: u64,
-    /// Filled while writing: new entries, by (level, index).
+    /// Filled in by [`FrozenSpace::encode_index`]: the new entries, by (level, index).
     pub(super) written: Vec<(u8, u64, Arc<Vec<Entry>>)>,
     pub(crate) top_entry: Entry,
 }
 
 impl FrozenSpace {
-    /// The next `most` count pages to write, in order of place; none: those were all. `from` is how many came before.
+    /// Encodes the next `most` count pages, in order of place, after the first `from`. Returns none once those were all.
     pub(crate) fn encode_counts(&mut self, uuid: &[u8; 16], from: usize, most: usize) -> Vec<(Block, Box<Page>)> {
         let fanout = u64::from(self.geo.fanout);
         let mut out = Vec::new();
@@ -57,7 +57,7 @@ impl FrozenSpace {
         }
         out
     }
-    /// The index pages to write, once all count pages were encoded: from the bottom up. Fills in what the superblock must name.
+    /// Encodes the index pages, from the bottom up, once all count pages were encoded. Fills in what the superblock must name.
     pub(crate) fn encode_index(&mut self, uuid: &[u8; 16]) -> Vec<(Block, Box<Page>)> {
         let fanout = u64::from(self.geo.fanout);
         let mut out = Vec::new();
@@ -80,7 +80,7 @@ impl FrozenSpace {
         }
         out
     }
-    /// Whether a block was free at the freeze, if its count had changed since the freeze before.
+    /// Returns whether a block was free at the freeze, if its count had changed since the freeze before.
     pub(crate) fn has_freed(&self, block: Block) -> bool {
         let Some((region, place)) = self.geo.locate(block) else { return false };
         let found = self.regions.binary_search_by_key(&region, |r| r.index);

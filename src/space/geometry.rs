@@ -1,8 +1,8 @@
-//! Fixed addresses: which region a block is in, and the two homes of every count page and index page.
+//! Fixed addresses: the region of a block, and the two homes of every count page and index page.
 //!
-//! Region `i` is `span` blocks from `base + i * span` on. Its count page has its homes at the region's first and last
-//! block. The index page of level `l` over regions `i .. i + fanout^l` (where `i` is a multiple of that) lives in region `i`
-//! too: `l` blocks inwards from either end. So every address follows from arithmetic, and the space map allocates nothing.
+//! Region `i` has `span` blocks from `base + i * span` on. Its count page has its homes in the region's first and last block. The index page
+//! of level `l` over the regions from `i` up to `i + fanout^l`, where `i` is a multiple of that, lives in region `i` too, `l` blocks inwards
+//! from either end. All addresses follow by arithmetic, so that the space map allocates nothing.
 
 use crate::{
     format::{INDEX_LEVELS, LOG_START, Superblock},
@@ -28,42 +28,42 @@ impl Geometry {
     pub(crate) fn start(&self, region: u64) -> Block {
         Block(self.base + region * u64::from(self.span))
     }
-    /// Blocks of a region that are no home, at least.
+    /// Lower bound on the blocks of a region that are not homes.
     pub(crate) fn usable(&self) -> u64 {
         u64::from(self.span) - 2 * (1 + u64::from(INDEX_LEVELS))
     }
-    /// Region and place in it; `None` for superblocks and log.
+    /// Returns the region of a block and its place there; `None` for superblocks and log.
     #[inline]
     pub(crate) fn locate(&self, block: Block) -> Option<(u64, usize)> {
         let n = block.0.checked_sub(self.base)?;
         Some((n / u64::from(self.span), (n % u64::from(self.span)) as usize))
     }
-    /// Regions under one page of `level`.
+    /// Number of regions under one page of `level`.
     pub(crate) fn regions_under(&self, level: u8) -> u64 {
         u64::from(self.fanout).saturating_pow(level.into())
     }
-    /// Home `home` of page `index` of `level` (0: count pages).
+    /// Block of home `home` (0 or 1) of page `index` of `level` (0: count pages).
     pub(crate) fn home(&self, level: u8, index: u64, home: u8) -> Block {
         let start = self.start(index * self.regions_under(level)).0;
         let l = u64::from(level);
         Block(if home == 0 { start + l } else { start + u64::from(self.span) - 1 - l })
     }
-    /// How many homes stand at each end of a region.
+    /// Number of homes at each end of a region.
     pub(crate) fn homes(&self, region: u64) -> usize {
         1 + (1..=INDEX_LEVELS).take_while(|&l| region.is_multiple_of(self.regions_under(l))).count()
     }
-    /// How many homes stand at one end of all of the first `regions` regions together.
+    /// Number of homes at one end of each of the first `regions` regions, together.
     pub(crate) fn homes_of(&self, regions: u64) -> u64 {
         regions + (1..=INDEX_LEVELS).map(|l| regions.div_ceil(self.regions_under(l))).sum::<u64>()
     }
-    /// The lowest index level that covers `regions` regions.
+    /// Returns the lowest index level that covers `regions` regions.
     pub(crate) fn top_level(&self, regions: u64) -> u8 {
         (1..INDEX_LEVELS).find(|&l| self.regions_under(l) >= regions).unwrap_or(INDEX_LEVELS)
     }
-    /// Whether a place in a region is a home.
+    /// Returns whether a place in a region is a home.
     #[inline]
     pub(crate) fn is_system(&self, region: u64, place: usize) -> bool {
-        // Nearly every block is further inwards than the homes of all levels.
+        // Nearly every block lies further inwards than the homes of all levels.
         let most = 1 + usize::from(INDEX_LEVELS);
         if place >= most && place < self.span as usize - most {
             return false;

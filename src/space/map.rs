@@ -31,7 +31,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// What is left of it without another.
+    /// Returns what is left of it without another run.
     pub(crate) fn without(self, other: Run) -> Vec<Run> {
         let (start, end) = (self.start.0, self.start.0 + u64::from(self.len));
         let (cut, cut_end) = (other.start.0, other.start.0 + u64::from(other.len));
@@ -43,7 +43,7 @@ impl Run {
     }
 }
 
-/// One index page in memory: what is durable, and beside it what the allocator finds below right now.
+/// One index page in memory: its entries as they are durable, and what the allocator would find below each of them now.
 struct IndexPage {
     entries: Arc<Vec<Entry>>,
     /// (available, returned) maxima of each entry, as of now.
@@ -52,15 +52,15 @@ struct IndexPage {
     stamp: u64,
 }
 
-/// What blocks are taken for. Either has a region of its own to take from: nodes come and go at every checkpoint, and between data they would
-/// leave holes in it.
+/// The purpose for which blocks are allocated. Each purpose takes from a region of its own: nodes come and go at every checkpoint, and would
+/// leave holes between data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Data,
     Nodes,
 }
 
-/// Space to ask the host for, outside any lock.
+/// Space to ask the host for, with no lock held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reservation {
     /// Grow from this many regions to that many.
@@ -69,10 +69,10 @@ pub(crate) enum Reservation {
     Again(Run),
 }
 
-/// Held by a view of everything at one instant: nothing that was freed since its generation began is used again while it lives.
+/// Held by a view of everything at one instant: while it lives, nothing that was freed since its generation began is used again.
 pub(crate) type Pin = Arc<()>;
 
-/// A change of one block's count, of which [`Space::undo`] knows the way back.
+/// A change of one block's count, which [`Space::undo`] can take back.
 enum Change {
     /// One more parent.
     Raised(Block),
@@ -85,9 +85,9 @@ enum Change {
 struct Quarantine {
     generation: u64,
     runs: Vec<Run>,
-    /// Of all its runs: writers ask, and a long view may hold very many.
+    /// Number of blocks in all its runs, kept because writers ask for it and a long view may hold very many runs.
     blocks: u64,
-    /// Of every view taken in the generation.
+    /// Held by every view taken in the generation.
     pin: Pin,
 }
 
@@ -102,22 +102,23 @@ pub(crate) struct Space {
     index: FxHashMap<(u8, u64), IndexPage>,
     top: u8,
     top_entry: Entry,
-    /// Blocks allocatable now, loaded or not. This and the next two start as the superblock says, which may lie: they saturate.
+    /// Blocks that may be allocated now, in memory or not. This and the next two numbers start as the superblock says, which may lie: they
+    /// saturate.
     available: u64,
-    /// Blocks of count zero, loaded or not.
+    /// Blocks of count zero, in memory or not.
     free: u64,
     returned: u64,
-    /// The regions that are being taken from, by [`Purpose`]. The index says that nothing is available in them.
+    /// The regions that blocks are taken from, by [`Purpose`]. The index says that nothing is available in them.
     cursors: [Option<u64>; 2],
     /// Free space that the image may have before nearly full regions are filled up, in percent of what is in use.
     slack: u64,
-    /// Some block got another parent since the last freeze.
+    /// Some block has got another parent since the last freeze.
     shared: bool,
     /// Grows with every change of a count.
     edits: u64,
     /// Changes of counts that can still be undone, oldest first.
     undo: Vec<Change>,
-    /// The host has no more space, as far as is known.
+    /// The host refused space since the last checkpoint.
     pub(crate) crowded: bool,
     generation: u64,
     durable: u64,
@@ -125,15 +126,15 @@ pub(crate) struct Space {
     pin: Pin,
     freed: Vec<Run>,
     waiting: u64,
-    /// Runs that have left quarantine but for reads that copy them.
+    /// Runs that have left quarantine and that reads are still copying.
     read: Vec<Run>,
     quarantine: VecDeque<Quarantine>,
-    /// A read-only replay may take blocks past the end: they are never written.
+    /// Set for a replay that only reads: it may allocate blocks past the end, which are never written.
     pub(crate) imaginary: bool,
 }
 
 impl Space {
-    /// The map as a superblock describes it; `spans` 0 with no entry for a new image.
+    /// The map as a superblock describes it; `spans` is 0, with an empty entry, for a new image.
     #[allow(clippy::too_many_arguments, reason = "one caller, at open")]
     pub(crate) fn new(
         geo: Geometry,
@@ -187,7 +188,7 @@ impl Space {
     pub(crate) fn spans(&self) -> u64 {
         self.spans
     }
-    /// Blocks allocatable now.
+    /// Blocks that may be allocated now.
     pub(crate) fn available(&self) -> u64 {
         self.available
     }
@@ -197,7 +198,7 @@ impl Space {
     pub(crate) fn returned(&self) -> u64 {
         self.returned
     }
-    /// Blocks freed and not yet allocatable.
+    /// Blocks that were freed and may not be allocated yet.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting
     }
@@ -205,7 +206,7 @@ impl Space {
     pub(crate) fn edits(&self) -> u64 {
         self.edits
     }
-    /// Whether a checkpoint has anything to do here.
+    /// Returns whether a checkpoint has anything to write here.
     pub(crate) fn has_changes(&self) -> bool {
         !self.changed.is_empty() || !self.freed.is_empty()
     }
@@ -215,7 +216,7 @@ impl Space {
         let above = self.index.len().min(changed * usize::from(self.top));
         changed as u64 * (u64::from(self.geo.span) * 4 + 256) + above as u64 * (u64::from(self.geo.fanout) * 20 + 128)
     }
-    /// What a view of everything holds for as long as it lives.
+    /// Returns what a view of everything holds for as long as it lives.
     pub(crate) fn pin(&self) -> Pin {
         self.pin.clone()
     }
@@ -223,18 +224,18 @@ impl Space {
     pub(crate) fn held_by_reads(&self) -> &[Run] {
         &self.read
     }
-    /// Freed blocks that only views of everything keep from use.
+    /// Number of freed blocks that only views of everything keep from use.
     pub(crate) fn held_by_views(&self) -> u64 {
         self.quarantine.iter().filter(|q| q.generation <= self.durable).map(|q| q.blocks).sum()
     }
-    /// Bytes of image up to the last region's end.
+    /// Returns where the last region ends, in bytes.
     pub(crate) fn end(&self) -> u64 {
         self.geo.start(self.spans).offset()
     }
 
     // ---- the host's space
 
-    /// What to ask the host for so that more becomes available.
+    /// Returns what to ask the host for so that more blocks become available; `None` at the image's limit.
     pub(crate) fn next_reservation(&mut self, blocks: u64) -> Step<Option<Reservation>> {
         if self.returned > 0 && !self.imaginary {
             let fanout = u64::from(self.geo.fanout);
@@ -261,7 +262,7 @@ impl Space {
         if self.spans >= self.spans_max && !self.imaginary {
             return Ok(None);
         }
-        // A small image grows by half of what it has, and none by more than its slack: it should not take much more from the host than it
+        // A small image grows by half of its size, and no image by more than its slack, so that it takes little more from the host than it
         // needs.
         let slack = self.slack_left().unwrap_or(0) / u64::from(self.geo.span);
         let usual = u64::from(self.growth).min(self.spans / 2).min(slack.max(self.spans / 16)).max(1);
@@ -270,7 +271,7 @@ impl Space {
         Ok(Some(Reservation::Grow { from: self.spans, to }))
     }
 
-    /// The host has reserved what [`Space::next_reservation`] named (nothing happens if that is no longer what is wanted).
+    /// Notes that the host has reserved what [`Space::next_reservation`] named. Nothing happens if that is no longer wanted.
     pub(crate) fn reserved(&mut self, reserving: Reservation) -> Step<()> {
         match reserving {
             Reservation::Grow { from, to } if from == self.spans => self.grow(to),
@@ -300,7 +301,7 @@ impl Space {
     pub(crate) fn grow(&mut self, to: u64) -> Step<()> {
         let top = self.geo.top_level(to);
         let fanout = u64::from(self.geo.fanout);
-        // Everything that is read, before anything changes: a page that is lacking has this begun again. What is not under the present top is
+        // Everything is read before anything changes, since a page that is lacking has this begun again. What is not under the present top is
         // fresh.
         self.load_index(self.top, 0)?;
         let under = self.geo.regions_under(self.top);
@@ -310,7 +311,7 @@ impl Space {
             }
         }
         while self.top < top {
-            // The old top becomes the first entry of a new one. The new one was never written.
+            // The old top becomes the first entry of the new one, which was never written.
             let old = &self.index[&(self.top, 0)];
             let mut entries = vec![Entry::default(); self.geo.fanout as usize];
             let max = old.now.iter().fold((0, 0), |m, n| (m.0.max(n.0), m.1.max(n.1)));
@@ -339,7 +340,7 @@ impl Space {
 
     // ---- checkpoints
 
-    /// Ends the generation: what changed in it, and from now on counts as frozen.
+    /// Ends the generation: returns what changed in it, which counts as frozen from now on.
     pub(crate) fn freeze(&mut self, stamp: u64) -> FrozenSpace {
         let fanout = u64::from(self.geo.fanout);
         let mut index = BTreeMap::new();
@@ -378,7 +379,7 @@ impl Space {
         frozen
     }
 
-    /// The checkpoint is durable: its homes are current (I5).
+    /// Makes the homes that a durable checkpoint has written current (I5).
     pub(crate) fn thawed(&mut self, frozen: FrozenSpace) {
         for r in &frozen.regions {
             if let Some(region) = self.regions.get_mut(&r.index) {
@@ -399,14 +400,14 @@ impl Space {
         self.crowded = false;
     }
 
-    /// Ends quarantines whose checkpoint is durable and of which there is no view; what reads copy stays behind. Returns the runs that
-    /// were long enough to be returned to the host (they are marked so now, and may be punched once the next checkpoint is durable).
+    /// Ends quarantines whose checkpoint is durable and of which there is no view; runs that reads are copying stay behind. Returns runs that
+    /// are long enough to go back to the host. They are marked as returned now, and may be punched once the next checkpoint is durable.
     pub(crate) fn release(&mut self, punch_from: u32, reading: &Reading) -> Vec<(u64, Run)> {
         let mut punch = Vec::new();
         let held = reading.held();
         let mut ready = vec![std::mem::take(&mut self.read)];
         while let Some(q) = self.quarantine.front_mut() {
-            // None can be taken any more: those that exist can only end.
+            // No view of the generation can begin any more; those that exist can only end.
             if q.generation > self.durable || Arc::get_mut(&mut q.pin).is_none() {
                 break;
             }
@@ -445,7 +446,7 @@ impl Space {
 
     /// Marks available runs of `from` blocks and more as returned to the host.
     fn return_runs(&mut self, region: u64, from: u32, out: &mut Vec<(u64, Run)>) {
-        // What is about to be written again is not worth a punch and a reservation.
+        // Space that is about to be written again is not worth a punch and a reservation.
         let cushion = u64::from(self.geo.span) * u64::from(self.growth).min(self.spans / 4).max(self.spans / 16);
         if self.cursors.contains(&Some(region)) || self.available < cushion {
             return;
@@ -471,7 +472,7 @@ impl Space {
             place += len.max(1);
         }
     }
-    /// Whether every block of `run` is still marked as returned: it may be punched.
+    /// Returns whether every block of `run` is still marked as returned, so that it may be punched.
     pub(crate) fn is_returned(&mut self, run: Run) -> Step<bool> {
         for i in 0..u64::from(run.len) {
             let (region, place) = self.locate(run.start.plus(i))?;
@@ -483,7 +484,7 @@ impl Space {
         Ok(true)
     }
 
-    /// Where the current count pages and index pages are; of those in memory.
+    /// Returns where the current count pages and index pages are, of those in memory.
     #[cfg(feature = "sim")]
     pub(crate) fn current_homes(&self) -> Vec<Block> {
         let regions = self.regions.iter().filter(|r| r.1.stamp != 0).map(|(&i, r)| self.geo.home(0, i, r.home));
@@ -491,13 +492,13 @@ impl Space {
         regions.chain(index).collect()
     }
 
-    /// Count pages and index pages in memory.
+    /// Numbers of count pages and index pages in memory.
     #[cfg(test)]
     pub(super) fn loaded(&self) -> (usize, usize) {
         (self.regions.len(), self.index.len())
     }
 
-    /// [`Space::evict`] where so much was loaded that it is worth a look at every page.
+    /// [`Space::evict`], once so many pages were loaded that it is worth looking at all of them.
     pub(crate) fn make_way(&mut self, keep: usize) {
         if self.regions.len() + self.index.len() > keep + keep / 8 {
             self.evict(keep);
@@ -539,7 +540,7 @@ impl Space {
     }
 }
 
-/// No space, in words.
+/// Makes an error that says that there is no space.
 pub(crate) fn no_space(what: &str, image: u64) -> Error {
     Error::new(ErrorKind::NoSpace, format!("{what}: the image ({} MiB) is at its limit", (image * BLOCK_BYTES) >> 20))
 }

@@ -10,11 +10,11 @@ use crate::{
 /// What the page above says of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Entry {
-    /// The page's stamp; 0: never written.
+    /// The page's stamp; 0 for a page that was never written.
     pub(crate) stamp: u64,
-    /// Most free blocks in any one region below.
+    /// The most free blocks in any one region below.
     pub(crate) free: u16,
-    /// Most blocks returned to the host in any one region below.
+    /// The most blocks returned to the host in any one region below.
     pub(crate) returned: u16,
     /// Which home is current.
     pub(crate) home: u8,

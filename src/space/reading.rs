@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-/// Reads of one run that a stripe of threads can announce at once. Further ones share a list.
+/// Reads of one run that the threads of a stripe can announce at once. Further ones are kept in a list.
 const SLOTS: usize = 8;
 /// Bits of a slot that hold the run's length; the others hold its start.
 const LEN_BITS: u32 = 20;
@@ -35,14 +35,14 @@ pub(crate) type Runs = SmallVec<[Run; 2]>;
 pub(crate) struct Reading {
     /// Start and length of a run, or 0.
     slots: [Alone<[AtomicU64; SLOTS]>; STRIPES],
-    /// Reads of several runs by number.
+    /// Reads of several runs, each with a number.
     others: Mutex<(u64, Vec<(u64, Runs)>)>,
-    /// Threads in [`Reading::wait_for`], each with its bell, and how many they are.
+    /// Threads in [`Reading::wait_for`], each with its bell, and their number.
     bells: Mutex<Vec<Arc<Bell>>>,
     waiting: AtomicUsize,
 }
 
-/// Held by a read until it has copied.
+/// Held by a read until it has copied its blocks.
 pub(crate) struct Hold<'a> {
     reading: &'a Reading,
     place: Place<'a>,
@@ -56,7 +56,7 @@ enum Place<'a> {
 }
 
 impl Reading {
-    /// Announces a read of `runs`. The caller has the state's lock with which it looked them up.
+    /// Announces a read of `runs`. The caller holds the state's lock under which it looked them up.
     pub(crate) fn hold(&self, runs: impl IntoIterator<Item = Run>) -> Hold<'_> {
         let runs: Runs = runs.into_iter().collect();
         let slot = match runs[..] {
@@ -76,7 +76,7 @@ impl Reading {
         Place::Other(number)
     }
 
-    /// The common case: a read of one run, without a lock.
+    /// The common case: announces a read of one run, without a lock.
     #[inline]
     fn slot(&self, run: Run) -> Option<&AtomicU64> {
         if run.len == 0 || run.len >> LEN_BITS != 0 || run.start.0 >> (64 - LEN_BITS) != 0 {
@@ -87,7 +87,7 @@ impl Reading {
         slots.iter().find(|s| s.load(Relaxed) == 0 && s.compare_exchange(0, value, Acquire, Relaxed).is_ok())
     }
 
-    /// What is being read, as ranges of block numbers in order. Exact under the state's exclusive lock.
+    /// Returns what is being read, as ranges of block numbers in order. Exact under the state's exclusive lock.
     pub(crate) fn held(&self) -> Vec<(u64, u64)> {
         let slots = self.slots.iter().flat_map(|s| &s.0).map(|s| s.load(SeqCst)).filter(|&v| v != 0);
         let mut held: Vec<_> = slots.map(|v| (v >> LEN_BITS, v & ((1 << LEN_BITS) - 1))).collect();
@@ -96,7 +96,7 @@ impl Reading {
         held.into_iter().map(|(start, len)| (start, start.saturating_add(len))).collect()
     }
 
-    /// Waits until no read holds all of these runs any more: until some of them can be used. The caller holds nothing itself.
+    /// Waits until some of these runs are held by no read any more. The caller holds no blocks itself.
     pub(crate) fn wait_for(&self, runs: &[Run]) {
         let bell = Arc::<Bell>::default();
         self.bells.lock().push(bell.clone());
@@ -117,11 +117,11 @@ impl Drop for Hold<'_> {
     fn drop(&mut self) {
         match self.place {
             Place::Nowhere => return,
-            // What was copied was read before this: whoever sees the slot empty may write there.
+            // What was copied was read before this: whoever sees the slot empty may write to the blocks.
             Place::Slot(slot) => slot.store(0, SeqCst),
             Place::Other(number) => self.reading.others.lock().1.retain(|(n, _)| *n != number),
         }
-        // In one order with what a waiting thread does: it is counted first and looks then.
+        // Sequentially consistent with a waiting thread, which is counted first and looks then.
         if self.reading.waiting.load(SeqCst) > 0 {
             let bells = self.reading.bells.lock().clone();
             bells.iter().for_each(|bell| bell.ring());
@@ -129,7 +129,7 @@ impl Drop for Hold<'_> {
     }
 }
 
-/// Cuts a run into parts that are held, or not, as ranges of [`Reading::held`] say.
+/// Cuts a run into parts that are held or not, according to the ranges of [`Reading::held`].
 pub(super) fn parts(run: Run, held: &[(u64, u64)]) -> impl Iterator<Item = (Run, bool)> {
     let (mut at, end) = (run.start.0, run.start.0 + u64::from(run.len));
     std::iter::from_fn(move || {
@@ -172,7 +172,7 @@ mod tests {
     fn what_is_held_is_told_until_it_is_dropped() {
         let reading = Reading::default();
         let mut all = Vec::new();
-        // More than there are slots, of one run and of several, and longer than a slot can say.
+        // More reads than there are slots, of one run and of several, and one longer than a slot can say.
         for i in 0..40 {
             all.push(reading.hold([run(100 * i, 3)]));
             all.push(reading.hold([run(100 * i + 10, 1), run(100 * i + 20, 2)]));

@@ -6,14 +6,14 @@ use std::{
     sync::Arc,
 };
 
-/// Counts that a checkpoint or a check may be looking at: who changes them then changes a copy.
+/// Counts that a checkpoint or a check may be looking at: a change is made to a copy then.
 pub(super) enum Counts {
     Own(Vec<u32>),
     Shared(Arc<Vec<u32>>),
 }
 
 impl Counts {
-    /// As they are now, for someone else to look at.
+    /// Returns the counts as they are now, for someone else to look at.
     pub(super) fn share(&mut self) -> Arc<Vec<u32>> {
         let shared = match self {
             Counts::Own(counts) => Arc::new(std::mem::take(counts)),
@@ -25,7 +25,7 @@ impl Counts {
 }
 
 impl Counts {
-    /// Whether someone else looks at them.
+    /// Returns whether someone else looks at them.
     pub(super) fn is_lent(&self) -> bool {
         matches!(self, Counts::Shared(counts) if Arc::strong_count(counts) > 1)
     }
@@ -58,12 +58,12 @@ impl DerefMut for Counts {
 /// One region in memory.
 pub(super) struct Region {
     pub(super) counts: Counts,
-    /// Bit set: allocatable now.
+    /// A set bit means that the block may be allocated now.
     pub(super) available: Vec<u64>,
     pub(super) free: u16,
-    /// Blocks returned to the host.
+    /// Number of blocks returned to the host.
     pub(super) returned: u16,
-    /// Blocks of count zero that are not available: in quarantine, or allocated and not yet counted.
+    /// Number of blocks of count zero that are not available: in quarantine, or allocated and not yet counted.
     pub(super) held: u32,
     pub(super) home: u8,
     pub(super) stamp: u64,
@@ -99,7 +99,7 @@ impl Region {
             self.free -= 1;
         }
     }
-    /// First run of available blocks, cut at `want`.
+    /// Returns the first run of available blocks, at most `want` of them.
     pub(super) fn first_run(&self, want: u32) -> Option<(usize, usize)> {
         let word = self.available.iter().position(|&w| w != 0)?;
         let place = word * 64 + self.available[word].trailing_zeros() as usize;

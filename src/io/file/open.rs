@@ -1,5 +1,5 @@
-//! How an image's file comes to be open: by path, below an open directory, or out of files that the caller opened; always under its
-//! lock, and with a description of its own for each lane of syncs.
+//! Opening an image's file: by path, relative to an open directory, or from files that the caller opened; always under its lock, and with a
+//! description of its own for each lane of syncs.
 #![allow(clippy::disallowed_methods, reason = "a new image is synced before it gets its name")]
 
 use super::{FileBackend, ReadPath, SystemHost, TRIES, magic, retry};
@@ -20,7 +20,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// What a new image waits for before it is one.
+/// What a new image still needs.
 pub(super) enum Pending {
     /// Its name.
     Name(Place),
@@ -28,7 +28,7 @@ pub(super) enum Pending {
     Sync,
 }
 
-/// Where a file under construction is and where it shall be.
+/// Where a file under construction is, and the name that it will get.
 pub(super) struct Place {
     dir: OwnedFd,
     temporary: PathBuf,
@@ -42,19 +42,20 @@ impl Drop for Place {
     }
 }
 
-/// Open file descriptions of one image, for a process that can't open it by a name: a jail without `/proc`, say, which got them from its parent.
+/// Open file descriptions of one image, for a process that can't open it by name, such as a jail without `/proc` that got them from its
+/// parent.
 ///
 /// A store syncs through several *descriptions*: Linux reports a failed write-out once to each, so that a flush and a checkpoint that
 /// shared one could hide each other's failure. A description comes from an `open` of its own; descriptors made by `dup`,
 /// [`File::try_clone`] or `SCM_RIGHTS` share the one they were made from, and are refused.
 ///
-/// A [`File`] alone converts into this: all that is needed is then opened anew through `/proc/self/fd`, and the file itself is closed. Where
-/// that can't be, opening for writing is `Invalid`, and [`checkpoint`](ImageFiles::checkpoint) and [`space`](ImageFiles::space)
-/// have to be given. With [`cold_reads`](ImageFiles::cold_reads) as well, `/proc` is not looked at.
+/// A [`File`] alone converts into this: all else that is needed is then opened through `/proc/self/fd`, and the file itself is closed. Where
+/// that fails, opening for writing is `Invalid`, and [`checkpoint`](ImageFiles::checkpoint) and [`space`](ImageFiles::space) have to be
+/// given. With [`cold_reads`](ImageFiles::cold_reads) as well, `/proc` is not used.
 ///
-/// Files that are given are the store's alone from then on: it locks them with `flock`, and sets flags on them. That no other descriptor of
-/// theirs is used, or locked, is the caller's promise; of a description that someone has locked already the answer is `Locked`.
-/// `close` takes the lock off. After a crash it stays for as long as any process has a descriptor of `main`'s description: a parent that passed it on
+/// Files that are given belong to the store from then on: it locks them with `flock`, and sets flags on them. The caller promises that no
+/// other descriptor of theirs is used or locked; for a description that someone has locked already the answer is `Locked`. `close` takes the
+/// lock off. After a crash the lock stays for as long as any process has a descriptor of `main`'s description: a parent that passed it on
 /// closes its own.
 #[derive(Debug)]
 pub struct ImageFiles {
@@ -87,8 +88,8 @@ impl ImageFiles {
         self.space = Some(file);
         self
     }
-    /// The description through which recovery reads past the page cache, opened for reading. The store sets `O_DIRECT` on it where the filesystem has
-    /// such reads. Without it, and without `/proc`, reads of recovery are warm; see [`crate::Store::has_cold_reads`].
+    /// The description through which recovery reads past the page cache, opened for reading. The store sets `O_DIRECT` on it where the
+    /// filesystem has such reads. Without it, and without `/proc`, recovery reads through the cache; see [`crate::Store::has_cold_reads`].
     #[must_use]
     pub fn cold_reads(mut self, file: File) -> Self {
         self.cold = Some(file);
@@ -106,14 +107,14 @@ impl ImageFiles {
 pub(super) enum Source<'a> {
     /// This name in this directory, without `/proc`.
     At(BorrowedFd<'a>, &'a Path),
-    /// `/proc`, or this path where that is not there.
+    /// `/proc`, or this path if that is not mounted.
     Path(&'a Path),
     /// The caller, and `/proc` for those that the caller did not give.
     Given { checkpoint: Option<File>, space: Option<File>, cold: Option<File> },
 }
 
 impl Source<'_> {
-    /// A description for syncs of `lane`.
+    /// Returns a description for syncs of `lane`.
     pub(super) fn second(&mut self, file: &File, lane: Lane) -> Result<File> {
         let given = match self {
             Source::Given { checkpoint, .. } if lane == Lane::Checkpoint => checkpoint.take(),
@@ -133,7 +134,7 @@ impl Source<'_> {
             _ => open_error("open the image once more", e),
         }
     }
-    /// A description that reads past the page cache.
+    /// Returns a description that reads past the page cache.
     pub(super) fn direct(&mut self, file: &File) -> io::Result<File> {
         if let Source::Given { cold, .. } = self
             && let Some(cold) = cold.take()
@@ -143,8 +144,7 @@ impl Source<'_> {
         }
         self.reopen(file, OFlags::RDONLY | OFlags::DIRECT)
     }
-    /// Opens the file behind `file` anew, since descriptors made by `dup` share one description, and with it the errors that a sync
-    /// reports.
+    /// Opens the file behind `file` again, since descriptors made by `dup` share one description, and with it the errors that a sync reports.
     fn reopen(&self, file: &File, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
         let by_name =
@@ -165,7 +165,7 @@ fn through_proc(file: &File, flags: OFlags) -> io::Result<OwnedFd> {
     retry(|| fs::openat(fs::CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), flags, Mode::empty()))
 }
 
-/// A failed opening. Errors here don't name the path: the caller has it.
+/// Makes the error of a failed opening. It does not name the path, which the caller has.
 pub(super) fn open_error(what: &str, e: io::Error) -> Error {
     let kind = match Errno::from_io_error(&e) {
         Some(Errno::NOENT | Errno::NOTDIR) => ErrorKind::NotFound,
@@ -204,7 +204,7 @@ fn lock(file: &File, exclusive: bool) -> Result<()> {
     })
 }
 
-/// What a file is that the caller opened: whether an image can be read, and written, through it.
+/// Checks whether an image can be read, and written, through a file that the caller opened.
 fn usable(file: &File, writable: bool) -> Result<fs::Stat> {
     let failed = |e: Errno| open_error("look at the file", e.into());
     let stat = fs::fstat(file).map_err(failed)?;
@@ -234,7 +234,7 @@ fn usable(file: &File, writable: bool) -> Result<fs::Stat> {
     Ok(stat)
 }
 
-/// Whether two open files have one description: a position belongs to the description, and none of the engine's calls uses it.
+/// Returns whether two open files share one description. Their positions tell, which no call of the engine uses.
 fn shares_description(a: &File, b: &File) -> io::Result<bool> {
     fs::seek(a, fs::SeekFrom::Start(1))?;
     fs::seek(b, fs::SeekFrom::Start(2))?;
@@ -244,7 +244,7 @@ fn shares_description(a: &File, b: &File) -> io::Result<bool> {
     Ok(shared)
 }
 
-/// The last part of a path that names a file.
+/// Returns the last part of a path that names a file.
 fn file_name(path: &Path) -> Result<&Path> {
     if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
         return Err(Error::invalid("names a directory"));
@@ -252,7 +252,7 @@ fn file_name(path: &Path) -> Result<&Path> {
     path.file_name().map(Path::new).ok_or_else(|| Error::invalid("names no file"))
 }
 
-/// A name in a directory that is open.
+/// Checks that a name is that of a file in an open directory.
 fn name_in_directory(name: &Path) -> Result<&Path> {
     let mut parts = name.components();
     match (parts.next(), parts.next()) {
@@ -266,9 +266,9 @@ fn open_directory(dir: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     retry(|| fs::openat(dir, path, flags, Mode::empty())).map_err(|e| open_error("open the directory", e))
 }
 
-/// Has btrfs overwrite an empty file's data where it is (`chattr +C`) rather than elsewhere: on a full filesystem, an image has to be able to
-/// write its log and its superblocks, and to free space. The image's own checksums take the place of those that btrfs then leaves out.
-/// Where this fails, or once the file shares its extents with a snapshot of the filesystem, overwriting needs free space again.
+/// Has btrfs overwrite an empty file's data in place (`chattr +C`): on a full filesystem, an image has to be able to write its log and its
+/// superblocks, and to free space. The image's own checksums replace those that btrfs then leaves out. Where this fails, or once the file
+/// shares its extents with a snapshot of the filesystem, overwriting needs free space again.
 fn overwrite_in_place(file: &File) {
     if fs::fstatfs(file).is_ok_and(|s| s.f_type as u32 == magic::BTRFS)
         && let Ok(flags) = fs::ioctl_getflags(file)
@@ -314,7 +314,7 @@ impl FileBackend {
     /// have been resolved.
     fn locked(dir: BorrowedFd<'_>, name: &Path, writable: bool, resolved: bool) -> Result<Option<File>> {
         let look = || retry(|| fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW));
-        // Looked at before it is opened: to open a device or a pipe can have effects.
+        // The file is looked at before it is opened, since opening a device or a pipe can have effects.
         let before = look().map_err(|e| open_error("open the image", e))?;
         if resolved && FileType::from_raw_mode(before.st_mode) == FileType::Symlink {
             return Ok(None);
@@ -324,14 +324,14 @@ impl FileBackend {
         let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file: File = match retry(|| fs::openat(dir, name, flags, Mode::empty())) {
             Ok(file) => file.into(),
-            // A symbolic link by now.
+            // The name is a symbolic link by now.
             Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(None),
             Err(e) => return Err(open_error("open the image", e)),
         };
         let stat = fs::fstat(&file).map_err(|e| open_error("open the image", e.into()))?;
         regular(&stat)?;
         lock(&file, writable)?;
-        // The lock is worth something only if who comes next by this name meets the same file.
+        // The lock is of use only if whoever opens this name next meets the same file.
         match look() {
             Ok(now) if same_file(&now, &stat) && now.st_nlink > 1 && writable => {
                 Err(Error::invalid("the file has more than one name (hard links)"))
@@ -362,7 +362,7 @@ impl FileBackend {
         let alone = files.all().len() == 1;
         let mut source = Source::Given { checkpoint: files.checkpoint, space: files.space, cold: files.cold };
         if alone {
-            // Other descriptors of the caller's description may live, and would share its lock.
+            // The caller may have other descriptors of this description, which would share its lock.
             match source.reopen(&files.main, if writable { OFlags::RDWR } else { OFlags::RDONLY }) {
                 Ok(own) => files.main = own,
                 Err(_) if !writable => {}
@@ -402,7 +402,7 @@ impl FileBackend {
     /// [`FileBackend::create`] as `name` in the directory `dir`, with nothing outside of that directory opened.
     pub fn create_at(dir: impl AsFd, name: impl AsRef<Path>, read_path: ReadPath) -> Result<FileBackend> {
         let name = name_in_directory(name.as_ref())?;
-        // A directory that was opened as a place only (`O_PATH`) can't be synced.
+        // A directory that was opened with `O_PATH` can't be synced.
         FileBackend::create_in(open_directory(dir.as_fd(), Path::new("."))?, name, read_path)
     }
 
@@ -439,8 +439,8 @@ impl FileBackend {
         Err(Error::new(ErrorKind::Io, "no temporary name is free"))
     }
 
-    /// Makes a new image durable, and gives it its name if it has none yet: after a crash there is no file of that name, or this one as it is
-    /// now. `Exists` if the name was taken meanwhile. Does nothing if that was done before.
+    /// Makes a new image durable, and gives it its name if it has none yet: after a crash there is no file of that name, or this one in its
+    /// present state. `Exists` if the name was taken meanwhile. Does nothing if the image was published before.
     pub fn publish(&self) -> Result<()> {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(waits_for) = pending.as_ref() else { return Ok(()) };
@@ -465,7 +465,7 @@ impl FileBackend {
     }
 }
 
-/// Whether a filesystem failed a rename because it can't keep a rename from replacing what is there.
+/// Returns whether a rename failed because the filesystem can't keep it from replacing an existing file.
 fn renames_only_over(e: &io::Error) -> bool {
     matches!(Errno::from_io_error(e), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }

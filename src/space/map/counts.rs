@@ -1,4 +1,4 @@
-//! Counts, the changes that one operation makes to them, and the way back.
+//! Counts, and undoing the changes that one operation makes to them.
 
 use super::{Change, Run, Space};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 use std::sync::Arc;
 
 impl Space {
-    /// The count of `block`, 0 for one returned to the host.
+    /// Returns the count of `block`, 0 for one returned to the host.
     #[inline]
     pub(crate) fn count(&mut self, block: Block) -> Step<u32> {
         let (region, place) = self.locate(block)?;
@@ -24,18 +24,18 @@ impl Space {
         };
         Ok(if n == COUNT_RETURNED { 0 } else { n })
     }
-    /// Whether any block got another parent since the last freeze: if not, every node made since has one.
+    /// Returns whether any block got another parent since the last freeze. If not, every node made since then has one parent.
     pub(crate) fn was_shared(&self) -> bool {
         self.shared
     }
 
-    /// All counts of a region as they are now, for the checker.
+    /// Returns all counts of a region as they are now, for the checker.
     pub(crate) fn counts(&mut self, region: u64) -> Step<Arc<Vec<u32>>> {
         self.load(region)?;
         Ok(self.regions.get_mut(&region).expect("loaded").counts.share())
     }
 
-    /// A region that is in memory, to be changed.
+    /// Returns a region that is in memory, for changing.
     pub(super) fn region_mut(&mut self, region: u64) -> &mut Region {
         self.edits += 1;
         let r = self.regions.get_mut(&region).expect("loaded");
@@ -45,14 +45,14 @@ impl Space {
         }
         r
     }
-    /// A block's region, to be changed, and its place in it.
+    /// Returns a block's region, for changing, and the block's place in it.
     fn place_mut(&mut self, block: Block) -> Step<(&mut Region, usize)> {
         let (region, place) = self.locate(block)?;
         self.load(region)?;
         Ok((self.region_mut(region), place))
     }
 
-    /// One more parent.
+    /// Adds a parent.
     pub(crate) fn incref(&mut self, block: Block) -> Step<()> {
         let n = self.count(block)?;
         if n == 0 || n >= COUNT_MAX {
@@ -64,7 +64,7 @@ impl Space {
         self.undo.push(Change::Raised(block));
         Ok(())
     }
-    /// One parent less; a block without parents goes into quarantine. Returns the count that is left.
+    /// Removes a parent. A block without parents goes into quarantine. Returns the count that is left.
     pub(crate) fn decref(&mut self, block: Block) -> Step<u32> {
         let (r, place) = self.place_mut(block)?;
         let n = match r.counts[place] {
@@ -87,12 +87,12 @@ impl Space {
             _ => self.freed.push(Run { start: block, len: 1 }),
         }
     }
-    /// Lets blocks go that were allocated and written and that nobody has named: as those that lost their last parent, they are not written
-    /// again before a checkpoint (I1), since a medium may keep the older of two writes.
+    /// Puts blocks in quarantine that were allocated and written and that nothing names. Like blocks that lost their last parent they are not
+    /// written again before a checkpoint (I1), since a medium may keep the older of two writes.
     pub(crate) fn abandon(&mut self, run: Run) {
         (0..u64::from(run.len)).for_each(|i| self.quarantine_block(run.start.plus(i)));
     }
-    /// The first parent of an allocated block.
+    /// Adds the first parent of an allocated block.
     pub(crate) fn first_parent(&mut self, block: Block) -> Step<()> {
         let (r, place) = self.place_mut(block)?;
         if r.counts[place] != 0 || bit(&r.available, place) || r.held == 0 {
@@ -105,7 +105,7 @@ impl Space {
         Ok(())
     }
 
-    /// The changes made so far stand.
+    /// Keeps the changes made so far.
     pub(crate) fn keep(&mut self) {
         self.undo.clear();
     }
@@ -113,7 +113,7 @@ impl Space {
     pub(crate) fn undo(&mut self) {
         while let Some(change) = self.undo.pop() {
             let (Change::Raised(block) | Change::Lowered(block) | Change::Taken(block)) = change;
-            // What was changed is in memory: regions stay until a checkpoint has them.
+            // A region that was changed is in memory until a checkpoint has written it.
             let Some((region, place)) = self.geo.locate(block) else { continue };
             let Some(r) = self.regions.get_mut(&region) else { continue };
             match change {
@@ -124,7 +124,7 @@ impl Space {
                         r.held -= 1;
                         self.free = self.free.saturating_sub(1);
                         self.waiting -= 1;
-                        // It was the last to come.
+                        // It is the last block that was freed.
                         if let Some(run) = self.freed.last_mut() {
                             run.len -= 1;
                         }

@@ -1,4 +1,4 @@
-//! Pages of the space map on their way into memory: which one is lacking, and taking in what was read.
+//! Loading the space map: which page is lacking, and taking in a page that was read.
 
 use super::{IndexPage, Space};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 use std::sync::Arc;
 
 impl Space {
-    /// What is durable of a page, if the page above it is in memory.
+    /// Returns what is durable of a page, if the page above it is in memory.
     fn entry_of(&self, level: u8, index: u64) -> Option<Entry> {
         if level == self.top {
             return Some(self.top_entry);
@@ -32,13 +32,13 @@ impl Space {
             level => self.index.contains_key(&(level, page.index)),
         }
     }
-    /// Whether a page is lacking still, as it was when [`Lack::Page`] named it. If not, another thread has loaded it meanwhile, or a checkpoint has
-    /// made another home of it current; a failure to read what it was then means nothing.
+    /// Returns whether a page is still lacking, as it was when [`Lack::Page`] named it. If not, another thread has loaded it meanwhile, or a
+    /// checkpoint has made its other home current; then a failure to read the old one means nothing.
     pub(crate) fn wants(&self, page: PageRef) -> bool {
         let entry = if self.is_loaded(page) { None } else { self.entry_of(page.level, page.index) };
         entry.is_some_and(|entry| self.page_ref(page.level, page.index, entry) == page)
     }
-    /// Checks and takes in a page that was read, unless it is lacking no more.
+    /// Checks a page that was read and takes it in, unless it is no longer lacking.
     pub(crate) fn install(&mut self, page: PageRef, bytes: &Page) -> Result<()> {
         if !self.wants(page) {
             return Ok(());
@@ -55,7 +55,7 @@ impl Space {
             return Ok(());
         }
         let entries = pages::decode_index(bytes, &self.uuid, at, stamp, level, &self.geo)?;
-        // Growth relies on finding nothing beyond the last region.
+        // Growth relies on there being nothing beyond the last region.
         let below = self.geo.regions_under(level - 1);
         let there = self.spans.div_ceil(below).saturating_sub(index * u64::from(self.geo.fanout)) as usize;
         if entries.iter().skip(there).any(|e| *e != Entry::default()) {
@@ -69,7 +69,7 @@ impl Space {
         self.index.insert((level, index), IndexPage { entries: Arc::new(entries), now, home, stamp });
     }
 
-    /// An index page. One that was never written says nothing of any region.
+    /// Returns an index page. One that was never written has empty entries.
     pub(super) fn load_index(&mut self, level: u8, index: u64) -> Step<&mut IndexPage> {
         if !self.index.contains_key(&(level, index)) {
             if level < self.top {
@@ -84,7 +84,7 @@ impl Space {
         Ok(self.index.get_mut(&(level, index)).expect("it is in memory"))
     }
 
-    /// Has a region's counts in memory.
+    /// Makes sure that a region's counts are in memory.
     pub(super) fn load(&mut self, region: u64) -> Step<()> {
         if self.regions.contains_key(&region) {
             return Ok(());
@@ -100,7 +100,7 @@ impl Space {
         Err(Lack::Page(self.page_ref(0, region, entry)).into())
     }
 
-    /// Has the counts of a run in memory. The first count, if it is in memory, is on its way to the processor afterwards.
+    /// Makes sure that the counts of a run are in memory. Prefetches the first of them into the processor's cache.
     pub(crate) fn touch_run(&mut self, start: Block, len: u32) -> Step<()> {
         let (first, place) = self.locate(start)?;
         match self.regions.get(&first) {
@@ -114,7 +114,7 @@ impl Space {
         Ok(())
     }
 
-    /// Region and place of a block that data or a node may occupy.
+    /// Returns region and place of a block that data or a node may occupy.
     pub(super) fn locate(&self, block: Block) -> Result<(u64, usize)> {
         match self.geo.locate(block) {
             Some((r, p)) if r < self.spans && !self.geo.is_system(r, p) => Ok((r, p)),
