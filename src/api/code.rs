@@ -1,9 +1,9 @@
-//! What a call answers when it fails: the RetCodes and the fault that carries one.
+//! How a call fails: the RetCodes, and the fault that carries one.
 
 use crate::{Error, ErrorKind};
 use std::{fmt, sync::Arc};
 
-/// The codes of the answers' `RetCode`.
+/// The values of the answers' `RetCode`.
 ///
 /// Clients repeat a call that answered a code above 2000 at once, so such a code means that nothing was changed. An
 /// outcome that is unknown is always [`RetCode::Internal`].
@@ -79,11 +79,11 @@ impl Fault {
     pub fn new(code: RetCode, message: impl Into<String>) -> Fault {
         Fault { code, message: message.into().into(), cause: None }
     }
-    /// What the client is told.
+    /// The message for the client.
     pub fn code(&self) -> RetCode {
         self.code
     }
-    /// What the store said, for the operator's log: it may name what a tenant must not see.
+    /// The store's error, for the operator's log: it may name what a tenant must not see.
     pub fn cause(&self) -> Option<&Error> {
         self.cause.as_deref()
     }

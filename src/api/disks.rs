@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 const GIB: u64 = 1 << 30;
 
-/// What a new disk is, whatever it is made from.
+/// The properties of a new disk, whatever it is made from.
 struct Plan<'a> {
     name: &'a str,
     remark: Option<&'a str>,
@@ -46,7 +46,7 @@ impl SnapshotService {
     pub fn create_disk(&self, caller: &Caller, r: &CreateDisk) -> Result<DiskIdResponse, Fault> {
         required(&[("Region", &r.region), ("Name", &r.name)])?;
         validate::named_project(caller, r.project_id.as_deref())?;
-        // An admin's disk belongs to the company that is named, or to the admin's own.
+        // An admin's disk belongs to the company that the request names, or to the admin's own.
         let company = if caller.admin { r.company_id.or(caller.company) } else { caller.company };
         let company = company.ok_or_else(|| Fault::missing("CompanyID"))?;
         new_texts(&r.name, r.remark.as_deref(), r.member_id)?;
@@ -113,7 +113,7 @@ impl SnapshotService {
         };
         let claims = self.claims(vec![Undo::Charge(plan.company, 1, plan.gib as i64), Undo::Disk(key)]);
         let source = self.store().volume_by_id(VolumeId(key))?;
-        // The store clones snapshots: one is taken and let go in the same record.
+        // The store clones snapshots: one is taken and deleted in the same record.
         let between = self.fresh_id("clone-");
         self.make(claims, plan, |tx, id, tags| {
             let snapshot = tx.snapshot(&source, &between, Tags::new())?;
@@ -144,7 +144,7 @@ impl SnapshotService {
                 None => source.project.to_string(),
             };
             let member = directory.owner(caller, source.company, r.member_id)?;
-            // A rollback only reads the snapshot, as this does.
+            // A rollback only reads the snapshot, and so does this.
             if !matches!(snap.state, SnapState::Normal | SnapState::RollBacking) {
                 return Err(state_fault(snap, "Normal"));
             }
@@ -278,7 +278,7 @@ impl SnapshotService {
             let mut index = self.index_mut();
             let disk = index.find_disk(&scope, &r.disk_id).ok_or_else(|| Fault::not_found("DiskID", &r.disk_id))?;
             let snapshots = disk.snapshots.keys();
-            // Nobody destroys what they may not see, nor learns more of it than that it is there.
+            // A caller can't delete what they may not see, and learns no more of it than that it exists.
             let sees = |s: &Snap| scope.sees(&s.record.region, s.record.company, &s.record.project);
             if !snapshots.iter().filter_map(|&k| index.snap(k)).all(sees) {
                 let message = format!("DiskID: {:?} has snapshots in projects that are not the caller's", r.disk_id);
@@ -310,7 +310,7 @@ impl SnapshotService {
         Ok(())
     }
 
-    /// Makes a disk in one record. The first claim is its charge, which stays if it is made.
+    /// Creates a disk in one record. The first claim is its charge, which stays if the disk is created.
     fn make(
         &self,
         mut claims: Claims<'_>,
@@ -345,7 +345,7 @@ impl SnapshotService {
         Ok(DiskIdResponse { disk_id: id })
     }
 
-    /// Changes what a disk is bound to.
+    /// Changes the attachment of a disk.
     fn bind(
         &self,
         scope: &Scope,
@@ -376,8 +376,8 @@ impl SnapshotService {
     }
 }
 
-/// Attaches the volume of a disk that is bound. One that another user of the store has attached, a monitor of the embedder's say, is in use as
-/// well and stays with that user.
+/// Attaches the volume of a bound disk. If another user of the store has attached it, such as a monitor of the embedder, the disk is in use
+/// as well, and that user keeps the attachment.
 pub(super) fn attachment(volume: &Volume, record: &DiskRecord) -> crate::Result<Option<Arc<AttachedVolume>>> {
     if record.bound.is_none() {
         return Ok(None);
@@ -411,7 +411,7 @@ fn resource<'a>(id: &str, kind: Option<&'a str>, member: Option<i64>) -> Result<
     }
 }
 
-/// The disk is bound to nothing, and nothing is done to it.
+/// Checks that the disk is bound to nothing, and that nothing is done to it.
 fn unbound(disk: &Disk) -> Result<(), Fault> {
     idle(disk)?;
     match &disk.record.bound {

@@ -1,4 +1,4 @@
-//! The flat service: an action's name and its parameters, as they come on a wire.
+//! The flat service: actions by name, with parameters as they come on a wire.
 
 use super::{
     code::{Fault, RetCode, shorten},
@@ -24,17 +24,17 @@ type Answer = Result<Map<String, Value>, Fault>;
 /// An action on the wire.
 pub(crate) struct Action {
     pub(crate) name: &'static str,
-    /// What must be there and not empty, in the order in which it is missed.
+    /// Parameters that must be present and not empty, in the order in which their absence is reported.
     pub(crate) required: &'static [&'static str],
-    /// A sub-account must say which project what it makes goes to.
+    /// A sub-account must name the project of what it makes.
     in_project: bool,
     run: fn(&SnapshotService, &Caller, &Params) -> Answer,
-    /// The schemas of its parameters and of what it gives.
+    /// The schemas of its parameters and of its answer.
     #[cfg(feature = "http")]
     pub(crate) schemas: fn(&mut schemars::SchemaGenerator) -> (schemars::Schema, schemars::Schema),
 }
 
-/// An action by its request, its answer, and the method that does it.
+/// Declares an action by its request, its answer, and the method that carries it out.
 macro_rules! action {
     ($request:ident => $answer:ident, $required:expr, $in_project:expr, |$service:ident, $caller:ident, $r:ident| $call:expr) => {
         Action {
@@ -80,7 +80,7 @@ pub const ACTIONS: [&str; TABLE.len()] = {
     out
 };
 
-/// The answer of an action: `Action`, `RetCode`, `Message` and what it gives.
+/// Makes the answer of an action: `Action`, `RetCode`, `Message` and the result.
 pub fn answer(action: &str, outcome: Result<Map<String, Value>, &Fault>) -> Value {
     let (code, message, mut map) = match outcome {
         Ok(map) => (RetCode::Ok, String::new(), map),
@@ -100,7 +100,7 @@ fn shape(answer: impl Serialize) -> Answer {
 }
 
 impl SnapshotService {
-    /// Does an action and gives its answer, `RetCode` and all. Unknown parameters are ignored.
+    /// Carries out an action and returns its answer, `RetCode` included. Unknown parameters are ignored.
     pub fn call(&self, caller: &Caller, action: &str, params: &Params) -> Value {
         match self.try_call(caller, action, params) {
             Ok(map) => answer(action, Ok(map)),
@@ -108,7 +108,7 @@ impl SnapshotService {
         }
     }
 
-    /// [`SnapshotService::call`] for those who want the fault: its cause is for the operator only.
+    /// [`SnapshotService::call`] that returns the fault, whose cause is for the operator only.
     pub fn try_call(&self, caller: &Caller, action: &str, params: &Params) -> Result<Map<String, Value>, Fault> {
         if action.is_empty() {
             return Err(Fault::new(RetCode::NoAction, "Action is required and missing or empty"));
@@ -116,7 +116,7 @@ impl SnapshotService {
         let unknown = || Fault::new(RetCode::UnknownAction, format!("Action: {:?} does not exist", shorten(action)));
         let action = TABLE.iter().find(|a| a.name == action).ok_or_else(unknown)?;
         params.require(action.required)?;
-        // An admin belongs to no company, so that what is made has to have one.
+        // An admin belongs to no company, so that the company of what is made has to be named.
         if action.name == "CreateDisk" && caller.admin && caller.company.is_none() {
             params.require(&["CompanyID"])?;
         }

@@ -1,7 +1,7 @@
 //! The service's view of the catalog, in memory: built when the service starts, kept in step with every action.
 //!
-//! Every answer that a page of a list takes is found by position, so that a page costs its own length and a few
-//! binary searches whatever the store holds. Beside the catalog it knows only what is under way.
+//! Every entry on a page of a list is found by position, so that a page costs its own length and a few binary searches, whatever the store
+//! holds. Besides the catalog, the index knows only what is in progress.
 
 use super::{
     record::{DiskRecord, SnapRecord},
@@ -35,7 +35,7 @@ impl Order {
     }
 }
 
-/// `limit` keys from `offset` on of disjoint ascending lists taken as one, without walking what comes before.
+/// Returns `limit` keys from `offset` on of disjoint ascending lists taken as one, without walking those before.
 pub(super) fn page(lists: &[&[u64]], offset: usize, limit: usize) -> Vec<u64> {
     // The smallest key that has `offset` or more keys before it.
     let before = |key: u64| lists.iter().map(|l| l.partition_point(|&k| k < key)).sum::<usize>();
@@ -80,7 +80,7 @@ impl Lists {
             }
         }
     }
-    /// The lists that together hold exactly what is asked for, if there are such lists.
+    /// Returns the lists that together hold exactly what is asked for, if there are such lists.
     fn exact(&self, scope: &Scope, projects: Option<&[String]>) -> Option<Vec<&[u64]>> {
         let name = |company, project| ListName { region: scope.region.as_str().into(), company, project };
         let wanted: Vec<ListName> = match (scope.company, scope.projects.as_deref(), projects) {
@@ -113,7 +113,7 @@ pub(super) enum Work {
     BeingCloned,
     Upgrading,
     Deleting,
-    /// A change of its tags: shows as nothing.
+    /// A change of its tags, which its state does not show.
     Binding,
 }
 
@@ -128,7 +128,7 @@ pub(super) struct Disk {
     /// The attachment of a bound disk. `None` where it is bound to nothing, or where another user of the store has attached it.
     pub(super) attached: Option<Arc<AttachedVolume>>,
     pub(super) snapshots: Order,
-    /// How many of them are manual, those being taken included.
+    /// The number of its manual snapshots, those being taken included.
     pub(super) manual: u32,
 }
 
@@ -138,7 +138,7 @@ pub(super) enum SnapState {
     Normal,
     RollBacking,
     Failure,
-    /// Being deleted, which nobody sees.
+    /// It is being deleted, which nobody sees.
     Leaving,
 }
 
@@ -170,7 +170,7 @@ impl Snap {
     }
 }
 
-/// Deleted snapshots that are remembered until their space is reclaimed; the oldest goes when there are more.
+/// How many deleted snapshots are remembered until their space is reclaimed; the oldest is forgotten first.
 const RELEASED_MAX: usize = 4096;
 
 /// What a company has.
@@ -196,7 +196,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// One copy of a text that many records share.
+    /// Returns one shared copy of a text that many records have.
     pub(super) fn intern(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {
             return known.clone();
@@ -239,7 +239,7 @@ impl Index {
     pub(super) fn used(&self, company: i64) -> Used {
         self.used.get(&company).copied().unwrap_or_default()
     }
-    /// What a company has grows by this much.
+    /// Adds to what a company uses.
     pub(super) fn charge(&mut self, company: i64, disks: i64, gib: i64) {
         let used = self.used.entry(company).or_default();
         used.disks = used.disks.saturating_add_signed(disks);
@@ -294,7 +294,7 @@ impl Index {
         self.snap_lists.each(&r.region, r.company, &r.project, |l| l.remove(key));
         Some(snap)
     }
-    /// Takes a snapshot that is being deleted out of the lists, or puts it back: the catalog decides later.
+    /// Takes a snapshot that is being deleted out of the lists, or puts it back if the catalog still has it.
     pub(super) fn hide(&mut self, key: u64, hidden: bool) {
         let Index { snaps, snap_lists, disks, .. } = self;
         let Some(snap) = snaps.get(&key) else { return };
@@ -328,11 +328,11 @@ impl Index {
         self.released.keys().copied().collect()
     }
 
-    /// The snapshots of a scope by position, if lists hold exactly them.
+    /// Returns the snapshots of a scope by position, if there are lists of exactly these.
     pub(super) fn exact_snaps(&self, scope: &Scope, projects: Option<&[String]>) -> Option<Vec<&[u64]>> {
         self.snap_lists.exact(scope, projects)
     }
-    /// A list with at least the snapshots of a scope.
+    /// Returns a list that contains the snapshots of a scope, and perhaps others.
     pub(super) fn all_snaps(&self, scope: &Scope) -> &[u64] {
         self.snap_lists.all(scope)
     }

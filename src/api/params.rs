@@ -7,9 +7,9 @@ use std::{cell::Cell, collections::BTreeMap, fmt};
 
 /// Elements that an array may have.
 pub const ARRAY_MAX: usize = 100;
-/// Values that a request may have, those inside others included: what it takes in memory is bounded by this and by its length.
+/// Values that a request may have, nested ones included: this and its length bound the memory that it takes.
 pub const VALUES_MAX: usize = 1024;
-/// Values inside one another.
+/// Depth of nested values.
 pub const NESTING_MAX: usize = 16;
 
 /// The parameters of one request, by name. Form values are strings; JSON values keep their types.
@@ -21,7 +21,7 @@ pub struct Params {
 }
 
 impl Params {
-    /// From a query or a form. The same name twice is a format fault.
+    /// Reads a query or a form. A name that occurs twice is a format fault.
     pub fn from_pairs<K: Into<String>, V: Into<String>>(
         pairs: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Params, Fault> {
@@ -38,7 +38,7 @@ impl Params {
         }
         Ok(Params { map })
     }
-    /// From the text of a JSON object. The same name twice, anything but one object, or too many values is a format fault.
+    /// Reads the text of a JSON object. A name that occurs twice, anything but one object, or too many values is a format fault.
     pub fn from_json(text: &[u8]) -> Result<Params, Fault> {
         serde_json::from_slice(text)
             .map_err(|e| Fault::new(RetCode::Format, format!("the body is no JSON object: {e}")))
@@ -51,7 +51,7 @@ impl Params {
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.map.get(name)
     }
-    /// Adds a text, in the place of whatever the name has.
+    /// Sets a parameter to a text.
     pub fn set_text(&mut self, name: &str, value: &str) {
         self.map.insert(name.to_owned(), Value::String(value.to_owned()));
     }
@@ -59,7 +59,7 @@ impl Params {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.map.iter().map(|(name, value)| (name.as_str(), value))
     }
-    /// Takes one out, if it is a string.
+    /// Removes a parameter and returns it, if it is a string.
     pub fn take_text(&mut self, name: &str) -> Option<String> {
         match self.map.remove(name)? {
             Value::String(s) => Some(s),
@@ -71,7 +71,7 @@ impl Params {
     fn given(&self, name: &str) -> Option<&Value> {
         self.map.get(name).filter(|v| !matches!(v, Value::Null) && v.as_str() != Some(""))
     }
-    /// Whether there is a value for a field of that name. Names of arrays end with `IDs`: theirs may be given by element.
+    /// Returns whether there is a value for a field of that name. Names of arrays end with `IDs`: theirs may be given by element.
     pub(super) fn holds(&self, name: &str) -> bool {
         let by_element = || {
             let prefix = format!("{name}.");
@@ -79,7 +79,7 @@ impl Params {
         };
         self.given(name).is_some() || (name.ends_with("IDs") && by_element())
     }
-    /// All of these must be there and not be empty.
+    /// Checks that all of these are present and not empty.
     pub(super) fn require(&self, names: &[&str]) -> Result<(), Fault> {
         names.iter().try_for_each(|name| self.given(name).map(|_| ()).ok_or_else(|| Fault::missing(name)))
     }
@@ -143,7 +143,7 @@ fn twice(name: &str) -> Fault {
     Fault::new(RetCode::Format, format!("{:?} is given twice", super::code::shorten(name)))
 }
 
-/// A float that is an integer. Beyond 2^53 it would be a guess.
+/// Converts a float that is an integer. Beyond 2^53 the conversion would be a guess.
 fn whole(f: f64) -> Option<i64> {
     (f.fract() == 0.0 && f.abs() <= (1_u64 << 53) as f64).then_some(f as i64)
 }
@@ -156,11 +156,11 @@ pub(crate) struct Budget<'a> {
 }
 
 impl<'a> Budget<'a> {
-    /// Of a whole object, with `left` set to [`VALUES_MAX`].
+    /// Counts a whole object, with `left` set to [`VALUES_MAX`].
     pub(crate) fn of(left: &'a Cell<usize>) -> Budget<'a> {
         Budget { left, depth: 1 }
     }
-    /// Of what is inside a value.
+    /// Counts what is inside a value.
     pub(crate) fn inner<E: de::Error>(self) -> Result<Self, E> {
         if self.depth == NESTING_MAX {
             return Err(E::custom(format!("more than {NESTING_MAX} values inside one another")));
@@ -175,7 +175,7 @@ impl<'a> Budget<'a> {
     }
 }
 
-/// Builds a value, as long as there are values left to build.
+/// Builds a value, as long as values are left to build.
 #[derive(Clone, Copy)]
 struct Bounded<'a>(Budget<'a>);
 

@@ -1,4 +1,4 @@
-//! Requests out of parameters: serde's data model over [`Params`], with the contract's rules for each kind of value.
+//! Typed requests from parameters: serde's data model over [`Params`], with the contract's rules for each kind of value.
 
 use super::{code::Fault, params::Params};
 use serde::{
@@ -11,7 +11,7 @@ use serde::{
 };
 use std::fmt;
 
-/// The request that the parameters are. What is required was looked for before.
+/// Reads the request. The presence of required parameters was checked before.
 pub(super) fn read<'de, T: Deserialize<'de>>(params: &'de Params) -> Result<T, Fault> {
     T::deserialize(Whole(params)).map_err(|e| e.0)
 }
@@ -36,7 +36,7 @@ impl de::Error for Unreadable {
     }
 }
 
-/// All parameters: as a structure, of which each field that is given is one.
+/// All parameters, as a structure with a field for each that is given.
 struct Whole<'de>(&'de Params);
 
 impl<'de> Deserializer<'de> for Whole<'de> {
@@ -103,7 +103,7 @@ impl<'de> Deserializer<'de> for One<'de> {
     fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
         visitor.visit_i64(self.int()?)
     }
-    /// Without its empty elements; with none, a filter counts as absent.
+    /// An array without its empty elements; a filter without elements counts as absent.
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
         let list = self.params.list(self.name).map_err(Unreadable)?.unwrap_or_default();
         visitor.visit_seq(SeqDeserializer::new(list.into_iter()))

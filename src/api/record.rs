@@ -1,4 +1,4 @@
-//! What the store's catalog keeps for the service: tags of volumes and snapshots.
+//! The tags of volumes and snapshots in which the store's catalog keeps the service's data.
 //!
 //! A volume is a disk of the service if it has the tag `api.company`; a snapshot is one if it has that tag too. All
 //! others are left alone and are not shown.
@@ -79,7 +79,7 @@ pub(super) struct DiskRecord {
     pub(super) set_type: String,
     pub(super) charge_type: String,
     pub(super) bound: Option<Bound>,
-    /// Tags that are nobody's business here but stay when others change.
+    /// Tags of others, which stay when the service's tags change.
     pub(super) rest: Tags,
 }
 

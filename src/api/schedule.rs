@@ -1,4 +1,4 @@
-//! Automatic snapshots. What was done is a tag of the disk, written in the record that does it; time is the service's.
+//! Automatic snapshots. That a schedule was done is a tag of the disk, written in the same record as the snapshot; the time is the service's.
 
 use super::{
     index::{Snap, SnapState, Work},
@@ -37,7 +37,7 @@ pub enum Every {
 }
 
 impl Every {
-    /// The last time that was due at or before `now`, in Unix seconds.
+    /// Returns the last time that was due at or before `now`, in Unix seconds.
     pub fn last_due(self, now: i64) -> i64 {
         let (period, at) = match self {
             Every::Hour { minute } => (3600, i64::from(minute) * 60),
@@ -66,7 +66,7 @@ pub struct Schedule {
     pub keep: usize,
 }
 
-/// What [`SnapshotService::run_schedules`] did.
+/// The result of [`SnapshotService::run_schedules`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Ticked {
@@ -74,9 +74,9 @@ pub struct Ticked {
     pub taken: u64,
     /// Snapshots deleted.
     pub deleted: u64,
-    /// Disks and snapshots that were in use: they are tried again the next time.
+    /// Number of disks and snapshots that were in use, and are tried again the next time.
     pub waiting: u64,
-    /// Disks whose operation failed: they are tried again the next time.
+    /// Number of disks whose operation failed, and is tried again the next time.
     pub failed: u64,
 }
 
@@ -93,9 +93,10 @@ struct Turn {
 }
 
 impl SnapshotService {
-    /// Takes the snapshots that are due and deletes those that are too many, each disk in one record. Called about once a minute.
+    /// Takes the snapshots that are due and deletes those beyond the number to keep, each disk in one record. Meant to be called about once a
+    /// minute.
     ///
-    /// A disk is due once however long nobody called. A new disk waits for the schedule's next time.
+    /// A disk is due once, however long this was not called. A new disk waits for the schedule's next time.
     pub fn run_schedules(&self, schedules: &[Schedule]) -> Ticked {
         let mut out = Ticked::default();
         let mut fault = None;
@@ -118,7 +119,8 @@ impl SnapshotService {
         }
         out
     }
-    /// Why a schedule failed, the last time that any had something to do: for the operator, since it may name what a tenant must not see.
+    /// Returns why a schedule failed, the last time that any had something to do. It is for the operator, since it may name what a tenant
+    /// must not see.
     pub fn schedule_fault(&self) -> Option<String> {
         self.inner.schedule_fault.lock().clone()
     }
@@ -135,7 +137,7 @@ impl SnapshotService {
         keys
     }
 
-    /// Claims what has to be done; `None`: nothing, or not now.
+    /// Claims what has to be done; `None` if there is nothing, or nothing that can be done now.
     fn turn(&self, s: &Schedule, key: u64, out: &mut Ticked) -> Option<Turn> {
         let now = self.now();
         let due = s.every.last_due(now);
@@ -143,7 +145,7 @@ impl SnapshotService {
         let mut index = self.index_mut();
         let disk = index.disk(key)?;
         let last: Option<i64> = disk.record.rest.get(&tag).and_then(|t| t.parse().ok());
-        // A time to come is a clock that was set back: it must not stop the schedule.
+        // A time in the future means that the clock was set back, which must not stop the schedule.
         let last = last.unwrap_or(disk.created);
         let takes = last < due || last > now;
         let own: Vec<&Snap> = disk

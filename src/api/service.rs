@@ -1,4 +1,4 @@
-//! The service: a store, who there is, an index of the catalog, and what is under way.
+//! The service: a store, the directory of tenants, an index of the catalog, and what is in progress.
 
 use super::{
     code::{Fault, RetCode},
@@ -56,23 +56,23 @@ pub struct ServiceStats {
     pub visited: u64,
 }
 
-/// What has to be taken back when a call ends, however it ends.
+/// What has to be undone when a call ends, however it ends.
 pub(super) enum Undo {
-    /// The disk is not worked on any more.
+    /// The disk is no longer worked on.
     Disk(u64),
     /// A snapshot that is still being taken does not exist.
     Create(u64),
-    /// No rollback to the snapshot any more.
+    /// The snapshot is no longer rolled back to.
     RollBack(u64),
     /// A snapshot that is still being deleted stays.
     Leave(u64),
-    /// One disk less is being made from the snapshot.
+    /// One disk fewer is being made from the snapshot.
     Copy(u64),
     /// Quota that was taken: company, disks, GiB.
     Charge(i64, i64, i64),
 }
 
-/// What a call holds of the index. Dropped with no lock of the index held.
+/// A call's claims on the index. Dropped with no lock of the index held.
 pub(super) struct Claims<'a> {
     inner: &'a Inner,
     pub(super) undo: Vec<Undo>,
@@ -125,7 +125,7 @@ impl Drop for Claims<'_> {
     }
 }
 
-/// The state of a snapshot that nothing is done to.
+/// The state of a snapshot to which nothing is done.
 pub(super) fn settle(index: &mut Index, key: u64) {
     if let Some(snap) = index.snap_mut(key) {
         snap.state = if snap.record.damaged { SnapState::Failure } else { SnapState::Normal };
@@ -137,7 +137,7 @@ pub(super) fn seconds(time: SystemTime) -> i64 {
 }
 
 impl SnapshotService {
-    /// A service over `store` for the tenants of `directory`. Reads the whole catalog once.
+    /// Makes a service over `store` for the tenants of `directory`. It reads the whole catalog once.
     pub fn new(store: Store, directory: Directory) -> Result<SnapshotService> {
         SnapshotService::with_host(store, directory, Arc::new(SystemHost))
     }
@@ -168,7 +168,7 @@ impl SnapshotService {
     pub fn set_directory(&self, directory: Directory) {
         *self.inner.directory.write() = Arc::new(directory);
     }
-    /// Tells whether a VM runs. One that was never told of does: a disk that is bound to it can't be rolled back.
+    /// Says whether a VM runs. A VM of which nothing was said counts as running: a disk that is bound to it can't be rolled back.
     pub fn set_vm_running(&self, resource_id: &str, running: bool) {
         let mut index = self.inner.index.write();
         if running {
@@ -181,15 +181,15 @@ impl SnapshotService {
     pub fn volume(&self, disk_id: &str) -> Result<Volume> {
         self.inner.store.volume(disk_id)
     }
-    /// The attachment of a disk that AttachDisk has bound, for whoever serves the disk to its VM: while the disk is bound, the service holds its
-    /// volume, so that it is changed by nothing else in this process but by force. RollbackSnapshot of a disk whose VM is shut down is such a
-    /// change: the VM's next requests through the attachment answer `Stale` until [`AttachedVolume::acknowledge`]. `None`: it is
-    /// not bound, or the embedder had attached the volume before.
+    /// Returns the attachment of a disk that AttachDisk has bound, for the process that serves the disk to its VM. While the disk is bound,
+    /// the service holds its volume, so that nothing else in this process changes it except by force. RollbackSnapshot of a disk whose VM is
+    /// shut down is such a change: the VM's next requests through the attachment answer `Stale` until [`AttachedVolume::acknowledge`]. `None`
+    /// if the disk is not bound, or the embedder had attached the volume before.
     pub fn attached(&self, disk_id: &str) -> Option<Arc<AttachedVolume>> {
         let index = self.inner.index.read();
         index.disk(index.disk_key(disk_id)?)?.attached.clone()
     }
-    /// Figures.
+    /// Returns the service's figures.
     pub fn stats(&self) -> ServiceStats {
         self.forget_reclaimed();
         let index = self.inner.index.read();
@@ -209,7 +209,7 @@ impl SnapshotService {
         out.released = index.released_keys().len() as u64;
         out
     }
-    /// Makes a volume that was made by other means a disk of `company`'s default project. Its id is the volume's name.
+    /// Adopts a volume that was made by other means as a disk of `company`'s default project. The volume's name is the disk's id.
     pub fn adopt(&self, volume: &Volume, region: &str, company: i64, name: &str) -> std::result::Result<(), Fault> {
         super::validate::required(&[("Region", region), ("Name", name)])?;
         super::validate::name(name)?;
@@ -257,7 +257,7 @@ impl SnapshotService {
         for (id, damaged) in damaged.chain(healed) {
             let Some(snap) = index.snap_mut(id.0) else { continue };
             snap.record.damaged = damaged;
-            // What is under way settles it when it ends.
+            // Snapshots on which a call is at work are settled when that ends.
             if matches!(snap.state, SnapState::Normal | SnapState::Failure) {
                 settle(&mut index, id.0);
             }
@@ -275,7 +275,7 @@ impl SnapshotService {
     pub(super) fn now(&self) -> i64 {
         (self.inner.host.now() / 1_000_000_000) as i64
     }
-    /// An id that was never used: 14 random base-36 characters, some 72 bits.
+    /// Makes an id that was never used: 14 random base-36 characters, some 72 bits.
     pub(super) fn fresh_id(&self, prefix: &str) -> String {
         const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
         let host = &self.inner.host;
@@ -287,7 +287,7 @@ impl SnapshotService {
         }
         id
     }
-    /// Forgets the deleted snapshots whose space has come back.
+    /// Forgets the deleted snapshots whose space was reclaimed.
     pub(super) fn forget_reclaimed(&self) {
         let released = {
             let index = self.inner.index.read();
@@ -296,7 +296,7 @@ impl SnapshotService {
             }
             index.released_keys()
         };
-        // Their deletion came before this question; so nothing pending means none of theirs.
+        // They were deleted before this question, so that nothing pending means none of theirs.
         if self.inner.store.reclaim_pending().is_ok_and(|n| n == 0) {
             self.inner.index.write().forget_released(&released);
         }
@@ -309,7 +309,7 @@ impl std::fmt::Debug for SnapshotService {
     }
 }
 
-/// Nothing is being done to the disk.
+/// Checks that nothing is being done to the disk.
 pub(super) fn idle(disk: &Disk) -> std::result::Result<(), Fault> {
     let doing = match disk.work {
         None => return Ok(()),
@@ -326,11 +326,11 @@ pub(super) fn idle(disk: &Disk) -> std::result::Result<(), Fault> {
     ))
 }
 
-/// Whether a company may have so much more.
+/// Returns whether a company may use so much more.
 pub(super) fn quota(limits: &super::Limits, used: Used, disks: u64, gib: u64) -> std::result::Result<(), Fault> {
     for (what, limit, used, more) in [("disks", limits.disks, used.disks, disks), ("GiB", limits.gib, used.gib, gib)] {
         if let Some(limit) = limit.filter(|&limit| used.saturating_add(more) > limit) {
-            // Not how much is in use: the caller may not see all of it.
+            // The message does not say how much is in use: the caller may not see all of it.
             let message = format!("the company's quota of {limit} {what} does not allow {more} more");
             return Err(Fault::new(RetCode::Quota, message));
         }
@@ -361,7 +361,7 @@ fn load(store: &Store) -> Result<Index> {
     Ok(index)
 }
 
-/// The index's entry of a snapshot that is there.
+/// Returns the index's entry of a snapshot that exists.
 pub(super) fn entry(snapshot: &Snapshot, record: SnapRecord, disk_kind: super::DiskType) -> Snap {
     Snap {
         state: if record.damaged { SnapState::Failure } else { SnapState::Normal },

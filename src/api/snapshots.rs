@@ -43,7 +43,7 @@ impl SnapshotService {
             idle(disk)?;
             let most = directory.limits(company).snapshots_per_disk;
             if kind == SnapshotType::Manual && most > 0 && disk.manual >= most {
-                // Not how many there are: the caller may not see all of them.
+                // The message does not say how many there are: the caller may not see all of them.
                 let message = format!("DiskID: {disk_id:?} may not have more manual snapshots; the limit is {most}");
                 return Err(Fault::new(RetCode::SnapshotLimit, message));
             }
@@ -81,7 +81,7 @@ impl SnapshotService {
         Ok(CreateSnapshotResponse { snapshot_id: id })
     }
 
-    /// A snapshot is durable: it is what the store says.
+    /// Settles a snapshot once it is durable: it is what the store says.
     pub(super) fn created(&self, key: u64) {
         let handle = self.store().snapshot_by_id(SnapshotId(key));
         let mut index = self.index_mut();
@@ -130,7 +130,7 @@ impl SnapshotService {
             let infos = found.iter().skip(offset).take(limit).map(|s| info(&index, &directory, s)).collect();
             return Ok(DescribeSnapshotResponse { total_count: found.len() as u64, infos });
         }
-        // Only these may match; and, if nothing is left to look at, all of them do.
+        // Only these may match; if there is nothing else to compare, all of them do.
         let plain = r.member_id.is_none() && keyword.is_none();
         let (lists, exact) = match disk_id {
             Some(id) => {
@@ -201,7 +201,7 @@ impl SnapshotService {
         let _claims = self.claims(vec![Undo::Disk(disk), Undo::RollBack(key)]);
         let store = self.store();
         let (volume, snapshot) = (store.volume_by_id(VolumeId(disk))?, store.snapshot_by_id(SnapshotId(key))?);
-        // The service's own attachment yields. A VM that is said to be shut down and still writes finds its requests refused.
+        // The service's own attachment yields: a VM that is said to be shut down and still writes has its requests refused.
         let rolled = match attached {
             true => volume.forced().rollback_keep_size(&snapshot),
             false => volume.rollback_keep_size(&snapshot),
@@ -241,7 +241,7 @@ impl SnapshotService {
         let deleted = store.snapshot_by_id(SnapshotId(key)).and_then(|s| store.delete_snapshot(&s));
         match deleted {
             Ok(()) => {}
-            // Its disk went meanwhile, and took it along; or an earlier deletion did not get as far as the disk.
+            // Its disk was deleted meanwhile with all its snapshots, or an earlier deletion did not reach the disk.
             Err(e) if e.kind() == ErrorKind::Deleted => store.flush()?,
             Err(e) => return Err(e.into()),
         }
@@ -262,7 +262,7 @@ pub(super) fn state_fault(snap: &Snap, want: &str) -> Fault {
     Fault::new(RetCode::SnapshotState, message)
 }
 
-/// Nothing is being done to the snapshot, or made from it.
+/// Checks that nothing is being done to the snapshot, or made from it.
 pub(super) fn deletable(snap: &Snap) -> Result<(), Fault> {
     if matches!(snap.state, SnapState::Createing | SnapState::RollBacking) {
         return Err(state_fault(snap, "Normal or Failure"));
@@ -270,7 +270,7 @@ pub(super) fn deletable(snap: &Snap) -> Result<(), Fault> {
     unused(snap)
 }
 
-/// Nothing is being made from the snapshot.
+/// Checks that nothing is being made from the snapshot.
 pub(super) fn unused(snap: &Snap) -> Result<(), Fault> {
     if snap.copies > 0 {
         let message = format!("SnapshotID: a disk is being made from {:?}", &*snap.record.id);

@@ -1,9 +1,9 @@
-//! Who calls, and what there is of companies, projects and members: plain data, given by the embedder.
+//! The caller of an action, and the directory of companies, projects and members: plain data, given by the embedder.
 
 use super::code::{Fault, RetCode, shorten};
 use std::collections::BTreeMap;
 
-/// Who makes a call. Given by the embedder, who has made sure of it.
+/// The caller of an action. The embedder has authenticated it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Caller {
     /// The company that the caller belongs to. An admin may have none.
@@ -17,7 +17,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Somebody who may do everything for everyone.
+    /// A caller who may do everything for everyone.
     pub fn admin() -> Caller {
         Caller { admin: true, ..Caller::default() }
     }
@@ -50,7 +50,7 @@ pub struct Project {
     pub name: String,
 }
 
-/// Somebody of a company.
+/// A member of a company.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
     /// What `MemberID` names; above 0.
@@ -89,7 +89,7 @@ pub struct Company {
     pub projects: Vec<Project>,
     /// Who belongs to it.
     pub members: Vec<Member>,
-    /// What it may use.
+    /// Its limits.
     pub limits: Limits,
 }
 
@@ -138,12 +138,12 @@ impl Scope {
 }
 
 impl Directory {
-    /// Region, company and projects of a call, in the contract's order of checks: 400, then 27001.
+    /// Checks region, company and projects of a call, in the contract's order: 400, then 27001.
     pub(super) fn scope(&self, caller: &Caller, region: &str, company: Option<i64>) -> Result<Scope, Fault> {
         if !self.regions.iter().any(|r| r.id == region) {
             return Err(Fault::new(RetCode::UnknownRegion, format!("Region: {:?} does not exist", shorten(region))));
         }
-        // "Only takes effect for admin": from anyone else it is as if it were not there.
+        // "Only takes effect for admin": for anyone else it counts as absent.
         let company = if caller.admin { company } else { Some(caller.company.unwrap_or(0)) };
         if let Some(id) = company.filter(|id| !self.companies.contains_key(id)) {
             return Err(Fault::new(RetCode::UnknownCompany, format!("CompanyID: {id} does not exist")));
@@ -152,7 +152,7 @@ impl Directory {
         Ok(Scope { region: region.to_owned(), company, projects })
     }
 
-    /// The project that something new of `company` goes to.
+    /// Returns the project of something new that belongs to `company`.
     pub(super) fn project(&self, caller: &Caller, company: i64, wanted: Option<&str>) -> Result<String, Fault> {
         let confined = caller.projects.as_ref().filter(|_| !caller.admin);
         let known = self.companies.get(&company);
@@ -168,7 +168,7 @@ impl Directory {
             None => Ok(known.and_then(|c| c.projects.first()).map_or_else(String::new, |p| p.id.clone())),
         }
     }
-    /// 651 where it can be told before the disk is known: the company of an admin's call may come with the disk.
+    /// Checks for 651 where that is possible before the disk is known: the company of an admin's call may follow from the disk.
     pub(super) fn known_project(
         &self,
         caller: &Caller,
@@ -182,7 +182,8 @@ impl Directory {
             (None, wanted) => self.project(caller, 0, wanted).map(drop),
         }
     }
-    /// The member of `company` that owns something new: whoever is named, or the caller. A company whose members are not listed has any.
+    /// Returns the member of `company` that owns something new: the one that is named, or the caller. A company without a list of members
+    /// accepts any.
     pub(super) fn owner(&self, caller: &Caller, company: i64, wanted: Option<i64>) -> Result<i64, Fault> {
         let Some(id) = wanted else { return Ok(caller.member) };
         let members = self.companies.get(&company).map_or(&[][..], |c| &c.members);

@@ -1,4 +1,4 @@
-//! Actions with a record of who asked for what, whichever way they came.
+//! Carries out actions and records who asked for what, for the API and the page alike.
 
 use crate::api::{Caller, Fault, Params, SnapshotService, shorten};
 use serde_json::{Map, Value};
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 const OBJECTS: [&str; 8] =
     ["CompanyID", "MemberID", "ProjectID", "DiskID", "SnapshotID", "SrcID", "SrcSnapshotID", "ResourceID"];
 
-/// What the log says of an action. Never a key, a signature or content.
+/// What the log says of an action: never a key, a signature or content.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Audit {
@@ -15,15 +15,15 @@ pub struct Audit {
     pub action: String,
     /// The RetCode of its answer.
     pub code: u16,
-    /// Who asked, once that was known.
+    /// The caller, once it is known.
     pub caller: Option<Caller>,
     /// The parameters and results that name objects, as they were sent.
     pub objects: Vec<(&'static str, String)>,
-    /// What the store said of a failure.
+    /// The store's error, if the action failed.
     pub cause: Option<crate::Error>,
 }
 
-/// Does an action for a caller that is known.
+/// Carries out an action for a known caller.
 pub(super) fn perform(
     service: &SnapshotService,
     caller: &Caller,

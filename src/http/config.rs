@@ -22,15 +22,15 @@ const CONFIG_MAX: u64 = 16 << 20;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where to listen, if it says so.
+    /// The address to listen at, if given.
     pub listen: Option<String>,
-    /// Where health and metrics are, if anywhere.
+    /// The address of health and metrics, if any.
     pub metrics: Option<String>,
-    /// Under which address people and clients know the server, where a proxy stands in front of it.
+    /// The address by which people and clients know the server, if a proxy stands in front of it.
     pub public_url: Option<PublicUrl>,
-    /// The proxy, if it is not on this host.
+    /// The proxy's address, if it is not on this host.
     pub proxy: Option<std::net::IpAddr>,
-    /// Connections of one peer, if it says so.
+    /// Connections that one peer may have, if given.
     pub connections_per_peer: Option<usize>,
     /// Regions and tenants.
     pub directory: Directory,
@@ -126,7 +126,7 @@ struct MemberEntry {
     email: String,
     public_key: String,
     private_key: String,
-    /// A second pair, which takes over from the first or goes before it.
+    /// A second pair of keys, which replaces the first or is replaced by it.
     second_public_key: Option<String>,
     second_private_key: Option<String>,
     projects: Option<Vec<String>>,
@@ -256,7 +256,7 @@ impl CompanyEntry {
 }
 
 impl Config {
-    /// Reads and checks a file. One that others than its owner may read or write is refused: it holds private keys.
+    /// Reads and checks a file. A file that others than its owner may read or write is refused, since it holds private keys.
     pub fn load(path: impl AsRef<Path>) -> Result<Config> {
         let path = path.as_ref();
         let io = |e| Error::io(path.display(), e);
@@ -277,7 +277,7 @@ impl Config {
     /// Checks the text of a configuration.
     pub fn parse(text: &str) -> Result<Config> {
         let file: File = toml::from_str(text).map_err(|e| {
-            // The whole error quotes the line, which may hold a key.
+            // The whole error would quote the line, which may hold a key.
             let line = e.span().map_or(0, |s| text.get(..s.start).unwrap_or("").matches('\n').count() + 1);
             wrong(format!("line {line}: {}", e.message()))
         })?;
@@ -355,8 +355,7 @@ impl Config {
         })
     }
 
-    /// Writes a configuration to begin with, with key pairs of its own, readable by its owner only. `Exists` if there is
-    /// a file of that name.
+    /// Writes a first configuration, with fresh key pairs, readable by its owner only. `Exists` if there is a file of that name.
     pub fn init(path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let mut options = fs::OpenOptions::new();
@@ -371,7 +370,7 @@ impl Config {
         written.map_err(|e| Error::io(path.display(), e))
     }
 
-    /// A configuration to begin with.
+    /// Makes a first configuration.
     pub fn template() -> String {
         let mut text = include_str!("template.toml").to_owned();
         for (mark, len) in [("PUBLIC", 40), ("PRIVATE", 64)] {
@@ -383,7 +382,7 @@ impl Config {
     }
 }
 
-/// Random characters of a URL's alphabet, lower case so that no mark of the template turns up in one.
+/// Returns random characters of a URL's alphabet, in lower case so that no mark of the template occurs among them.
 fn random_key(len: usize) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let mut out = String::new();

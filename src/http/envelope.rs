@@ -1,5 +1,5 @@
-//! What has to be known of a request before it is worth building its parameters: found in one pass that keeps nothing else, and that finds
-//! everything that is malformed, so that a malformed request answers the same whoever has the key.
+//! What must be known of a request before its parameters are worth building. One pass finds it, keeps nothing else, and finds everything that
+//! is malformed, so that a malformed request gets the same answer whoever has the key.
 
 use super::wire::{malformed, pairs};
 use crate::api::{Budget, Fault, VALUES_MAX, shorten};
@@ -11,7 +11,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-/// Characters that are kept of a value. Whatever is longer is no action, key or signature.
+/// Characters of a value that are kept. Whatever is longer is no action, key or signature.
 const KEPT: usize = 256;
 
 #[derive(Default, Debug)]
@@ -87,7 +87,7 @@ impl<'de> Visitor<'de> for Object {
     }
 }
 
-/// Goes over a value and counts those inside it; gives the beginning of a text, and of anything else nothing.
+/// Passes over a value and counts those inside it. Returns the beginning of a text, and nothing of any other value.
 #[derive(Clone, Copy)]
 struct Skim<'a>(Budget<'a>);
 

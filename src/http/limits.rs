@@ -1,4 +1,4 @@
-//! Who gets in: places for connections, by peer and in all, and how often anybody may fail to sign in.
+//! Admission: places for connections, by peer and in total, and how often anyone may fail to sign in.
 
 use parking_lot::Mutex;
 use std::{
@@ -9,9 +9,9 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// A connection on which nothing was asked for so long gives way when places run out.
+/// How long a connection may ask for nothing before it gives way when places run out.
 const IDLE: Duration = Duration::from_millis(500);
-/// And one whose request has been coming for so long.
+/// How long a request may take to arrive before its connection gives way.
 const SLOW: Duration = Duration::from_secs(5);
 
 /// What a connection is doing, and since when.
@@ -25,7 +25,7 @@ pub(super) enum Phase {
     Work,
 }
 
-/// Who counts as one peer: an IPv4 address, or an IPv6 network of 64 bits, which is what one customer has.
+/// One peer: an IPv4 address, or an IPv6 network of 64 bits, which is what one customer has.
 pub(super) fn peer_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -37,7 +37,7 @@ pub(super) fn peer_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A connection's place, from which it can be told to go.
+/// A connection's place, through which the connection can be told to close.
 pub(super) struct Seat {
     phase: Mutex<(Phase, Instant)>,
     go: Notify,
@@ -47,14 +47,14 @@ impl Seat {
     pub(super) fn set(&self, phase: Phase) {
         *self.phase.lock() = (phase, Instant::now());
     }
-    /// A request has been answered. One that never was anything but waiting leaves the clock as it is.
+    /// Notes that a request was answered. A connection that was only waiting keeps its time.
     pub(super) fn rest(&self) {
         let mut phase = self.phase.lock();
         if phase.0 != Phase::Waiting {
             *phase = (Phase::Waiting, Instant::now());
         }
     }
-    /// Returns once the connection has to give way. Never in the middle of an action, which may have begun since it was chosen.
+    /// Returns once the connection has to close. Never in the middle of an action, which may have begun since the connection was chosen.
     pub(super) async fn told(&self) {
         loop {
             self.go.notified().await;
@@ -63,7 +63,7 @@ impl Seat {
             }
         }
     }
-    /// Whether it may have to give way: how little it does, and since when.
+    /// Returns the order in which connections give way: how little this one does, and since when.
     fn due(&self, now: Instant) -> Option<(u8, Instant)> {
         let (phase, since) = *self.phase.lock();
         let (rank, after) = match phase {
@@ -88,7 +88,7 @@ struct Taken {
 /// All places of a server.
 pub(super) struct Places {
     most: usize,
-    /// Of one peer; 0: as many as there are.
+    /// Places of one peer; 0 for no limit.
     per_peer: usize,
     taken: Mutex<Taken>,
     freed: Notify,
@@ -129,7 +129,7 @@ impl Places {
     pub(super) fn new(most: usize, per_peer: usize) -> Arc<Places> {
         Arc::new(Places { most: most.max(1), per_peer, taken: Mutex::default(), freed: Notify::new() })
     }
-    /// A place for a connection of `peer`, if there is one.
+    /// Returns a place for a connection of `peer`, if there is one.
     pub(super) fn take(self: &Arc<Places>, peer: IpAddr) -> Result<Place, Refused> {
         let peer = peer_of(peer);
         let mut taken = self.taken.lock();
@@ -146,7 +146,7 @@ impl Places {
         *taken.by_peer.entry(peer).or_default() += 1;
         Ok(Place { places: self.clone(), number, seat })
     }
-    /// [`Places::take`]; where all are taken, by the one that does least for longest, or within `patience`.
+    /// [`Places::take`] that waits for up to `patience`. If all places are taken, the connection that has done least for longest gives way.
     pub(super) async fn take_in(self: &Arc<Places>, peer: IpAddr, patience: Duration) -> Result<Place, Refused> {
         let deadline = Instant::now() + patience;
         loop {
@@ -155,7 +155,7 @@ impl Places {
                 other => return other,
             }
             self.make_room(peer);
-            // Somebody may become idle enough meanwhile.
+            // Some connection may become idle enough meanwhile.
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Refused::Full);
@@ -163,7 +163,7 @@ impl Places {
             let _ = tokio::time::timeout(left.min(IDLE / 5), self.freed.notified()).await;
         }
     }
-    /// Tells somebody to go: who does least for longest, or else one of the peer that has most, if that is more than `peer` has.
+    /// Chooses a connection to close: the one that does least for longest, or else one of the peer with most, if that has more than `peer`.
     fn make_room(&self, peer: IpAddr) {
         let now = Instant::now();
         let taken = self.taken.lock();
@@ -186,7 +186,7 @@ impl Places {
 }
 
 const PERIOD: Duration = Duration::from_secs(60);
-/// Names that are remembered; beyond that the oldest go.
+/// Names that are remembered; the oldest is forgotten first.
 const NAMES: usize = 10_000;
 
 /// Counts failures by name.
@@ -194,7 +194,7 @@ const NAMES: usize = 10_000;
 pub(super) struct Throttle(Mutex<HashMap<String, (u32, Instant)>>);
 
 impl Throttle {
-    /// Whether any of `names` has failed as often within a [`PERIOD`] as it may.
+    /// Returns whether any of `names` has failed as often within a [`PERIOD`] as it may.
     pub(super) fn refuses(&self, names: &[(&str, u32)], now: Instant) -> bool {
         let counts = self.0.lock();
         let mut known = names.iter().filter_map(|(n, most)| Some((most, counts.get(*n)?)));

@@ -1,4 +1,4 @@
-//! The log: lines go through a bounded queue to a thread of its own. Whoever reads the log, or does not, neither fails nor delays an answer.
+//! The log: lines go through a bounded queue to a thread of their own, so that no reader of the log fails or delays an answer.
 
 use parking_lot::RwLock;
 use std::{
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-/// Lines that wait to be written, at most. The next are lost, and counted.
+/// Lines that wait to be written, at most. Further ones are lost and counted.
 const LINES: usize = 1024;
 
 /// Writes one line, without its end. An error loses the line.
@@ -19,7 +19,7 @@ pub type Sink = Arc<dyn Fn(&str) -> io::Result<()> + Send + Sync>;
 
 /// Lines to standard error.
 pub(super) fn standard_error() -> Sink {
-    // As one call: lines of other threads don't come between.
+    // One call for each line, so that lines of other threads do not come between.
     Arc::new(|line| io::stderr().lock().write_all(format!("{line}\n").as_bytes()))
 }
 
@@ -51,7 +51,7 @@ impl Log {
         })?;
         Ok(Log { queue: RwLock::new(Some(queue)), lost, written: written.into() })
     }
-    /// Never waits.
+    /// Queues a line without waiting.
     pub(super) fn put(&self, line: &serde_json::Value) {
         let queue = self.queue.read();
         if queue.as_ref().is_none_or(|q| q.try_send(line.to_string()).is_err()) {
@@ -62,7 +62,7 @@ impl Log {
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
     }
-    /// Waits until what is queued is written, but no longer than `most`: a reader that has stalled keeps nobody from ending.
+    /// Waits until what is queued is written, for at most `most`: a stalled reader does not keep the process from ending.
     pub(super) fn finish(&self, most: Duration) {
         drop(self.queue.write().take());
         let ended = self.written.lock().recv_timeout(most);

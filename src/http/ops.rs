@@ -1,4 +1,4 @@
-//! For whoever runs the server: health and metrics, on a listener of their own. Nothing of it is on the tenants' port.
+//! Health and metrics for the operator, on a listener of their own: the tenants' port has none of them.
 
 use super::server::Shared;
 use std::{collections::BTreeMap, fmt::Write as _, sync::atomic::Ordering::Relaxed, time::Duration};
@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::atomic::Ordering::Relaxe
 /// Upper bounds of the histogram's buckets, in microseconds.
 const BOUNDS: [u64; 8] = [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000, u64::MAX];
 
-/// Answers of actions: how many by code, and how long they took.
+/// Counts and durations of the answers of actions, by action and code.
 #[derive(Default)]
 pub(super) struct Calls {
     codes: BTreeMap<(String, u16), u64>,
@@ -15,7 +15,7 @@ pub(super) struct Calls {
 
 impl Calls {
     pub(super) fn count(&mut self, action: &str, code: u16, took: Duration) {
-        // Names of actions that there are; anything else could be anything.
+        // Only names of existing actions are used: any other could be anything.
         let known = crate::api::ACTIONS.contains(&action);
         let action = if known { action } else { "other" }.to_owned();
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! The page for people: signing in, what a form asks for, and what is shown then. It does nothing that the API does not.
+//! The page for people: signing in, and forms for the API's actions. It does nothing that the API does not.
 
 use super::{
     audit::{Audit, perform},
@@ -26,13 +26,13 @@ const COOKIE: &str = "snapdisk-session";
 const SIGN_IN: &str = "SignIn";
 /// Attempts to sign in that may fail, of an address and with a key from there, within a minute; with a key from anywhere ten times as many.
 const FAILURES: u32 = 10;
-/// Sizes are counted no more often than this, since they cost a walk over all trees,
+/// Shortest time between two counts of sizes, which walk over all trees.
 const SIZES_AGE: Duration = Duration::from_secs(2);
-/// nor for more than one part in so many of the time.
+/// And they take no more than one part in so many of the time.
 const SIZES_SHARE: u32 = 20;
-/// How long the first page waits for them.
+/// How long the first page waits for the sizes.
 const FIRST_SIZES: Duration = Duration::from_millis(30);
-/// What a form may ask for.
+/// The requests that a form may make.
 const FORMS: [&str; 7] = [
     "CreateDisk",
     "CreateSnapshot",
@@ -54,13 +54,13 @@ pub(super) struct Visit {
     pub(super) from: IpAddr,
 }
 
-/// An answer: a page, or where to go.
+/// An answer: a page, or a redirection.
 pub(super) struct Seen {
     pub(super) status: u16,
     pub(super) body: String,
     pub(super) cookie: Option<String>,
     pub(super) location: Option<String>,
-    /// The action that was done or refused, if there was one.
+    /// The action that was carried out or refused, if there was one.
     pub(super) audit: Option<Audit>,
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Sizes {
     pub(super) snapshots: HashMap<u64, (u64, u64)>,
 }
 
-/// The sizes as they were last counted, and who counts them.
+/// The sizes as they were last counted, and whether a count is in progress.
 #[derive(Default)]
 struct Counted {
     sizes: Option<Arc<Sizes>>,
@@ -121,7 +121,7 @@ impl Pages {
         if !matches!(&*visit.incoming.method, "GET" | "HEAD" | "POST") {
             return Seen::page(405, view::message("That is not how this page is used."));
         }
-        // A browser says where a form came from; whoever says it must be from here.
+        // A browser says where a form came from; a request that says so must be from here.
         let from_here = match public_url {
             Some(url) => visit.origin.eq_ignore_ascii_case(url.origin()),
             None => visit.origin.split_once("://").is_some_and(|o| o.1 == visit.host),
@@ -143,7 +143,7 @@ impl Pages {
                 let (address, key) = (peer_of(visit.from), given("public_key"));
                 let (by_address, by_key) = (format!("address {address}"), format!("key {}", shorten(key)));
                 let by_both = format!("{by_key} {by_address}");
-                // By the key alone only many: whoever knows it could keep its owner out.
+                // The limit for the key alone is high: whoever knows the key could otherwise keep its owner out.
                 let names = [(&*by_address, FAILURES), (&*by_both, FAILURES), (&*by_key, 10 * FAILURES)];
                 let told = |status: u16, text: &str, code: u16| {
                     let audit = Audit { action: SIGN_IN.to_owned(), code, ..Audit::default() };
@@ -201,7 +201,7 @@ impl Pages {
                 let made = |name: &str| made.get(name).and_then(|v| v.as_str()).unwrap_or_default();
                 let given = |name: &str| fields.get(name).map_or("", |v| v);
                 let place = place(given, given("Region"));
-                // To where the object of the action is, or was.
+                // The redirection leads to where the object of the action is, or was.
                 let (place, anchor) = match action {
                     "CreateDisk" | "CreateDiskFromSnapshot" => {
                         (Place { disk: made("DiskID"), keyword: "", offset: 0, ..place }, "now")
@@ -247,8 +247,8 @@ impl Pages {
         }
     }
 
-    /// The sizes as last counted, by a thread of its own: nobody's page and nobody's call waits for a walk over all trees. The first page
-    /// waits a moment, which is enough where there is little to count.
+    /// Returns the sizes as last counted, which a thread of its own does, so that no page and no call waits for a walk over all trees. The
+    /// first page waits a moment, which is enough if there is little to count.
     fn sizes(&self, store: &Store) -> Option<Arc<Sizes>> {
         let (counted, made) = &*self.counted;
         let mut c = counted.lock();

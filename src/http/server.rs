@@ -45,13 +45,13 @@ use tokio::{
     time::timeout,
 };
 
-/// Bytes of a body that is too long that are still read, so that its sender gets to see the answer.
+/// Bytes of a body that is too long that are still read, so that its sender sees the answer.
 const DRAIN_MAX: usize = 16 << 20;
 /// A body of more bytes than this is a long one.
 const LONG_BODY: usize = 32 << 10;
-/// Long bodies in memory at once; more wait.
+/// Long bodies in memory at once; further ones wait.
 const LONG_BODIES: usize = 4;
-/// For what is left of a long body once there is room for it.
+/// Time for the rest of a long body once there is room for it.
 const LONG_TIME: Duration = Duration::from_secs(5);
 /// New connections that wait for a place.
 const NEWCOMERS: usize = 64;
@@ -62,23 +62,23 @@ const OPS_CONNECTIONS: usize = 16;
 /// Pages for people that are made at once.
 const PAGES: usize = 2;
 
-/// Reads the configuration anew.
+/// Reads the configuration again.
 pub type Reload = Arc<dyn Fn() -> StoreResult<Config> + Send + Sync>;
 
-/// Bounds, and what else a server does.
+/// The server's limits and surroundings.
 #[derive(Clone)]
 pub struct ServerOptions {
-    /// Connections at once. Beyond that the one gives way that does nothing for longest. Default 256.
+    /// Connections at once. Beyond that the one closes that does nothing for longest. Default 256.
     pub connections: usize,
-    /// Connections of one address at once, more are closed; 0: no limit. Default 64.
+    /// Connections of one address at once; further ones are closed. 0: no limit. Default 64.
     pub connections_per_peer: usize,
-    /// For the head of a request, and for silence between two. Default 15 s.
+    /// Time for the head of a request, and for silence between two. Default 15 s.
     pub head_time: Duration,
-    /// For a body. Default 30 s.
+    /// Time for a body. Default 30 s.
     pub body_time: Duration,
-    /// For a connection, whatever it does. Default 10 min.
+    /// Time for a connection, whatever it does. Default 10 min.
     pub connection_time: Duration,
-    /// For what is under way when the server is told to stop. Default 10 s.
+    /// Time for requests in progress when the server is told to stop. Default 10 s.
     pub stop_time: Duration,
     /// Automatic snapshots. Default none.
     pub schedules: Vec<Schedule>,
@@ -125,7 +125,7 @@ pub struct Server {
     control: Control,
 }
 
-/// Tells a server what to do while it runs.
+/// Controls a server while it runs.
 #[derive(Clone)]
 pub struct Control {
     stop: Arc<watch::Sender<bool>>,
@@ -133,11 +133,11 @@ pub struct Control {
 }
 
 impl Control {
-    /// No new connections; what is under way is finished.
+    /// Stops the server: it takes no new connections, and finishes what is in progress.
     pub fn stop(&self) {
         self.stop.send_replace(true);
     }
-    /// Reads the configuration anew: regions, tenants, keys and schedules. A configuration with a fault changes nothing. Connections stay.
+    /// Reads the configuration again: regions, tenants, keys and schedules. A configuration with a fault changes nothing. Connections stay.
     pub fn reload(&self) -> StoreResult<()> {
         self.shared.reload()
     }
@@ -157,7 +157,7 @@ pub(super) struct Shared {
     pages: Pages,
     places: Arc<Places>,
     long_bodies: Arc<Semaphore>,
-    /// Pages that are drawn at once; more wait, so that calls don't.
+    /// Pages rendered at once; further ones wait, so that calls need not.
     drawing: Arc<Semaphore>,
     pub(super) log: Log,
     pub(super) calls: Mutex<Calls>,
@@ -173,7 +173,7 @@ impl Shared {
     }
     fn reload(&self) -> StoreResult<()> {
         let Some(read) = &self.options.reload else { return Ok(()) };
-        // One after the other, so that keys and tenants are of one configuration.
+        // Replaced in one critical section, so that keys and tenants are of one configuration.
         let _one = self.reloading.lock();
         let outcome = read().map(|config| {
             self.service.set_directory(config.directory);
@@ -183,7 +183,7 @@ impl Shared {
         self.log.put(&json!({ "event": "reload", "fault": fault }));
         outcome
     }
-    /// Counts an action, whichever way it came; gives the fields of its log line.
+    /// Counts an action of the API or the page, and returns the fields of its log line.
     fn record(&self, audit: &Audit, took: Duration) -> serde_json::Map<String, serde_json::Value> {
         let kind = audit.cause.as_ref().map(crate::Error::kind);
         if matches!(kind, Some(ErrorKind::Poisoned | ErrorKind::Closed | ErrorKind::Io)) {
@@ -214,7 +214,7 @@ impl Reply {
 }
 
 impl Server {
-    /// A server of `service` for whoever has one of `keys`, at `address` (`host:port`; port 0: any).
+    /// Binds a server of `service` for the owners of `keys` to `address` (`host:port`; port 0: any).
     pub fn bind(service: SnapshotService, keys: Keys, address: &str, options: ServerOptions) -> io::Result<Server> {
         let bind = |address: &str| {
             let listener = TcpListener::bind(address)?;
@@ -249,7 +249,7 @@ impl Server {
     pub fn metrics_address(&self) -> io::Result<Option<SocketAddr>> {
         self.ops.as_ref().map(TcpListener::local_addr).transpose()
     }
-    /// What stops it, and has it read its configuration.
+    /// Returns what stops the server and has it read its configuration again.
     pub fn control(&self) -> Control {
         self.control.clone()
     }
@@ -294,7 +294,7 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            // Some wait for a place, each by itself; the next are closed at once.
+            // Some connections wait for a place; further ones are closed at once.
             let Ok(newcomer) = newcomers.clone().try_acquire_owned() else {
                 shared.refused.fetch_add(1, Relaxed);
                 continue;
@@ -328,7 +328,7 @@ fn heed_signals(control: Control) -> io::Result<impl Future<Output = ()>> {
                 _ = int.recv() => break,
                 _ = hup.recv() => {
                     let control = control.clone();
-                    // What is wrong with it is in the log. Not waited for: the next signal may be to stop.
+                    // Faults of the configuration are logged. Not awaited: the next signal may be to stop.
                     drop(tokio::task::spawn_blocking(move || control.reload()));
                 }
             }
@@ -337,7 +337,7 @@ fn heed_signals(control: Control) -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Every now and then: what is due by a schedule, and what went wrong in the background.
+/// Runs schedules that are due, and logs failures of background work, at intervals.
 async fn run_schedules(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut told = None;
     loop {
@@ -363,7 +363,7 @@ async fn run_schedules(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Health and metrics, for whoever may reach their address.
+/// Serves health and metrics to whoever reaches their address.
 async fn serve_ops(shared: Arc<Shared>, listener: tokio::net::TcpListener, mut stop: watch::Receiver<bool>) {
     let places = Places::new(OPS_CONNECTIONS, 0);
     loop {
@@ -414,7 +414,7 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let (s, at) = (shared.clone(), place.clone());
     let service = service_fn(move |request| {
-        // In a task of its own: whoever hangs up is in the log like everybody else, and has the place until the work is done.
+        // In a task of its own: a client that hangs up is logged like any other, and keeps its place until the work is done.
         let task = tokio::spawn(respond(s.clone(), request, peer, at.clone()));
         async move {
             let failed = |_| Reply::plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n").into_response(None);
@@ -432,9 +432,9 @@ async fn connection(
         let _ = timeout(shared.options.connection_time, stop.wait_for(|&s| s)).await;
     };
     tokio::select! {
-        // What a client does wrong is its own affair; hyper has answered 400 where it could.
+        // Errors of the client are not logged; hyper has answered 400 where it could.
         _ = connection.as_mut() => return,
-        // Somebody else needs the place, and nothing is under way here.
+        // The place is needed, and nothing is in progress here.
         () = place.seat.told() => return,
         () = told => connection.as_mut().graceful_shutdown(),
     }
@@ -452,7 +452,7 @@ fn request_id() -> String {
     format!("{}-{}-{}-{}-{}", &h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..])
 }
 
-/// Where a request came from: through a proxy, from where the proxy says.
+/// Returns where a request came from: what a proxy says, if it came through one.
 fn client(options: &ServerOptions, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
     let proxied = options.public_url.is_some() && options.proxy.map_or(peer.is_loopback(), |proxy| proxy == peer);
     let last = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| proxied);
@@ -513,7 +513,7 @@ impl Reply {
     }
 }
 
-/// A body, and what it holds of the memory for long ones.
+/// A body, and its share of the memory for long ones.
 struct Read {
     bytes: Vec<u8>,
     _long: Option<OwnedSemaphorePermit>,
@@ -572,7 +572,7 @@ fn health(shared: &Shared) -> Reply {
     }
 }
 
-/// Whether a request names its host exactly once, as HTTP/1.1 wants it: two would be one for a proxy and another for us.
+/// Returns whether a request names its host exactly once, as HTTP/1.1 requires: a proxy and this server could choose different ones of two.
 fn names_its_host(head: &Parts) -> bool {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let is_one = |h: &HeaderValue| !h.is_empty() && !h.as_bytes().iter().any(|b| b",\t ".contains(b));
@@ -619,7 +619,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Body>, from: IpAddr, seat:
     };
     let is_call = matches!(&*visit.path, "/api" | "/api/");
     let drawing = if is_call { None } else { shared.drawing.clone().acquire_owned().await.ok() };
-    // Whoever waits for the others' pages may have to give way; whoever is at work may not.
+    // A connection that waits for others' pages may have to close; one that is at work may not.
     seat.set(Phase::Work);
     let (s, held) = (shared.clone(), (read._long, drawing));
     let work = move || {

@@ -1,4 +1,4 @@
-//! Who is signed in at the page: sessions in memory, by a random token.
+//! Sessions of the page, in memory, by a random token.
 
 use super::sign::Keys;
 use crate::{
@@ -10,7 +10,7 @@ use std::{collections::HashMap, time::Duration, time::Instant};
 
 /// A session ends after this long without a request.
 const IDLE: Duration = Duration::from_secs(30 * 60);
-/// And after this long anyway.
+/// A session ends after this long in any case.
 const LIFE: Duration = Duration::from_secs(12 * 3600);
 /// Sessions at once; the one that was idle longest goes.
 const SESSIONS_MAX: usize = 10_000;
@@ -21,9 +21,9 @@ const SESSIONS_OF_ONE: usize = 16;
 #[derive(Clone)]
 pub(super) struct Session {
     pub(super) caller: Caller,
-    /// The pair that was given: when it is nobody's any more, the session ends.
+    /// The key pair that was given: the session ends when the pair is revoked.
     keys: (String, String),
-    /// Stands in each form, and nobody else knows it.
+    /// A secret in each form of the session.
     pub(super) form_token: String,
     begun: Instant,
     seen: Instant,
@@ -39,7 +39,7 @@ fn token() -> String {
 }
 
 impl Sessions {
-    /// Signs somebody in; gives the session's token.
+    /// Starts a session and returns its token.
     pub(super) fn begin(&self, caller: Caller, (public_key, private_key): (&str, &str), now: Instant) -> String {
         let mut all = self.by_token.lock();
         all.retain(|_, s| alive(s, now));
@@ -57,7 +57,7 @@ impl Sessions {
         all.insert(token.clone(), Session { caller, keys, form_token: self::token(), begun: now, seen: now });
         token
     }
-    /// The session of a token, with what its keys may do now.
+    /// Returns the session of a token, with its keys' present rights.
     pub(super) fn find(&self, token: &str, keys: &Keys, now: Instant) -> Option<Session> {
         let mut all = self.by_token.lock();
         let session = all.get_mut(token).filter(|s| alive(s, now))?;

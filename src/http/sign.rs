@@ -1,4 +1,4 @@
-//! Signatures: who a request is from.
+//! Signatures: which key pair a request is from.
 
 use crate::api::{Caller, Params};
 use serde_json::Value;
@@ -9,9 +9,9 @@ use subtle::ConstantTimeEq;
 /// How a JSON number that is no integer is written where it is signed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Floats {
-    /// With as many digits as tell it apart, and never an exponent: the vendor's SDKs for Go and Java.
+    /// With as many digits as distinguish it, and never an exponent, as the vendor's SDKs for Go and Java do.
     Plain,
-    /// As Python's `str`, and whole numbers digit by digit: the vendor's SDK for Python.
+    /// As Python's `str`, and whole numbers in all digits, as the vendor's SDK for Python does.
     Python,
 }
 
@@ -80,7 +80,7 @@ fn has_float(value: &Value) -> bool {
     }
 }
 
-/// Whether two texts are the same, in a time that does not tell where they differ.
+/// Compares two texts in a time that does not tell where they differ.
 pub(super) fn same(a: &str, b: &str) -> bool {
     a.as_bytes().ct_eq(b.as_bytes()).into()
 }
@@ -100,7 +100,7 @@ impl Keys {
         self.by_public.insert(public_key.to_owned(), (private_key.to_owned(), caller));
         true
     }
-    /// Whose signature it is; `None` for an unknown key as for a wrong signature. Nothing is computed for a key that nobody has.
+    /// Returns whose signature it is; `None` for an unknown key as for a wrong signature. Nothing is computed for an unknown key.
     pub fn verify(&self, params: &Params, public_key: &str, claimed: &str) -> Option<&Caller> {
         let (private_key, caller) = self.by_public.get(public_key)?;
         let agrees = |floats| same(&sum(params, private_key, floats), claimed);

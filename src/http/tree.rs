@@ -1,4 +1,4 @@
-//! The page of one disk: its snapshots, newest first, as the tree that they are.
+//! The page of one disk: its snapshots, newest first, as a tree.
 
 use super::view::{Place, Screen, esc, name, opening, space};
 use crate::{
@@ -64,7 +64,7 @@ impl<'a> Tree<'a> {
         all.len()
     }
 
-    /// The newest snapshot on the way that goes straight on from `node`: the disk's own way, or else always the newest child.
+    /// Returns the newest snapshot on the straight way on from `node`: the disk's own way, or else always the newest child.
     fn tip(&self, mut node: usize) -> usize {
         while self.head != Some(node) {
             let children = &self.nodes[node].children;
@@ -76,7 +76,7 @@ impl<'a> Tree<'a> {
         node
     }
 
-    /// Draws the way from `tip` back to `root`; what branches off it is closed.
+    /// Renders the way from `tip` back to `root`; what branches off it is closed.
     fn draw(&self, screen: &Screen<'_>, disk: &DiskInfo, root: usize, out: &mut String) {
         let mut at = self.tip(root);
         let mut from = None;

@@ -68,7 +68,7 @@ pub(super) fn esc(text: &str) -> String {
     out
 }
 
-/// Text of somebody else's: whatever direction it is written in, it does not reorder what stands around it.
+/// Escapes text of another user and isolates its direction, so that it does not reorder the text around it.
 pub(super) fn name(text: &str) -> String {
     format!("<bdi>{}</bdi>", esc(text))
 }
@@ -236,7 +236,7 @@ impl Screen<'_> {
         out + inner + "</form>"
     }
 
-    /// A choice of projects for those who must make one.
+    /// A choice of projects, for callers who must name one.
     fn projects(&self, company: i64, chosen: &str) -> String {
         let directory = self.service.directory();
         let Some(company) = directory.companies.get(&company) else { return String::new() };
@@ -287,7 +287,7 @@ impl Screen<'_> {
         Ok(())
     }
 
-    /// The begin of a disk's section: what it is, what it takes, and what can be done with it.
+    /// The beginning of a disk's section: its properties, its sizes, and its actions.
     pub(super) fn disk_head(&self, disk: &DiskInfo, total: u64, newest: Option<&SnapshotInfo>, out: &mut String) {
         let directory = self.service.directory();
         let status = if disk.disk_status == DiskStatus::Bound {

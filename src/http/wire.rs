@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Bytes that a body may have.
 pub const BODY_MAX: usize = 1 << 20;
 
-/// What came in, as far as it matters here.
+/// The parts of a request that matter here.
 #[derive(Clone, Debug, Default)]
 pub struct Incoming {
     /// `GET` or `POST`.
@@ -28,7 +28,7 @@ pub struct Incoming {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outgoing {
-    /// The answer.
+    /// An answer, and what the log says of it.
     pub body: Value,
     /// Who asked for what.
     pub audit: Audit,
@@ -117,9 +117,9 @@ impl Encoding<'_> {
     }
 }
 
-/// Answers a request. Everything that goes wrong is an answer too.
+/// Answers a request. Every failure is an answer too.
 pub fn handle(service: &SnapshotService, keys: &Keys, incoming: &Incoming) -> Outgoing {
-    // To name the action of an answer, or where a body does not.
+    // The action of an answer to a request whose body does not name it.
     let fallback = || {
         let pairs = form(incoming.query.as_bytes()).unwrap_or_default();
         pairs.into_iter().find(|(name, _)| name == "Action").map_or_else(String::new, |(_, value)| value)
@@ -139,10 +139,10 @@ pub fn handle(service: &SnapshotService, keys: &Keys, incoming: &Incoming) -> Ou
             return Err(missing(RetCode::NoSignature, "Signature"));
         }
         let refused = || Fault::new(RetCode::BadSignature, "unknown PublicKey or wrong Signature");
-        // Nothing is built for a key that nobody has.
+        // Nothing is built for an unknown key.
         keys.owner(&envelope.public_key).ok_or_else(refused)?;
         let mut params = encoding.parameters()?;
-        // What is done is what is signed: an action of the address counts as one of the parameters.
+        // The signed parameters are carried out: an action in the address counts as one of them.
         match params.get("Action") {
             None => params.set_text("Action", &audit.action),
             Some(Value::String(action)) if !action.is_empty() => audit.action = action.clone(),

@@ -1,7 +1,7 @@
 //! Volumes and snapshots into raw files.
 //!
-//! A file is written beside its place under a name of its own and moved there when it is complete and durable: nobody
-//! ever sees half a disk under the name that was asked for.
+//! A file is written beside its place under a name of its own and moved there when it is complete and durable, so that nobody ever sees part
+//! of a disk under the name that was asked for.
 
 use crate::{
     args::Target,
@@ -87,9 +87,9 @@ impl Partial {
             let path = dir.join(OsStr::from_bytes(&[&before[..], middle.as_bytes(), after].concat()));
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             let partial = Partial { path, published: false };
-            // Where there are no locks, another export may take this one for an old one, and this one then fails.
+            // Without locks, another export may take this file for an abandoned one, and this export then fails.
             let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
-            // Another one may have done so before the lock was there.
+            // Another export may have removed the file before it was locked.
             if file.metadata()?.nlink() > 0 {
                 return Ok((file, partial));
             }
@@ -145,7 +145,7 @@ fn publish(from: &Path, to: &Path, replace: bool) -> Outcome {
     }
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
-        // Some filesystems can't: a link never replaces either.
+        // Some filesystems can't do this: a link never replaces a file either.
         Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(from, to).and_then(|()| fs::remove_file(from)).at(&shown),
         Err(Errno::EXIST) => Err(Failure::new(format!("{shown} exists; --force replaces it"))),
         Err(e) => Err(e).at(&shown),

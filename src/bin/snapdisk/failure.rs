@@ -1,15 +1,15 @@
-//! How a command ends when it does not end well.
+//! How a command fails: exit codes and messages.
 
 use snapdisk::{Error, ErrorKind};
 use std::{fmt, io};
 
 /// Something failed.
 pub(crate) const ERROR: u8 = 1;
-/// The command line makes no sense.
+/// The command line is wrong.
 pub(crate) const USAGE: u8 = 2;
 /// The image is damaged.
 pub(crate) const DAMAGE: u8 = 3;
-/// Another process has the image.
+/// Another process has the image open.
 pub(crate) const LOCKED: u8 = 4;
 
 /// A message for standard error (none if all is said) and the exit code.

@@ -1,4 +1,4 @@
-//! Opening images, and finding in them what the command line names.
+//! Opening images, and looking up what the command line names.
 
 use crate::{
     args::Target,
@@ -8,9 +8,9 @@ use crate::{
 use snapdisk::{DeleteSnapshots, ErrorKind, Extents, NewOptions, Options, Result, Snapshot, SnapshotId, Store, Volume};
 use std::{collections::BTreeMap, fs, ops::Range, os::unix::fs::MetadataExt, path::Path};
 
-/// The name of a volume whose import is not finished. Only one process writes to an image, so there is at most one, and
-/// whoever opens the image for writing next knows that its import is dead. The tag tells it from a volume that somebody
-/// named so through the library.
+/// The name of a volume whose import is not finished. Only one process writes to an image, so that there is at most one, and whoever opens
+/// the image for writing next knows that its import is dead. The tag distinguishes it from a volume that somebody named so through the
+/// library.
 pub(crate) const UNFINISHED: &str = "import.partial";
 const TAG: (&str, &str) = ("snapdisk.import", "unfinished");
 
@@ -19,8 +19,7 @@ pub(crate) fn shared(image: &Path) -> Outcome<Store> {
     Ok(Options::new().open_read_only(image)?)
 }
 
-/// Opens for writing, alone; does `work`; closes, which makes all of it durable. What an interrupted import left is
-/// removed first.
+/// Opens for writing, alone; runs `work`; closes, which makes all of it durable. What an interrupted import left is removed first.
 pub(crate) fn writing<T>(image: &Path, work: impl FnOnce(&Store) -> Outcome<T>) -> Outcome<T> {
     let store = Options::new().open(image)?;
     let done = sweep(&store).and_then(|()| work(&store));
@@ -50,7 +49,7 @@ pub(crate) fn is_unfinished(volume: &Volume) -> Result<bool> {
     Ok(volume.name()? == UNFINISHED && volume.tags()?.get(TAG.0).is_some_and(|v| v == TAG.1))
 }
 
-/// Waits until the space of what was dropped is free.
+/// Waits until the space of what was deleted is free.
 pub(crate) fn reclaim(store: &Store) -> Outcome {
     let _meter = Meter::wait("reclaiming");
     Ok(store.wait_reclaimed()?)

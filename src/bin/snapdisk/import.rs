@@ -49,7 +49,7 @@ pub(crate) fn fill(store: &Store, name: &str, raw: &mut Raw) -> Outcome {
         Ok(finish?)
     });
     if done.is_err() {
-        // If even this fails, the next writer does it. Whoever pressed Ctrl-C does not want to wait.
+        // If even this fails, the next writer removes it. Whoever pressed Ctrl-C does not want to wait.
         let deleted = store.delete_volume(&volume, DeleteSnapshots::Delete);
         if deleted.is_ok() && !interrupt::came() {
             let _ = image::reclaim(store);
@@ -95,7 +95,7 @@ fn copy(volume: &Volume, raw: &mut Raw, existing: Option<u64>) -> Outcome<u64> {
     let mut at = 0;
     loop {
         let piece = raw.next(&mut new)?;
-        // After the read: what ends the input together with this process, Ctrl-C on a pipeline say, is no end of the disk.
+        // Checked after the read: what ends the input together with this process, such as Ctrl-C on a pipeline, is no end of the disk.
         interrupt::check()?;
         match piece {
             Piece::End => return Ok(at),
@@ -192,7 +192,7 @@ fn put(volume: &Volume, at: u64, new: &[u8], old: Option<&[u8]>) -> Outcome {
     Ok(())
 }
 
-/// What comes next of a raw disk.
+/// The next part of a raw disk.
 pub(crate) enum Piece {
     /// This many bytes that the host knows to be zeros, or the rest of them.
     Hole(u64),
@@ -262,7 +262,7 @@ impl Raw {
             return Ok(Piece::End);
         }
         if self.at >= self.data_end {
-            // Hosts that know no holes answer that all is data, or that they don't know.
+            // Hosts that know no holes answer that all is data, or that the call is not supported.
             let data = match rustix::fs::seek(&*file, SeekFrom::Data(self.at)) {
                 Ok(data) => data.min(len) / BLOCK as u64 * BLOCK as u64,
                 Err(Errno::NXIO) => len,

@@ -1,4 +1,4 @@
-//! Ctrl-C and its kin: long work stops at its next step and cleans up; a second signal ends the process at once.
+//! Signals: long work stops at its next step and cleans up; a second signal ends the process at once.
 
 use crate::failure::{At, Failure, Outcome};
 use signal_hook::{
@@ -12,7 +12,7 @@ use std::sync::{
 
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// From here on the signals are noted instead of ending the process.
+/// Has signals noted, from here on, instead of ending the process.
 pub(crate) fn catch() -> Outcome {
     let stop = STOP.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -23,12 +23,12 @@ pub(crate) fn catch() -> Outcome {
     Ok(())
 }
 
-/// Whether one came.
+/// Returns whether a signal came.
 pub(crate) fn came() -> bool {
     STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed))
 }
 
-/// Fails once one came.
+/// Fails once a signal came.
 pub(crate) fn check() -> Outcome {
     if came() { Err(Failure::new("interrupted")) } else { Ok(()) }
 }

@@ -64,7 +64,7 @@ fn ended(outcome: Outcome) -> ExitCode {
 }
 
 fn say(message: &str) {
-    // Nobody is left to tell when standard error is gone.
+    // If standard error is gone, there is nobody to tell.
     let _ = stderr().write_all(message.as_bytes());
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn run(args: ApiArgs) -> Outcome {
             text::printable(&file.to_string()),
         ));
     }
-    // Before it serves there is nothing to read anew, and the signal must not end it.
+    // Until it serves, the configuration can't be read again, and the signal must not end the process.
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).at("signals")?;
     let file = args.config.ok_or_else(|| Failure::usage("--config is missing"))?;
     let config = Config::load(&file)?;
@@ -66,7 +66,7 @@ fn serve(store: &Store, config: Config, file: PathBuf, listen: Option<String>, a
     let service = SnapshotService::new(store.clone(), config.directory)?;
     for (volume, company) in adopt {
         match service.adopt(&store.volume(volume)?, &region, *company, volume) {
-            // It was given away before.
+            // It belongs to a company already.
             Err(fault) if fault.code() == RetCode::DiskState => {}
             Err(fault) => return Err(Failure::new(format!("{volume}: {fault}"))),
             Ok(()) => {}

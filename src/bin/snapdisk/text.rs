@@ -1,4 +1,4 @@
-//! What is printed: sizes, times, columns, and nothing that a terminal would obey.
+//! Output: sizes, times, columns, and no control characters that a terminal would obey.
 
 use crate::{
     failure::{ERROR, Failure, Outcome},
