@@ -163,9 +163,7 @@ impl State {
                 Node::Extents(leaf) => {
                     self.nodes_for_reclaim(put)?;
                     for e in &leaf.extents {
-                        for i in 0..u64::from(e.len) {
-                            self.forest.space.decref(e.physical.plus(i))?;
-                        }
+                        self.forest.space.remove_parents(Run { start: e.physical, len: e.len })?;
                     }
                 }
                 _ => return Err(Error::corrupt(format!("{}: doomed node of another kind", child.block)).into()),

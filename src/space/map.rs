@@ -75,11 +75,11 @@ pub(crate) type Pin = Arc<()>;
 /// A change of one block's count, which [`Space::undo`] can take back.
 enum Change {
     /// One more parent.
-    Raised(Block),
+    Raised(Run),
     /// One parent less.
-    Lowered(Block),
+    Lowered(Run),
     /// An allocated block's first parent.
-    Taken(Block),
+    Taken(Run),
 }
 
 struct Quarantine {

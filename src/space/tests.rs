@@ -165,9 +165,7 @@ fn a_map_of_which_little_is_in_memory_does_the_same() {
                 let taken = maps.each_mut().map(|m| m.step(|space| space.allocate(purpose, want, any)));
                 assert_eq!(taken[0], taken[1], "round {round}");
                 if let Some(run) = taken[0] {
-                    let first = |space: &mut Space| {
-                        (0..u64::from(run.len)).try_for_each(|i| space.first_parent(run.start.plus(i)))
-                    };
+                    let first = |space: &mut Space| space.add_first_parents(run);
                     maps.iter_mut().for_each(|m| m.step(first));
                     runs.push(run);
                 }

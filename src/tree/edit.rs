@@ -189,9 +189,7 @@ impl Forest {
         let Node::Extents(leaf) = &*d.node else { return Ok(false) };
         let Some(i) = leaf.exchangeable(logical, physical, sums.len()) else { return Ok(false) };
         let old = leaf.extents[i].physical;
-        for i in 0..sums.len() as u64 {
-            self.space.decref(old.plus(i))?;
-        }
+        self.space.remove_parents(Run { start: old, len: sums.len() as u32 })?;
         if !last {
             self.saved.entry(block.0).or_insert_with(|| Some(d.clone()));
         }
@@ -227,9 +225,7 @@ impl Forest {
         }
         let Node::Extents(leaf) = &*d.node else { return Ok(false) };
         for run in covered(leaf, lo, hi) {
-            for i in 0..u64::from(run.len) {
-                self.space.decref(run.start.plus(i))?;
-            }
+            self.space.remove_parents(run)?;
         }
         if !last {
             self.saved.entry(block.0).or_insert_with(|| Some(d.clone()));
@@ -252,7 +248,7 @@ impl Forest {
             Node::Inner { entries, .. } if want.level > 0 => {
                 (0..entries.len()).try_for_each(|i| self.release(step(want, entries, i)))?;
             }
-            node => self.each_block(node, |f, b| f.space.decref(b).map(drop))?,
+            node => self.each_run(node, |f, run| f.space.remove_parents(run))?,
         }
         self.free_node(want.child)
     }
@@ -275,9 +271,7 @@ impl Forest {
                 let freed = covered(leaf, span.lo as u64, span.hi as u64);
                 replace(leaf, span.lo as u64, span.hi as u64, fresh);
                 for run in freed {
-                    for i in 0..u64::from(run.len) {
-                        self.space.decref(run.start.plus(i))?;
-                    }
+                    self.space.remove_parents(run)?;
                 }
                 last
             }
@@ -392,7 +386,7 @@ impl Forest {
             return Ok(());
         }
         if self.space.count(other.child.block)? > 1 {
-            self.each_block(&neighbour, |f, b| f.space.incref(b))?;
+            self.each_run(&neighbour, |f, run| f.space.add_parents(run))?;
         }
         self.free_node(other.child)?;
         let (low, high) = if left == i { (&small, &neighbour) } else { (&neighbour, &small) };

@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     format::Page,
     lack::{Child, Key, Lack, Miss, Shape, Step, Stop},
-    space::{Purpose, Space},
+    space::{Purpose, Run, Space},
     units::{Block, Stamp},
 };
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -330,7 +330,7 @@ impl Forest {
         }
         let block = self.pool.pop().ok_or_else(|| Error::corrupt("the reserve for nodes ran out"))?;
         self.saved.entry(block.0).or_insert(None);
-        self.space.first_parent(block)?;
+        self.space.add_first_parents(Run { start: block, len: 1 })?;
         Ok(block)
     }
 
@@ -350,7 +350,7 @@ impl Forest {
         }
         let node = self.load(want)?;
         if count > 1 {
-            self.each_block(&node, |forest, block| forest.space.incref(block))?;
+            self.each_run(&node, |forest, run| forest.space.add_parents(run))?;
         }
         let copy = self.allocate(want.shape, (*node).clone())?;
         self.space.decref(want.child.block)?;
@@ -358,15 +358,13 @@ impl Forest {
         Ok(copy)
     }
 
-    /// Calls `f` for every block that a node refers to.
-    pub(super) fn each_block(&mut self, node: &Node, mut f: impl FnMut(&mut Forest, Block) -> Step<()>) -> Step<()> {
+    /// Calls `f` for every run of blocks that a node refers to.
+    pub(super) fn each_run(&mut self, node: &Node, mut f: impl FnMut(&mut Forest, Run) -> Step<()>) -> Step<()> {
         match node {
-            Node::Inner { entries, .. } => entries.iter().try_for_each(|e| f(self, e.child.block)),
-            Node::Extents(leaf) => leaf
-                .extents
-                .iter()
-                .flat_map(|e| (0..u64::from(e.len)).map(|i| e.physical.plus(i)))
-                .try_for_each(|b| f(self, b)),
+            Node::Inner { entries, .. } => {
+                entries.iter().try_for_each(|e| f(self, Run { start: e.child.block, len: 1 }))
+            }
+            Node::Extents(leaf) => leaf.extents.iter().try_for_each(|e| f(self, Run { start: e.physical, len: e.len })),
             Node::Records(_) => Ok(()),
         }
     }

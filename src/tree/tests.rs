@@ -80,10 +80,8 @@ fn trees_are_maps_and_counts_are_parents() {
                     while at < lo + len.min(70) {
                         let want = (lo + len.min(70) - at).min(64) as u32;
                         let run = f.space.allocate(crate::space::Purpose::Data, want, true).unwrap().unwrap();
-                        for i in 0..u64::from(run.len) {
-                            f.space.first_parent(run.start.plus(i)).unwrap();
-                            map.insert(at + i, step);
-                        }
+                        f.space.add_first_parents(run).unwrap();
+                        map.extend((0..u64::from(run.len)).map(|i| (at + i, step)));
                         fresh.push((at, run.start, vec![step; run.len as usize]));
                         at += u64::from(run.len);
                     }

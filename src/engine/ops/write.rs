@@ -240,9 +240,7 @@ impl State {
         let root = Root::from(self.volume_record(volume)?.root);
         self.translations.forget(Target::Volume(volume), data.block, data.block + data.blocks());
         for &(start, len) in &data.runs {
-            for i in 0..u64::from(len) {
-                self.forest.space.first_parent(Block(start).plus(i))?;
-            }
+            self.forest.space.add_first_parents(crate::space::Run { start: Block(start), len })?;
         }
         if let [(start, _)] = data.runs[..]
             && self.forest.exchange(root, data.block, Block(start), &data.sums, last)?

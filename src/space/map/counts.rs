@@ -45,64 +45,100 @@ impl Space {
         }
         r
     }
-    /// Returns a block's region, for changing, and the block's place in it.
-    fn place_mut(&mut self, block: Block) -> Step<(&mut Region, usize)> {
-        let (region, place) = self.locate(block)?;
+    /// Takes the next part of a run: its blocks in one region, which is in memory then, and where they begin there. `None` once nothing is
+    /// left.
+    fn next_part(&mut self, rest: &mut Run) -> Step<Option<(Run, u64, usize)>> {
+        if rest.len == 0 {
+            return Ok(None);
+        }
+        let (region, place) = self.locate(rest.start)?;
+        let part = Run { start: rest.start, len: rest.len.min(self.geo.span - place as u32) };
+        // Homes are at both ends of a region: where neither end of the part is one, none of its blocks is.
+        self.locate(part.start.plus(u64::from(part.len) - 1))?;
         self.load(region)?;
-        Ok((self.region_mut(region), place))
+        *rest = Run { start: part.start.plus(part.len.into()), len: rest.len - part.len };
+        Ok(Some((part, region, place)))
     }
 
-    /// Adds a parent.
-    pub(crate) fn incref(&mut self, block: Block) -> Step<()> {
-        let n = self.count(block)?;
-        if n == 0 || n >= COUNT_MAX {
-            return Err(Error::corrupt(format!("{block} has {n} parents and can't get one more")).into());
-        }
+    /// Adds a parent to each block of a run.
+    pub(crate) fn add_parents(&mut self, mut run: Run) -> Step<()> {
         self.shared = true;
-        let (r, place) = self.place_mut(block)?;
-        r.counts[place] = n + 1;
-        self.undo.push(Change::Raised(block));
+        while let Some((part, region, place)) = self.next_part(&mut run)? {
+            let counts = &mut self.region_mut(region).counts[place..][..part.len as usize];
+            if let Some(i) = counts.iter().position(|&n| n == 0 || n >= COUNT_MAX) {
+                let (block, n) = (part.start.plus(i as u64), counts[i]);
+                return Err(Error::corrupt(format!("{block} has {n} parents and can't get one more")).into());
+            }
+            counts.iter_mut().for_each(|n| *n += 1);
+            self.undo.push(Change::Raised(part));
+        }
         Ok(())
     }
-    /// Removes a parent. A block without parents goes into quarantine. Returns the count that is left.
-    pub(crate) fn decref(&mut self, block: Block) -> Step<u32> {
-        let (r, place) = self.place_mut(block)?;
-        let n = match r.counts[place] {
-            0 | COUNT_RETURNED => return Err(Error::corrupt(format!("{block} is free and loses a parent")).into()),
-            n => n - 1,
-        };
-        r.counts[place] = n;
-        if n == 0 {
-            r.held += 1;
-            self.free += 1;
-            self.quarantine_block(block);
+    /// Removes a parent of each block of a run. Blocks without parents go into quarantine.
+    pub(crate) fn remove_parents(&mut self, mut run: Run) -> Step<()> {
+        while let Some((part, region, place)) = self.next_part(&mut run)? {
+            let r = self.region_mut(region);
+            let counts = &mut r.counts[place..][..part.len as usize];
+            if let Some(i) = counts.iter().position(|n| matches!(*n, 0 | COUNT_RETURNED)) {
+                let block = part.start.plus(i as u64);
+                return Err(Error::corrupt(format!("{block} is free and loses a parent")).into());
+            }
+            counts.iter_mut().for_each(|n| *n -= 1);
+            let free = counts.iter().filter(|n| **n == 0).count() as u32;
+            r.held += free;
+            self.free += u64::from(free);
+            if free == part.len {
+                self.quarantine(part);
+            } else if free > 0 {
+                for i in
+                    (0..part.len).filter(|&i| self.regions[&region].counts[place + i as usize] == 0).collect::<Vec<_>>()
+                {
+                    self.quarantine(Run { start: part.start.plus(i.into()), len: 1 });
+                }
+            }
+            self.undo.push(Change::Lowered(part));
         }
-        self.undo.push(Change::Lowered(block));
-        Ok(n)
+        Ok(())
     }
-    fn quarantine_block(&mut self, block: Block) {
-        self.waiting += 1;
+    /// Adds the first parent of each block of an allocated run.
+    pub(crate) fn add_first_parents(&mut self, mut run: Run) -> Step<()> {
+        while let Some((part, region, place)) = self.next_part(&mut run)? {
+            let r = self.region_mut(region);
+            let places = place..place + part.len as usize;
+            let is_allocated = |&i: &usize| r.counts[i] == 0 && !bit(&r.available, i);
+            if r.held < part.len || !places.clone().all(|i| is_allocated(&i)) {
+                let i = places.clone().position(|i| !is_allocated(&i)).unwrap_or(0);
+                let block = part.start.plus(i as u64);
+                return Err(Error::corrupt(format!("{block} is used without having been allocated")).into());
+            }
+            r.held -= part.len;
+            r.counts[places].fill(1);
+            self.free = self.free.saturating_sub(part.len.into());
+            self.undo.push(Change::Taken(part));
+        }
+        Ok(())
+    }
+
+    /// Adds a parent to one block.
+    pub(crate) fn incref(&mut self, block: Block) -> Step<()> {
+        self.add_parents(Run { start: block, len: 1 })
+    }
+    /// Removes a parent of one block. Returns the count that is left.
+    pub(crate) fn decref(&mut self, block: Block) -> Step<u32> {
+        self.remove_parents(Run { start: block, len: 1 })?;
+        self.count(block)
+    }
+    fn quarantine(&mut self, run: Run) {
+        self.waiting += u64::from(run.len);
         match self.freed.last_mut() {
-            Some(run) if run.start.plus(run.len.into()) == block => run.len += 1,
-            _ => self.freed.push(Run { start: block, len: 1 }),
+            Some(last) if last.start.plus(last.len.into()) == run.start => last.len += run.len,
+            _ => self.freed.push(run),
         }
     }
     /// Puts blocks in quarantine that were allocated and written and that nothing names. Like blocks that lost their last parent they are not
     /// written again before a checkpoint (I1), since a medium may keep the older of two writes.
     pub(crate) fn abandon(&mut self, run: Run) {
-        (0..u64::from(run.len)).for_each(|i| self.quarantine_block(run.start.plus(i)));
-    }
-    /// Adds the first parent of an allocated block.
-    pub(crate) fn first_parent(&mut self, block: Block) -> Step<()> {
-        let (r, place) = self.place_mut(block)?;
-        if r.counts[place] != 0 || bit(&r.available, place) || r.held == 0 {
-            return Err(Error::corrupt(format!("{block} is used without having been allocated")).into());
-        }
-        r.held -= 1;
-        r.counts[place] = 1;
-        self.free = self.free.saturating_sub(1);
-        self.undo.push(Change::Taken(block));
-        Ok(())
+        self.quarantine(run);
     }
 
     /// Keeps the changes made so far.
@@ -112,29 +148,32 @@ impl Space {
     /// Takes back every change of a count since [`Space::keep`], the last one first.
     pub(crate) fn undo(&mut self) {
         while let Some(change) = self.undo.pop() {
-            let (Change::Raised(block) | Change::Lowered(block) | Change::Taken(block)) = change;
+            let (Change::Raised(run) | Change::Lowered(run) | Change::Taken(run)) = change;
             // A region that was changed is in memory until a checkpoint has written it.
-            let Some((region, place)) = self.geo.locate(block) else { continue };
+            let Some((region, place)) = self.geo.locate(run.start) else { continue };
             let Some(r) = self.regions.get_mut(&region) else { continue };
+            let places = place..place + run.len as usize;
             match change {
-                Change::Raised(_) => r.counts[place] -= 1,
+                Change::Raised(_) => r.counts[places].iter_mut().for_each(|n| *n -= 1),
                 Change::Lowered(_) => {
-                    r.counts[place] += 1;
-                    if r.counts[place] == 1 {
-                        r.held -= 1;
-                        self.free = self.free.saturating_sub(1);
-                        self.waiting -= 1;
-                        // It is the last block that was freed.
-                        if let Some(run) = self.freed.last_mut() {
-                            run.len -= 1;
+                    for i in places.rev() {
+                        r.counts[i] += 1;
+                        if r.counts[i] == 1 {
+                            r.held -= 1;
+                            self.free = self.free.saturating_sub(1);
+                            self.waiting -= 1;
+                            // It is the last block that was freed.
+                            if let Some(run) = self.freed.last_mut() {
+                                run.len -= 1;
+                            }
+                            self.freed.pop_if(|run| run.len == 0);
                         }
-                        self.freed.pop_if(|run| run.len == 0);
                     }
                 }
                 Change::Taken(_) => {
-                    r.counts[place] = 0;
-                    r.held += 1;
-                    self.free += 1;
+                    r.counts[places].fill(0);
+                    r.held += run.len;
+                    self.free += u64::from(run.len);
                 }
             }
         }
