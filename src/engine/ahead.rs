@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Blocks that are looked up at once: at first, and at most.
 const LEAST: u64 = 64;
 const MOST: u64 = 1024;
+/// Blocks of a run that the host reads ahead by itself, as it does in a file that is read in such pieces.
+pub(super) const LARGE: u64 = 16;
 /// No block.
 const NONE: u64 = u64::MAX;
 
@@ -25,6 +27,8 @@ const NONE: u64 = u64::MAX;
 pub(super) struct Ahead {
     /// The read that covers this block has the next part looked up.
     mark: AtomicU64,
+    /// The block after the last one that was looked up ahead.
+    end: AtomicU64,
     stream: Mutex<Stream>,
 }
 
@@ -32,14 +36,13 @@ pub(super) struct Ahead {
 struct Stream {
     /// The block after the last read that had to wait for the medium.
     next: u64,
-    /// The block after the last one that was looked up ahead, and how many these were.
-    end: u64,
+    /// Blocks that were looked up ahead at once, the last time.
     blocks: u64,
 }
 
 impl Default for Ahead {
     fn default() -> Ahead {
-        Ahead { mark: AtomicU64::new(NONE), stream: Mutex::default() }
+        Ahead { mark: AtomicU64::new(NONE), end: AtomicU64::new(0), stream: Mutex::default() }
     }
 }
 
@@ -56,10 +59,11 @@ impl Engine {
     fn look_further(&self, target: Target, view: &View, from: u64, to: u64) {
         let Some(mut stream) = view.ahead.stream.try_lock() else { return };
         let follows = std::mem::replace(&mut stream.next, to) == from;
+        let end = view.ahead.end.load(Relaxed);
         let start = match view.ahead.mark.load(Relaxed) {
-            mark if from <= mark && mark < to => stream.end.max(to),
+            mark if from <= mark && mark < to => end.max(to),
             // A read in the midst of what is on its way waits for that alone.
-            _ if from >= stream.end.saturating_sub(stream.blocks) && to <= stream.end => return,
+            _ if from >= end.saturating_sub(stream.blocks) && to <= end => return,
             _ if follows => {
                 stream.blocks = 0;
                 to
@@ -68,7 +72,8 @@ impl Engine {
         };
         let blocks = (2 * stream.blocks).clamp(LEAST, MOST);
         let end = self.fetch_ahead(target, start, start.saturating_add(blocks)).unwrap_or(start);
-        (stream.end, stream.blocks) = (end, end - start);
+        stream.blocks = end - start;
+        view.ahead.end.store(end, Relaxed);
         // Half-way, so that the next part is on its way while this one is copied.
         view.ahead.mark.store(if end > start { start + (end - start) / 2 } else { NONE }, Relaxed);
     }
@@ -90,16 +95,23 @@ impl Engine {
             Ok(to)
         })?;
         for (start, blocks) in runs {
-            self.disk.read_ahead(start, blocks);
+            if self.disk.is_cold(start, blocks) {
+                self.disk.read_ahead(start, blocks);
+            }
         }
         Ok(end)
     }
-    /// Has the host fetch all parts of a read at once. Returns whether it may have to.
-    pub(super) fn fetch_parts(&self, parts: &Parts) -> bool {
+    /// Has the host fetch the small parts of a read all at once, unless they are on their way. Returns whether it may have to.
+    pub(super) fn fetch_parts(&self, view: &View, parts: &Parts) -> bool {
         let mut waits = false;
         for part in &parts.list {
-            if let Source::Disk(start, _) = part.source {
-                waits |= self.disk.read_ahead(start, part.blocks);
+            if let Source::Disk(start, _) = part.source
+                && part.blocks < LARGE
+                && part.logical >= view.ahead.end.load(Relaxed)
+                && self.disk.is_cold(start, part.blocks)
+            {
+                waits = true;
+                self.disk.read_ahead(start, part.blocks);
             }
         }
         waits

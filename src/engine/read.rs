@@ -2,6 +2,7 @@
 //! see [`super::translation`].
 
 use super::{
+    ahead::LARGE,
     state::{Engine, State, blocks_of},
     translation::{Place, View},
 };
@@ -178,7 +179,7 @@ impl Engine {
     /// Copies all parts into the buffers that follow.
     fn fill(&self, target: Target, view: &View, parts: &Parts, filled: &mut Filled<'_, '_>) -> Result<()> {
         if let (Some(first), Some(last)) = (parts.list.first(), parts.list.last()) {
-            self.look_ahead(target, view, first.logical, last.logical + last.blocks, self.fetch_parts(parts));
+            self.look_ahead(target, view, first.logical, last.logical + last.blocks, self.fetch_parts(view, parts));
         }
         // A block is on its way while the one before it is copied and summed: they mostly lie in places that the processor can't foresee.
         let starts =
@@ -227,7 +228,7 @@ impl Engine {
         let Some(found) = self.translations.find(view, offset, buf.len() as u64) else { return false };
         if let Some((at, _)) = found.first() {
             let block = offset / BLOCK_BYTES;
-            self.look_ahead(target, view, block, block + 1, self.disk.read_ahead(at, 1));
+            self.look_ahead(target, view, block, block + 1, self.disk.is_cold(at, 1));
         }
         let good = match found.first() {
             None => {
@@ -324,7 +325,7 @@ impl Engine {
             Ok(One::Disk(physical, sum, self.reading.hold([Run { start: physical, len: 1 }])))
         })?;
         if let One::Disk(at, ..) = one {
-            self.look_ahead(target, view, block, block + 1, self.disk.read_ahead(at, 1));
+            self.look_ahead(target, view, block, block + 1, self.disk.is_cold(at, 1));
         }
         match one {
             One::Done => Ok(()),
@@ -396,7 +397,10 @@ impl Engine {
         };
         // Block by block where that costs no system call: each is summed while it is in the processor's cache.
         let mut mapped = 0;
-        for (i, block) in buf.chunks_exact_mut(BLOCK).enumerate() {
+        // What the host has to fetch it reads ahead where it is asked for all of it.
+        let large = sums.len() as u64 >= LARGE && self.disk.is_cold(at, sums.len() as u64);
+        let blocks = if large { &mut buf[..0] } else { &mut *buf };
+        for (i, block) in blocks.chunks_exact_mut(BLOCK).enumerate() {
             if i + 1 < sums.len() {
                 self.disk.prefetch(at.plus(i as u64 + 1));
             }

@@ -145,9 +145,14 @@ impl Disk {
     pub(crate) fn prefetch(&self, block: Block) {
         self.backend.prefetch_mapped(block.offset(), BLOCK);
     }
-    /// Has the host begin to fetch blocks that will be read soon. Returns whether there may be any that it has not cached.
-    pub(crate) fn read_ahead(&self, start: Block, blocks: u64) -> bool {
-        self.backend.read_ahead(start.offset(), blocks * BLOCK as u64)
+    /// Whether the host may have to fetch some of these blocks from the medium.
+    #[inline]
+    pub(crate) fn is_cold(&self, start: Block, blocks: u64) -> bool {
+        self.backend.is_cold(start.offset(), blocks * BLOCK as u64)
+    }
+    /// Has the host begin to fetch blocks that will be read soon.
+    pub(crate) fn read_ahead(&self, start: Block, blocks: u64) {
+        self.backend.read_ahead(start.offset(), blocks * BLOCK as u64);
     }
     /// Fills `buf` by a system call.
     pub(crate) fn read_unmapped(&self, off: u64, buf: &mut [u8]) -> Result<()> {

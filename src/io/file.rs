@@ -41,6 +41,8 @@ const DIRECT_MAX: usize = 1 << 20;
 const IOV_MAX: usize = 1024;
 /// How often an opening is tried again because the path named another file once the lock was held.
 const TRIES: usize = 16;
+/// Bytes of a read from which on the host may read ahead by itself.
+const STREAM: usize = 64 << 10;
 
 /// How the data of an image is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -67,7 +69,7 @@ pub struct FileBackend {
     file: File,
     /// A second description of the same file, for [`Lane::Checkpoint`]; none when read only.
     checkpoint: Option<File>,
-    /// A third one, for [`Lane::Space`].
+    /// A third one, for [`Lane::Space`] and for large reads.
     space: Option<File>,
     /// Space that was never written is weaker than space that was; see [`Backend::is_fresh_space_weak`].
     fresh_is_weak: bool,
@@ -157,14 +159,15 @@ impl FileBackend {
             true => None,
             false => source.direct(&file).ok(),
         };
-        [Some(&file), direct.as_ref()].into_iter().flatten().for_each(keep_access_time);
+        [Some(&file), space.as_ref(), direct.as_ref()].into_iter().flatten().for_each(keep_access_time);
         let mapped = match read_path {
             ReadPath::Auto => !magic::SHARED.contains(&fs_type),
             ReadPath::Map => true,
             ReadPath::Pread => false,
         };
-        if mapped {
-            // What is to be read ahead, the engine says by `read_ahead`, which knows what follows; the host would read what lies beside it.
+        if mapped && space.is_some() {
+            // Of small reads the engine knows what follows, and says so by `read_ahead`; the host would read what lies beside it. Large
+            // ones go through another description.
             let _ = fs::fadvise(&file, 0, None, fs::Advice::Random);
         }
         let backend = FileBackend {
@@ -234,7 +237,8 @@ impl Backend for FileBackend {
         Ok(retry(|| fs::fstat(&self.file))?.st_size as u64)
     }
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        retry(|| rustix::io::pread(&self.file, &mut *buf, offset))
+        let file = self.space.as_ref().filter(|_| buf.len() >= STREAM).unwrap_or(&self.file);
+        retry(|| rustix::io::pread(file, &mut *buf, offset))
     }
     fn read_cold(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         if let Some(n) = self.read_direct(offset, buf)? {
@@ -266,13 +270,11 @@ impl Backend for FileBackend {
             map.prefetch(offset, len);
         }
     }
-    fn read_ahead(&self, offset: u64, len: u64) -> bool {
-        let Some(map) = &self.map else { return false };
-        if map.has_seen(offset, len) {
-            return false;
-        }
+    fn is_cold(&self, offset: u64, len: u64) -> bool {
+        self.map.as_ref().is_some_and(|map| !map.has_seen(offset, len))
+    }
+    fn read_ahead(&self, offset: u64, len: u64) {
         let _ = fs::fadvise(&self.file, offset, NonZeroU64::new(len), fs::Advice::WillNeed);
-        true
     }
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
         retry(|| rustix::io::pwrite(&self.file, buf, offset))

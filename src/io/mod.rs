@@ -50,7 +50,7 @@ pub enum Lane {
 /// | [`release`](Backend::release) | a lock that this backend holds stays until it is dropped: another opening waits for the last handle, not for `close` |
 /// | [`same_process`](Backend::same_process) | a forked child is not refused: parent and child are two writers of one image, which destroys it |
 /// | [`punch`](Backend::punch) | no promise; freed space is used again but never returned to the host |
-/// | [`read_mapped`](Backend::read_mapped), [`prefetch_mapped`](Backend::prefetch_mapped), [`read_ahead`](Backend::read_ahead), [`write_vectored_at`](Backend::write_vectored_at), [`push`](Backend::push) | no promise; speed |
+/// | [`read_mapped`](Backend::read_mapped), [`prefetch_mapped`](Backend::prefetch_mapped), [`is_cold`](Backend::is_cold), [`read_ahead`](Backend::read_ahead), [`write_vectored_at`](Backend::write_vectored_at), [`push`](Backend::push) | no promise; speed |
 ///
 /// Locking out a second writer is the backend's own affair, whichever methods it has: [`FileBackend`] holds a lock from its opening on.
 #[allow(clippy::len_without_is_empty, reason = "an empty image is none")]
@@ -100,11 +100,16 @@ pub trait Backend: Send + Sync {
     fn prefetch_mapped(&self, offset: u64, len: usize) {
         let _ = (offset, len);
     }
-    /// Tells that a range will be read soon, so that the host begins to fetch what it has not cached, and returns at once. Returns whether
-    /// there may have been something to fetch. A hint; the default does nothing and returns `false`.
-    fn read_ahead(&self, offset: u64, len: u64) -> bool {
+    /// Returns whether the host may have to fetch some of a range from the medium, as far as that is known without asking it. Where it is not
+    /// known at all the answer is `false`, as the default's.
+    fn is_cold(&self, offset: u64, len: u64) -> bool {
         let _ = (offset, len);
         false
+    }
+    /// Tells that a range will be read soon, so that the host begins to fetch what it has not cached, and returns at once. A hint; the default
+    /// does nothing.
+    fn read_ahead(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
     }
     /// Returns a range to the host; it reads as zeros from then on. `Unsupported`, the default, is no failure.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {

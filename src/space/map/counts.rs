@@ -53,8 +53,10 @@ impl Space {
         }
         let (region, place) = self.locate(rest.start)?;
         let part = Run { start: rest.start, len: rest.len.min(self.geo.span - place as u32) };
-        // Homes are at both ends of a region: where neither end of the part is one, none of its blocks is.
-        self.locate(part.start.plus(u64::from(part.len) - 1))?;
+        if part.len > 1 {
+            // Homes are at both ends of a region: where neither end of the part is one, none of its blocks is.
+            self.locate(part.start.plus(u64::from(part.len) - 1))?;
+        }
         self.load(region)?;
         *rest = Run { start: part.start.plus(part.len.into()), len: rest.len - part.len };
         Ok(Some((part, region, place)))
