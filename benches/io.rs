@@ -20,6 +20,8 @@ const MIB: u64 = 1 << 20;
 const FAST: &str = "snapdisk map";
 const PREAD: &str = "snapdisk pread";
 const RAW: [&str; 2] = ["raw, large folios", "raw, 4 KiB folios"];
+/// With the options that a user gets who sets none.
+const USUAL: &str = "snapdisk, default options";
 const SUMMED: &str = "raw pread + crc";
 const LIMIT: &str = "staging alone";
 
@@ -32,7 +34,31 @@ struct Peers {
     store: Store,
     map: Volume,
     pread: Volume,
+    usual: Volume,
+    /// Volumes of one store that share `len` bytes.
+    parts: Vec<Volume>,
 }
+
+/// A part of a raw file, which stands for one of the engine's volumes.
+struct Part<'a> {
+    whole: &'a File,
+    from: u64,
+}
+
+impl Peer for Part<'_> {
+    fn read(&self, buf: &mut [u8], offset: u64) {
+        self.whole.read(buf, self.from + offset);
+    }
+    fn write(&self, buf: &[u8], offset: u64) {
+        self.whole.write(buf, self.from + offset);
+    }
+    fn sync(&self) {
+        self.whole.sync();
+    }
+}
+
+/// Volumes, or parts of a raw file, that commits of a few blocks go to.
+const PARTS: u64 = 16;
 
 /// Overwrites every block of a volume once, in random order. Its data then lies in 4 KiB extents, one region after the other, and where it
 /// lay before is free space as a whole: what the engine makes of plenty of room.
@@ -49,9 +75,7 @@ fn permute(store: &Store, volume: &Volume, len: u64, noise: &[u8], rng: &mut Rng
 }
 
 /// A store with one volume that is full and was overwritten in random order, reopened.
-fn engine(path: &Path, len: u64, noise: &[u8], read_path: ReadPath) -> (Store, Volume) {
-    // Without punching: a punched block costs its first writer the host's extent conversion, which is not what is measured.
-    let options = Options::new().read_path(read_path).punch_from(None);
+fn engine(path: &Path, len: u64, noise: &[u8], options: &Options) -> (Store, Volume) {
     let store = options.create(path).expect("an image");
     let volume = store.create_volume("v", len).expect("a volume");
     fill(&volume, len, noise);
@@ -62,6 +86,17 @@ fn engine(path: &Path, len: u64, noise: &[u8], read_path: ReadPath) -> (Store, V
     let volume = store.volume("v").expect("the volume");
     warm(&volume, len);
     (store, volume)
+}
+
+/// A store with the default options and [`PARTS`] full volumes that share `len` bytes.
+fn parts(path: &Path, len: u64, noise: &[u8]) -> Vec<Volume> {
+    let store = Options::new().create(path).expect("an image");
+    let one = |i| {
+        let volume = store.create_volume(&format!("v{i}"), len / PARTS).expect("a volume");
+        fill(&volume, len / PARTS, noise);
+        volume
+    };
+    (0..PARTS).map(one).collect()
 }
 
 /// Every round begins with another peer.
@@ -92,13 +127,18 @@ impl Peers {
         let noise = noise(2 * MIB as usize);
         let raw = [(true, "large"), (false, "small")]
             .map(|(large, name)| common::raw_file(&dir.join(name), len, &noise, large));
-        let (store, map) = engine(&dir.join("map.img"), len, &noise, ReadPath::Map);
-        let (_, pread) = engine(&dir.join("pread.img"), len, &noise, ReadPath::Pread);
-        Peers { len, noise, only, raw, store, map, pread }
+        // Without punching: a punched block costs its first writer the host's extent conversion, which is not what these two measure.
+        let kept = |read_path| Options::new().read_path(read_path).punch_from(None);
+        let (store, map) = engine(&dir.join("map.img"), len, &noise, &kept(ReadPath::Map));
+        let (_, pread) = engine(&dir.join("pread.img"), len, &noise, &kept(ReadPath::Pread));
+        let (_, usual) = engine(&dir.join("usual.img"), len, &noise, &Options::new());
+        let parts = parts(&dir.join("parts.img"), len, &noise);
+        Peers { len, noise, only, raw, store, map, pread, usual, parts }
     }
     /// Who takes part in the writes.
     fn writers(&self) -> Vec<(&'static str, &dyn Peer)> {
-        self.picked([(RAW[0], &self.raw[0] as &dyn Peer), (RAW[1], &self.raw[1]), (FAST, &self.map)])
+        let [large, small] = &self.raw;
+        self.picked([(RAW[0], large as &dyn Peer), (RAW[1], small), (FAST, &self.map), (USUAL, &self.usual)])
     }
     fn readers<'a>(&'a self, summed: &'a Summed<'a>) -> Vec<(&'static str, &'a dyn Peer)> {
         let [large, small] = &self.raw;
@@ -160,6 +200,73 @@ impl Peers {
             });
             table.add("sequential write, 1 MiB, no sync", "GiB/s", name, gib / written);
             table.add("sequential write, 1 MiB, final sync included", "GiB/s", name, gib / whole);
+        }
+    }
+    /// Aligned writes of 64 KiB, at random.
+    fn large_random_writes(&self, round: u64, count: u64, table: &mut Table) {
+        const LARGE: usize = 64 << 10;
+        let mut writers = self.writers();
+        rotate(&mut writers, round);
+        for (name, peer) in writers {
+            let mut rng = Rng(round * 43 + 3);
+            let mut write = || {
+                let data = &self.noise[rng.below(MIB) as usize..][..LARGE];
+                peer.write(data, rng.below(self.len / LARGE as u64) * LARGE as u64);
+            };
+            let mut written = 0.0;
+            let whole = clock(|| {
+                written = clock(|| (0..count).for_each(|_| write()));
+                peer.sync();
+            });
+            let gib = (count * LARGE as u64) as f64 / (1u64 << 30) as f64;
+            table.add("64 KiB random write, no sync", "GiB/s", name, gib / written);
+            table.add("64 KiB random write, final sync included", "GiB/s", name, gib / whole);
+        }
+    }
+    /// What a few blocks in several volumes cost with their flush. On the raw files a volume is a part of the one file, so that they too
+    /// sync once.
+    fn commits(&self, round: u64, count: u64, table: &mut Table) {
+        let len = self.len / PARTS;
+        let raw = |i: usize| (0..PARTS).map(move |part| Part { whole: &self.raw[i], from: part * len });
+        let raw = [raw(0).collect::<Vec<_>>(), raw(1).collect()];
+        fn all<P: Peer>(list: &[P]) -> Vec<&dyn Peer> {
+            list.iter().map(|p| p as &dyn Peer).collect()
+        }
+        let all = [(RAW[0], all(&raw[0])), (RAW[1], all(&raw[1])), (USUAL, all(&self.parts))];
+        let mut writers: Vec<_> = all.into_iter().filter(|(name, _)| name.contains(&self.only)).collect();
+        rotate(&mut writers, round);
+        for (row, volumes, database) in [
+            ("16 KiB + 4 KiB, then flush", 1, true),
+            ("16 KiB + 4 KiB in each of two volumes, then flush", 2, true),
+            ("16 blocks over 16 volumes, then flush", 16, false),
+            ("2 blocks, then flush", 2, false),
+            ("8 blocks, then flush", 8, false),
+            ("24 blocks, then flush", 24, false),
+            ("32 blocks, then flush", 32, false),
+        ] {
+            for (name, peers) in &writers {
+                let (mut rng, mut log) = (Rng(round * 47 + 11), 0);
+                let mut random = |peer: &dyn Peer, bytes: usize| {
+                    let data = &self.noise[rng.below(MIB) as usize..][..bytes];
+                    peer.write(data, rng.below(len / 2 / bytes as u64) * bytes as u64);
+                };
+                let mut one = || {
+                    for peer in peers.iter().cycle().take(volumes) {
+                        if database {
+                            // A page of the database, and the next one of its log, in the volume's other half.
+                            random(*peer, 16 << 10);
+                            peer.write(&self.noise[..BLOCK], len / 2 + log * BLOCK as u64);
+                        } else {
+                            random(*peer, BLOCK);
+                        }
+                    }
+                    log = (log + 1) % (len / 2 / BLOCK as u64);
+                    peers[0].sync();
+                };
+                let times: Vec<f64> = (0..count).map(|_| clock(&mut one)).collect();
+                table.add(&format!("{row}, p50"), "us", name, median(&times) * 1e6);
+                table.add(&format!("{row}, p99"), "us", name, quantile(&times, 0.99) * 1e6);
+            }
         }
     }
     /// The engine's free space lies together, or is scattered as after overwrites at random of all of the volume, several times over.
@@ -276,6 +383,18 @@ fn ratios(table: &mut Table) {
         FAST,
         "target >= 2 at twice the space",
     );
+    for (row, targets) in [("no sync", "target >= 0.9"), ("final sync included", "target >= 1.2")] {
+        rate(table, &format!("sequential write, 1 MiB, {row}"), USUAL, targets);
+        rate(table, &format!("64 KiB random write, {row}"), USUAL, targets);
+    }
+    for row in [
+        "16 KiB + 4 KiB, then flush",
+        "16 KiB + 4 KiB in each of two volumes, then flush",
+        "16 blocks over 16 volumes, then flush",
+    ] {
+        time(table, &format!("{row}, p50"), USUAL, "target <= 1");
+        time(table, &format!("{row}, p99"), USUAL, "target <= 1.2");
+    }
     time(table, "4 KiB write + flush each, p50", FAST, "floor <= 1.2, target <= 1.1");
     time(table, "4 KiB write + flush each, p99", FAST, "target <= 1.1");
     rate(table, "64 x 4 KiB write, then flush", FAST, "target >= 2.5");
@@ -325,6 +444,12 @@ fn main() {
         }
         if wanted("batches") {
             peers.flushes(round, 100 / scale, 64, &mut table);
+        }
+        if wanted("commits") {
+            peers.commits(round, 400 / scale, &mut table);
+        }
+        if wanted("large random writes") {
+            peers.large_random_writes(round, 16384 / scale, &mut table);
         }
         if wanted("after a snapshot") {
             peers.after_snapshot(round, 5000 / scale, &mut table);
