@@ -18,7 +18,8 @@ pub struct Knobs {
     pub growth: u32,
     /// A write of at least this many whole blocks goes to its place before it is logged.
     pub direct: u32,
-    /// Blocks from which on what is staged is written out ahead of its group. 0: as the memory budget says.
+    /// Blocks from which on what is staged is written out ahead of its group, and from which on the medium is asked to begin with what was
+    /// written. 0: as the memory budget and the medium want it.
     pub ahead: u32,
     /// Whether a write that finds no space waits for a checkpoint, where that would help, rather than have the image grow past its slack.
     pub recycle: bool,

@@ -21,6 +21,9 @@ const BESIDE: u64 = 16 << 20;
 const LEAST: u64 = 1 << 20;
 /// Upper bound on the staged bytes that writers leave to the write-behind thread.
 const STAGED_MOST: u64 = 32 << 20;
+/// Bytes that the medium is asked to begin with at a time. With less it is asked more often; with more the sync that follows has more left to wait for, and
+/// a checkpoint waits longer for a request to return.
+const PUSH: u64 = 4 << 20;
 /// Bytes that a count page or an index page takes in memory at most.
 const MAP_PAGE_BYTES: u64 = 5200;
 /// Bytes, approximately, that a changed node takes in memory.
@@ -61,6 +64,13 @@ impl Config {
         match self.knobs.ahead {
             0 => self.staged_most() / 8,
             blocks => blocks as usize * BLOCK,
+        }
+    }
+    /// Bytes of one request to the medium to begin writing out, at most, and how many have to be waiting before one is made.
+    pub(super) fn push_from(&self) -> u64 {
+        match self.knobs.ahead {
+            0 => PUSH,
+            blocks => u64::from(blocks) * BLOCK_BYTES,
         }
     }
     /// Pages of records at which the open group is written before anything is added to it.

@@ -81,7 +81,8 @@ impl Engine {
         runs: Arc<Runs>,
     ) -> Result<()> {
         self.write_staged(runs)?;
-        self.unpushed.lock().clear();
+        // The sync asks for all of it.
+        *self.unpushed.lock() = Default::default();
         // What is staged from here on belongs to the next group, and may be written while this one is synced.
         drop(spilling);
         if let Some(group) = group {

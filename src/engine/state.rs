@@ -11,6 +11,7 @@ use super::{
     reclaim::Aside,
     staging::Staging,
     translation::Translations,
+    writeback::Unpushed,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -27,7 +28,7 @@ use crate::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::{
-    collections::{VecDeque, hash_map::Entry},
+    collections::hash_map::Entry,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
@@ -141,7 +142,7 @@ pub(crate) struct Engine {
     /// What was asked of each volume.
     pub(crate) meters: Meters,
     /// Written ranges of the image that the medium was not yet asked to write out.
-    pub(crate) unpushed: Mutex<VecDeque<(u64, u64)>>,
+    pub(crate) unpushed: Mutex<Unpushed>,
     pub(crate) checkpointer: Mutex<Checkpointer>,
     /// Serialises growth and punching. Holds freed runs that are to be punched, each with the generation whose checkpoint marks it as
     /// returned.

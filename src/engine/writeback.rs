@@ -1,14 +1,54 @@
-//! Write-behind: staged data goes to its place before its group closes, so that memory stays bounded.
+//! Write-behind: staged data goes to its place before its group closes, so that memory stays bounded; and the medium begins with all data that was
+//! written ahead of its group while writers go on, so that the sync of the group finds little to do.
+//!
+//! Writers never wait for the medium here. How far they may run ahead of it is the host's decision, as for any file: it lets a program have
+//! so much unwritten cache and no more. What it may cost the engine in memory is [`RANGES`].
 
 use super::{
     staging::{Runs, Staged},
     state::{Config, Engine, PanicGuard, State},
 };
-use crate::{BLOCK, ErrorKind, Result, bytes, hint, units::Block};
-use std::sync::Arc;
+use crate::{BLOCK, ErrorKind, Result, bytes, hint, space::Run, units::Block};
+use std::{collections::VecDeque, sync::Arc};
 
-/// Bytes that the medium is asked to begin with at a time.
-const PUSH: u64 = 1 << 20;
+/// Ranges that [`Unpushed`] keeps. The oldest beyond them are left to the next sync.
+const RANGES: usize = 4096;
+
+/// Where data was written that the medium was not asked to begin with, since a group was last closed.
+#[derive(Default)]
+pub(crate) struct Unpushed {
+    ranges: VecDeque<(u64, u64)>,
+    /// Length of all ranges.
+    bytes: u64,
+}
+
+impl Unpushed {
+    /// Notes a range, with the last one as one where they are near each other and no longer than `most` together.
+    fn note(&mut self, start: u64, end: u64, most: u64) {
+        match self.ranges.back_mut() {
+            Some((from, to)) if *to <= start && end - *from <= most => {
+                self.bytes += end - *to;
+                *to = end;
+            }
+            _ => {
+                if self.ranges.len() == RANGES {
+                    self.take(0);
+                }
+                self.ranges.push_back((start, end));
+                self.bytes += end - start;
+            }
+        }
+    }
+    /// Takes the oldest range while there are `enough` bytes.
+    fn take(&mut self, enough: u64) -> Option<(u64, u64)> {
+        if self.bytes < enough {
+            return None;
+        }
+        let (start, end) = self.ranges.pop_front()?;
+        self.bytes -= end - start;
+        Some((start, end))
+    }
+}
 
 impl Engine {
     /// Writes data out before its group closes: memory stays bounded.
@@ -23,22 +63,25 @@ impl Engine {
             }
             state.staging.take_ahead()
         };
-        self.note_unpushed(&runs);
-        self.write_staged(runs)
+        let places: Vec<_> = runs.iter().map(|(start, run)| Run { start, len: run.blocks }).collect();
+        self.write_staged(runs)?;
+        self.note_unpushed(places.into_iter());
+        Ok(())
     }
 
-    /// Notes where data was written, near places as one.
-    fn note_unpushed(&self, runs: &Runs) {
+    /// Notes where data was written, and has the write-behind thread begin with it once it is enough. All data goes this way
+    /// that its group's sync does not follow at once.
+    pub(super) fn note_unpushed(&self, runs: impl Iterator<Item = Run>) {
         if self.config.manual {
             return;
         }
-        let mut unpushed = self.unpushed.lock();
-        for (start, run) in runs.iter() {
-            let (start, end) = (start.offset(), start.plus(run.blocks.into()).offset());
-            match unpushed.back_mut() {
-                Some((from, to)) if *to <= start && end - *from <= PUSH => *to = end,
-                _ => unpushed.push_back((start, end)),
-            }
+        let enough = {
+            let (mut unpushed, enough) = (self.unpushed.lock(), self.config.push_from());
+            runs.for_each(|run| unpushed.note(run.start.offset(), run.start.plus(run.len.into()).offset(), enough));
+            unpushed.bytes >= enough
+        };
+        if enough {
+            self.behind.ring();
         }
     }
 
@@ -129,7 +172,7 @@ impl Engine {
         self.spill()?;
         // Errors of the medium show at this description once: no checkpoint may sync through it meanwhile (I6). It rings when it is over.
         let Some(_checkpointer) = self.checkpointer.try_lock() else { return Ok(false) };
-        let Some((start, end)) = self.unpushed.lock().pop_front() else { return Ok(false) };
+        let Some((start, end)) = self.unpushed.lock().take(self.config.push_from()) else { return Ok(false) };
         self.disk.push(start, end - start)?;
         Ok(true)
     }
@@ -139,5 +182,34 @@ impl State {
     /// Whether so much is to relieve that nobody may add to it.
     pub(crate) fn is_too_long(&self, config: &Config) -> bool {
         self.staging.bytes >= config.staged_most() || self.log.is_too_long()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RANGES, Unpushed};
+
+    #[test]
+    fn ranges_become_one_while_they_are_near_and_short() {
+        let mut unpushed = Unpushed::default();
+        for (start, end) in [(0, 40), (40, 60), (70, 100), (100, 110), (90, 95)] {
+            unpushed.note(start, end, 100);
+        }
+        // A gap is as good as data; what lies before the last range begins another.
+        assert_eq!(unpushed.bytes, 115);
+        assert_eq!(unpushed.take(116), None, "too little to begin with");
+        assert_eq!(
+            [115, 15, 5, 0].map(|enough| unpushed.take(enough)),
+            [Some((0, 100)), Some((100, 110)), Some((90, 95)), None]
+        );
+        assert_eq!(unpushed.bytes, 0);
+    }
+
+    #[test]
+    fn a_medium_that_does_not_keep_up_costs_no_more_than_so_many_ranges() {
+        let mut unpushed = Unpushed::default();
+        (0..2 * RANGES as u64).for_each(|i| unpushed.note(i * 100, i * 100 + 1, 10));
+        assert_eq!((unpushed.ranges.len(), unpushed.bytes), (RANGES, RANGES as u64));
+        assert_eq!(unpushed.take(1), Some((RANGES as u64 * 100, RANGES as u64 * 100 + 1)), "the oldest went");
     }
 }

@@ -18,10 +18,17 @@ use std::{
     },
 };
 
-/// Bytes that one call writes at most, and the boundary at which it ends. Linux caches what one call wrote in folios as large as the call, and
-/// each later write of a single block walks the buffer heads of its whole folio, at the write and again at the sync: in folios of
-/// 1 MiB that costs several times the copy.
-const CALL: usize = 32 << 10;
+/// Bytes that one call writes at most, and the boundary at which it ends. Linux caches what one call wrote first in folios as large as the
+/// call, and each later write of a single block walks the buffer heads of its whole folio, at the write and again at the sync: in folios
+/// of 1 MiB that costs several times the copy.
+const CALL: usize = 64 << 10;
+
+/// The same for large data. Where the host has the place cached, as it has after [`Disk::write_fresh`], its folios are [`CALL`] bytes long all the
+/// same.
+const LARGE_CALL: usize = 256 << 10;
+
+/// What fresh space is written with.
+static ZEROS: [u8; CALL] = [0; CALL];
 
 /// A backend behind its latch.
 pub(crate) struct Disk {
@@ -194,7 +201,14 @@ impl Disk {
         }
     }
     /// Writes all of `bufs`, one after the other from `off` on. Any failure poisons.
-    pub(crate) fn write(&self, mut off: u64, bufs: &[&[u8]]) -> Result<()> {
+    pub(crate) fn write(&self, off: u64, bufs: &[&[u8]]) -> Result<()> {
+        self.write_in_calls(off, bufs, CALL)
+    }
+    /// [`Disk::write`] of data that is large as a whole and will be overwritten as such.
+    pub(crate) fn write_large(&self, off: u64, data: &[u8]) -> Result<()> {
+        self.write_in_calls(off, &[data], LARGE_CALL)
+    }
+    fn write_in_calls(&self, mut off: u64, bufs: &[&[u8]], call: usize) -> Result<()> {
         let (mut i, mut skip) = (0, 0);
         while i < bufs.len() {
             // Before each call: nothing is written once another thread has met a failure.
@@ -203,7 +217,7 @@ impl Disk {
                 (i, skip) = (i + 1, 0);
                 continue;
             }
-            let mut left = CALL - (off % CALL as u64) as usize;
+            let mut left = call - (off % call as u64) as usize;
             let first = &bufs[i][skip..];
             let n = if bufs.len() - i == 1 || first.len() >= left {
                 self.backend.write_at(off, &first[..first.len().min(left)])
@@ -280,12 +294,11 @@ impl Disk {
         if !self.backend.is_fresh_space_weak() {
             return Ok(0);
         }
-        let zeros = [0; CALL];
         let (mut at, end) = (off, off + len);
         while at < end {
             self.writes_allowed()?;
             let n = (CALL as u64 - at % CALL as u64).min(end - at);
-            match self.backend.write_at(at, &zeros[..n as usize]) {
+            match self.backend.write_at(at, &ZEROS[..n as usize]) {
                 Err(e) if is_no_space(&e) => {
                     // Whoever tries again begins anew, and nothing is written twice between two syncs.
                     if at > off {

@@ -1,6 +1,6 @@
 //! One region's counts in memory, and which of its blocks may be allocated now.
 
-use crate::format::COUNT_RETURNED;
+use crate::{format::COUNT_RETURNED, units::Block};
 use std::{
     ops::{Deref, DerefMut},
     sync::Arc,
@@ -103,7 +103,18 @@ impl Region {
     pub(super) fn first_run(&self, want: u32) -> Option<(usize, usize)> {
         let word = self.available.iter().position(|&w| w != 0)?;
         let place = word * 64 + self.available[word].trailing_zeros() as usize;
-        let len = (place..self.counts.len()).take(want as usize).take_while(|&i| bit(&self.available, i)).count();
-        Some((place, len))
+        Some((place, self.run_at(place, want)))
+    }
+    /// First run of at least `align` available blocks that begins at a block of the image that is a multiple of `align`, cut at `want`. `start` is
+    /// the region's first block.
+    pub(super) fn first_aligned_run(&self, want: u32, align: u32, start: Block) -> Option<(usize, usize)> {
+        let first = start.0.next_multiple_of(align.into()) - start.0;
+        let mut places = (first as usize..self.counts.len()).step_by(align as usize);
+        let place = places.find(|&place| self.run_at(place, align) == align as usize)?;
+        Some((place, self.run_at(place, want)))
+    }
+    /// How many blocks are available from `place` on, cut at `want`.
+    fn run_at(&self, place: usize, want: u32) -> usize {
+        (place..self.counts.len()).take(want as usize).take_while(|&i| bit(&self.available, i)).count()
     }
 }

@@ -30,6 +30,28 @@ fn eviction_keeps_what_it_may() {
     assert_eq!(regions + index, 30);
 }
 
+/// Large data lies at aligned places while a region has any, then wherever there is room; small data takes what is left between.
+#[test]
+fn large_data_is_aligned() {
+    let geo = Geometry { base: 100, span: 100, fanout: 4 };
+    let mut space = Space::new(geo, [7; 16], 0, 1 << 20, (1, 0), Space::entry(0, 0), (0, 0), 0);
+    space.grow(1).unwrap();
+    let mut take = |want| {
+        let run = space.allocate(Purpose::Data, want, true).unwrap().unwrap();
+        (run.start.0, run.len)
+    };
+    // Blocks 100 to 104 and 195 to 199 are homes.
+    let first = 100 + geo.homes(0) as u64;
+    let end = 200 - geo.homes(0) as u64;
+    assert_eq!(take(32), (112, 32));
+    assert_eq!(take(20), (144, 20));
+    assert_eq!(take(1), (first, 1), "small data goes to the smallest place");
+    assert_eq!(take(16), (176, 16), "the next multiple after 164");
+    assert_eq!(take(16), (first + 1, (112 - first - 1) as u32), "no aligned place is left");
+    assert_eq!(take(100), (164, 12));
+    assert_eq!(take(100), (192, (end - 192) as u32));
+}
+
 #[test]
 fn homes_never_meet() {
     for (span, fanout) in [(16, 4), (32, 4), (1008, 252)] {

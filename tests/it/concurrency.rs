@@ -2,6 +2,7 @@
 //!
 //! Nothing here depends on time. A [`Watchdog`] ends the process if threads wait for each other for ever.
 
+mod ahead;
 mod between;
 mod chaos;
 mod close;

@@ -17,7 +17,7 @@ pub(crate) type Memory = Wrapped<Forked>;
 pub(crate) struct Forked {
     /// The process that asks is a child of the one that opened the image.
     pub(crate) child: AtomicBool,
-    /// The next write of eight blocks waits.
+    /// The next write of eight blocks or more waits.
     pub(crate) holds: AtomicBool,
     /// Where it is met, and where it is let go.
     pub(crate) held: OnceLock<(Barrier, Barrier)>,
@@ -26,7 +26,7 @@ pub(crate) struct Forked {
 impl Watch for Forked {
     fn before(&self, call: Call<'_>) -> io::Result<()> {
         if let Call::Write(_, bufs) = call
-            && bufs.iter().any(|b| b.len() == BLOCK * 8)
+            && bufs.iter().any(|b| b.len() >= BLOCK * 8)
             && self.holds.swap(false, SeqCst)
         {
             let (reached, go) = self.held.get().unwrap();

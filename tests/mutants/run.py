@@ -39,6 +39,7 @@ HARNESSES = {
     "readers": ["concurrency::readers::"],
     "chaos": ["concurrency::chaos::"],
     "close": ["concurrency::close::"],
+    "ahead": ["concurrency::ahead::"],
     "background": ["background::"],
     "hostile": ["hostile::"],
     "passes": ["passes::"],

@@ -15,8 +15,9 @@ use crate::{
 };
 use smallvec::SmallVec;
 
-/// Bytes that are summed and written at a time.
-const PIECE: usize = 64 << 10;
+/// Bytes that are summed and then written at a time: no more than a processor's own cache holds, so that the copy into the host's cache finds
+/// them there.
+const PIECE: usize = 256 << 10;
 
 /// A range of whole blocks.
 #[derive(Clone, Copy)]
@@ -92,15 +93,22 @@ impl Engine {
             let (here, after) = rest.split_at(run.len as usize * BLOCK);
             rest = after;
             let mut at = run.start.offset();
-            // Piece by piece: what is summed is still in the processor's cache when it is copied.
-            for piece in here.chunks(PIECE) {
-                sums.extend(piece.chunks_exact(BLOCK).map(crc32fast::hash));
-                hash.add(piece);
+            // Piece by piece, each as the calls are cut: what is summed is still in the processor's cache when it is copied.
+            let mut rest = here;
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(rest.len().min(PIECE - (at % PIECE as u64) as usize));
+                rest = after;
+                for block in piece.chunks_exact(BLOCK) {
+                    // Both sums of a block one after the other: the second finds it in the nearest cache.
+                    sums.push(crc32fast::hash(block));
+                    hash.add(block);
+                }
                 let placing = self.placing.read();
-                self.disk.write(at, &[piece])?;
+                self.disk.write_large(at, piece)?;
                 drop(placing);
                 at += piece.len() as u64;
             }
+            self.note_unpushed([*run].into_iter());
         }
         Ok((sums, hash.finish()))
     }

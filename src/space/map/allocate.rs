@@ -9,6 +9,10 @@ use crate::{
     units::{BLOCK_BYTES, Block},
 };
 
+/// Data of at least this many blocks begins at a multiple of them, where there is such a place: so the host's cache has it in as few pieces as can be,
+/// and what is overwritten as a whole is free as a whole again. What is left before it goes to smaller data, or to the region's last data.
+const ALIGNED: u32 = 16;
+
 impl Space {
     /// Takes up to `want` adjacent blocks, of count zero, out of what is available. `None`: nothing that it may take is
     /// left (`any`: however scattered; otherwise regions that are nearly full are left alone).
@@ -33,7 +37,9 @@ impl Space {
             self.load(region)?;
             let start = self.geo.start(region);
             let r = self.regions.get_mut(&region).expect("loaded");
-            if let Some((place, len)) = r.first_run(want) {
+            let aligned = purpose == Purpose::Data && want >= ALIGNED;
+            let found = if aligned { r.first_aligned_run(want, ALIGNED, start) } else { None };
+            if let Some((place, len)) = found.or_else(|| r.first_run(want)) {
                 for i in place..place + len {
                     r.set_available(i, false);
                 }

@@ -6,12 +6,12 @@ use snapdisk::io::sim::SimBackend;
 use std::{
     io,
     sync::{
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
         mpsc::{Receiver, Sender, channel},
     },
 };
 
-/// A simulated disk that holds one write or read up, and knows whether it was released.
+/// A simulated disk that holds one write, read or push up, and knows whether it was released.
 pub(super) type Held = Wrapped<Hold, SimBackend>;
 
 /// What is held up.
@@ -20,6 +20,8 @@ pub(super) struct Hold {
     released: AtomicBool,
     write: Mutex<Option<Stop>>,
     read: Mutex<Option<Stop>>,
+    push: Mutex<Option<Stop>>,
+    syncs: AtomicU64,
     late: AtomicBool,
 }
 
@@ -34,6 +36,14 @@ impl Hold {
     /// Holds the next read up.
     pub(super) fn hold_a_read(&self) -> (Receiver<()>, Sender<()>) {
         hold(&self.read)
+    }
+    /// Holds the next push up.
+    pub(super) fn hold_a_push(&self) -> (Receiver<()>, Sender<()>) {
+        hold(&self.push)
+    }
+    /// Syncs that were begun.
+    pub(super) fn syncs(&self) -> u64 {
+        self.syncs.load(SeqCst)
     }
     pub(super) fn is_released(&self) -> bool {
         self.released.load(SeqCst)
@@ -58,6 +68,8 @@ impl Watch for Hold {
         match call {
             Call::Read => self.wait(&self.read),
             Call::Write(_, [_]) => self.wait(&self.write),
+            Call::Push => self.wait(&self.push),
+            Call::Sync => drop(self.syncs.fetch_add(1, SeqCst)),
             Call::Release => self.released.store(true, SeqCst),
             _ => {}
         }
