@@ -15,7 +15,6 @@ use crate::{
     tree::{EXTENT_BYTES, FoundLeaf, Fresh, Node, Root, overlap},
     units::{BLOCK_BYTES, Block, Target},
 };
-use smallvec::SmallVec;
 use std::{io::IoSlice, slice, sync::Arc};
 
 /// Bytes to write, in one or several buffers.
@@ -64,94 +63,98 @@ struct Write<'a> {
     /// First block, and the block after the last.
     from: u64,
     to: u64,
-    /// `None`: not read yet, or a block that is to be changed in part has moved since.
-    prepared: Option<Prepared<'a>>,
-}
-
-/// What a write has before it takes the lock.
-struct Prepared<'a> {
+    /// New content of the blocks. `None`: not made yet, or a block that is to be changed in part has moved since. What follows is of it.
+    data: Option<Arc<[u8]>>,
     /// The first and the last block, as they were read, where the write changes them in part.
-    edges: [Option<Edge<'a>>; 2],
-    data: Arc<[u8]>,
+    edges: Vec<Edge<'a>>,
     op: Op,
     hash: u64,
     leaf: Option<FoundLeaf>,
 }
 
 impl<'a> Write<'a> {
-    fn read(&self) -> Result<Prepared<'a>> {
+    fn new(engine: &'a Engine, by: Writer<'a>, bytes: Bytes<'a>, skip: usize, offset: u64, len: usize) -> Write<'a> {
+        let (from, to) = blocks_of(offset, len as u64);
+        let op = Op::Write { volume: by.volume, data: Placed { block: from, ..Placed::default() } };
+        let (data, edges) = (None, Vec::new());
+        Write { engine, by, bytes, skip, offset, len, from, to, data, edges, op, hash: 0, leaf: None }
+    }
+    /// Makes the new content of the blocks: edges from what is there, the rest from the caller.
+    fn make(&mut self) -> Result<Arc<[u8]>> {
         let Write { engine, by, skip, len, from, to, .. } = *self;
         let volume = by.volume;
         let (head, tail) = self.partial();
-        let edge = |block| engine.read_edge(Target::Volume(volume), block).map(Some);
-        // Whole blocks: edges from what is there, the rest from the caller.
-        let first = if head > 0 || (tail > 0 && to == from + 1) { edge(from)? } else { None };
-        let last = if tail > 0 && to > from + 1 { edge(to - 1)? } else { None };
-        // On its way while the data is copied and summed.
-        let leaf = match to == from + 1 {
-            true => {
-                let state = engine.view()?;
-                state.volume_records.get(&volume).and_then(|head| state.forest.prefetch(head.root.into(), from))
-            }
-            false => None,
-        };
-        let data: Arc<[u8]> = match self.bytes {
-            Bytes::One(b) if first.is_none() && last.is_none() && len == BLOCK => {
-                engine.staged_block(&b[skip..skip + len])
-            }
-            Bytes::One(b) if first.is_none() && last.is_none() => b[skip..skip + len].into(),
+        if head > 0 || (tail > 0 && to == from + 1) {
+            self.edges.push(engine.read_edge(Target::Volume(volume), from)?);
+        }
+        if tail > 0 && to > from + 1 {
+            self.edges.push(engine.read_edge(Target::Volume(volume), to - 1)?);
+        }
+        if to == from + 1 {
+            // On its way while the data is copied and summed.
+            let state = engine.view()?;
+            self.leaf =
+                state.volume_records.get(&volume).and_then(|head| state.forest.prefetch(head.root.into(), from));
+        }
+        Ok(match self.bytes {
+            Bytes::One(b) if self.edges.is_empty() && len == BLOCK => engine.staged_block(&b[skip..skip + len]),
+            Bytes::One(b) if self.edges.is_empty() => b[skip..skip + len].into(),
             bytes => {
                 let mut whole = vec![0; (to - from) as usize * BLOCK];
-                if let Some(edge) = &first {
-                    whole[..BLOCK].copy_from_slice(&edge.data);
-                }
-                if let Some(edge) = &last {
-                    let at = whole.len() - BLOCK;
-                    whole[at..].copy_from_slice(&edge.data);
+                for edge in &self.edges {
+                    let at = (edge.block - from) as usize * BLOCK;
+                    whole[at..at + BLOCK].copy_from_slice(&edge.data);
                 }
                 bytes.copy(skip, &mut whole[head..head + len]);
                 whole.into()
             }
-        };
-        let sums = data.chunks_exact(BLOCK).map(crc32fast::hash).collect();
-        let op = Op::Write { volume, data: Placed { block: from, runs: SmallVec::new(), sums } };
-        let hash = engine.data_hash(&data);
-        Ok(Prepared { edges: [first, last], data, op, hash, leaf })
+        })
     }
     /// Bytes of the first block before the unit, and of the last one in it, unless the block ends there.
     fn partial(&self) -> (usize, usize) {
         ((self.offset % BLOCK_BYTES) as usize, ((self.offset + self.len as u64) % BLOCK_BYTES) as usize)
+    }
+    fn forget(&mut self) {
+        self.data = None;
+        self.edges.clear();
     }
 }
 
 impl Request for Write<'_> {
     type Made = ();
     fn prepare(&mut self) -> Result<()> {
-        if self.prepared.is_none() {
-            self.prepared = Some(self.read()?);
+        if self.data.is_some() {
+            return Ok(());
         }
+        let data = self.make()?;
+        if let Op::Write { data: placed, .. } = &mut self.op {
+            placed.sums.clear();
+            data.chunks_exact(BLOCK).for_each(|block| placed.sums.push(crc32fast::hash(block)));
+        }
+        self.hash = self.engine.data_hash(&data);
+        self.data = Some(data);
         Ok(())
     }
     fn release(&mut self) {
-        if self.prepared.as_ref().is_some_and(|p| p.edges.iter().any(Option::is_some)) {
-            self.prepared = None;
+        if !self.edges.is_empty() {
+            self.forget();
         }
     }
     fn attempt(&mut self, state: &mut State, any: bool) -> Step<()> {
-        let Some(prepared) = &mut self.prepared else { return Err(Lack::Reread.into()) };
-        state.forest.foresee(prepared.leaf);
+        let Some(data) = &self.data else { return Err(Lack::Reread.into()) };
+        state.forest.foresee(self.leaf);
         state.check_write(self.by, self.offset, self.len as u64)?;
-        for edge in prepared.edges.iter().flatten() {
+        for edge in &self.edges {
             if !edge.holds(state, Target::Volume(self.by.volume))? {
-                self.prepared = None;
+                self.forget();
                 return Err(Lack::Reread.into());
             }
         }
         let runs = state.allocate_write(self.by.volume, self.to - self.from, any)?;
-        state.log_write(&mut prepared.op, &runs, prepared.hash)?;
+        state.log_write(&mut self.op, &runs, self.hash)?;
         let mut offset = 0;
         for run in &runs {
-            state.staging.add(run.start, Staged { data: prepared.data.clone(), offset, blocks: run.len });
+            state.staging.add(run.start, Staged { data: data.clone(), offset, blocks: run.len });
             offset += run.len as usize * BLOCK;
         }
         Ok(())
@@ -301,15 +304,13 @@ impl Engine {
     }
 
     fn write_unit(&self, by: Writer<'_>, bytes: Bytes<'_>, skip: usize, offset: u64, len: usize) -> Result<()> {
-        let (from, to) = blocks_of(offset, len as u64);
-        let mut write = Write { engine: self, by, bytes, skip, offset, len, from, to, prepared: None };
         if let Bytes::One(b) = bytes
-            && write.partial() == (0, 0)
             && len >= self.config.knobs.direct as usize * BLOCK
+            && (offset | len as u64).is_multiple_of(BLOCK_BYTES)
         {
             return self.write_direct(by, &b[skip..skip + len], offset);
         }
-        let changed = self.change(&mut write)?;
+        let changed = self.change(&mut Write::new(self, by, bytes, skip, offset, len))?;
         self.relieve_after(changed.relieve)
     }
 }
