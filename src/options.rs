@@ -86,7 +86,8 @@ impl Options {
         self
     }
     /// Free runs of this many bytes and more go back to the host; `None`: none do. About as much as the image grows by at a time (63 MiB, or
-    /// a sixteenth of it) is kept.
+    /// a sixteenth of it) is kept, and, within [`Options::slack`], twice what was written between two checkpoints of late, since that is
+    /// soon written again.
     #[must_use]
     pub fn punch_from(mut self, bytes: Option<u64>) -> Self {
         self.punch_from = bytes;

@@ -120,6 +120,10 @@ pub(crate) struct Space {
     undo: Vec<Change>,
     /// The host refused space since the last checkpoint.
     pub(crate) crowded: bool,
+    /// Blocks that were allocated since quarantines were last ended.
+    pub(super) taken: u64,
+    /// Blocks that writers are likely to allocate soon, by what they did lately.
+    demand: u64,
     generation: u64,
     durable: u64,
     changed: Vec<u64>,
@@ -164,6 +168,8 @@ impl Space {
             cursors: [None; 2],
             slack: slack.into(),
             crowded: false,
+            taken: 0,
+            demand: 0,
             shared: false,
             edits: 0,
             undo: Vec::new(),
@@ -405,6 +411,8 @@ impl Space {
     pub(crate) fn release(&mut self, punch_from: u32, reading: &Reading) -> Vec<(u64, Run)> {
         let mut punch = Vec::new();
         let held = reading.held();
+        // Twice: what is freed while as much is allocated is not available at once. Forgotten slowly, as work comes in bursts.
+        self.demand = (2 * std::mem::take(&mut self.taken)).max(self.demand - self.demand / 8);
         let mut ready = vec![std::mem::take(&mut self.read)];
         while let Some(q) = self.quarantine.front_mut() {
             // No view of the generation can begin any more; those that exist can only end.
@@ -444,11 +452,17 @@ impl Space {
         punch
     }
 
+    /// Blocks that stay available: space that is about to be written again is not worth a punch, a reservation and a write of zeros. What
+    /// is kept for the demand stays within the slack.
+    fn cushion(&self) -> u64 {
+        let usual = u64::from(self.geo.span) * u64::from(self.growth).min(self.spans / 4).max(self.spans / 16);
+        let all = (self.spans * u64::from(self.geo.span)).saturating_sub(self.returned);
+        let slack = all.saturating_sub(self.free).saturating_mul(self.slack) / 100;
+        usual.max(self.demand.min(slack))
+    }
     /// Marks available runs of `from` blocks and more as returned to the host.
     fn return_runs(&mut self, region: u64, from: u32, out: &mut Vec<(u64, Run)>) {
-        // Space that is about to be written again is not worth a punch and a reservation.
-        let cushion = u64::from(self.geo.span) * u64::from(self.growth).min(self.spans / 4).max(self.spans / 16);
-        if self.cursors.contains(&Some(region)) || self.available < cushion {
+        if self.cursors.contains(&Some(region)) || self.available < self.cushion() {
             return;
         }
         let (generation, start) = (self.generation, self.geo.start(region));

@@ -45,6 +45,7 @@ impl Space {
                 }
                 r.held += len as u32;
                 self.available = self.available.saturating_sub(len as u64);
+                self.taken += len as u64;
                 return Ok(Some(Run { start: start.plus(place as u64), len: len as u32 }));
             }
             self.set_cursor(mine, None);
