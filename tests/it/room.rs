@@ -1,10 +1,13 @@
 //! Space for recovery: what a live run did with the blocks that it had, its replay can do as well (I7).
 
 use snapdisk::{
-    BLOCK, Knobs, Options,
+    BLOCK, Event, Knobs, Options,
     io::sim::{SimBackend, SimHost},
 };
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::SeqCst},
+};
 
 const B: u64 = BLOCK as u64;
 /// Blocks of the volume; every other one is mapped, so that each is an extent of its own.
@@ -71,5 +74,47 @@ fn a_full_image_has_the_blocks_that_its_replay_needs() {
         let mut block = [0; BLOCK];
         volume.read_at(&mut block, i * B).unwrap();
         assert_eq!(block[0], if i % 12 == 2 { 5 } else { i as u8 + 1 }, "block {i}");
+    }
+}
+
+/// What is written over again and again within the slack is neither punched nor reserved anew. Without slack it goes back to the host at once, and
+/// so does what no demand is for.
+#[test]
+fn space_that_is_soon_written_again_is_not_punched() {
+    let knobs = Knobs { span: 64, index_fanout: 8, log_pages: 256, growth: 1, ..Knobs::default() };
+    for (slack, kept) in [(100, true), (0, false)] {
+        let punched = Arc::new(AtomicU64::new(0));
+        let sum = punched.clone();
+        let options = Options::new().manual_maintenance(true).punch_from(Some(8 * B)).slack(slack).knobs(knobs);
+        let options = options.on_event(move |event| {
+            if let Event::Punched { bytes, .. } = event {
+                sum.fetch_add(*bytes, SeqCst);
+            }
+        });
+        let store = options.create_on(Arc::new(SimBackend::new()), Arc::new(SimHost::new(1))).unwrap();
+        let volume = store.create_volume("v", BLOCKS * B).unwrap();
+        let settle = || {
+            for _ in 0..3 {
+                store.maintain(1000).unwrap();
+                store.checkpoint().unwrap();
+            }
+        };
+        let overwrite = |byte| {
+            (0..BLOCKS).step_by(200).for_each(|i| volume.write_at(&vec![byte; 200 * BLOCK], i * B).unwrap());
+            store.checkpoint().unwrap();
+        };
+        (1..5).for_each(overwrite);
+        let before = punched.load(SeqCst);
+        (5..15).for_each(overwrite);
+        let while_written = punched.load(SeqCst) - before;
+        assert_eq!(while_written == 0, kept, "slack {slack}: {while_written} bytes");
+        let file = store.counters().unwrap().image_bytes / B - 256;
+        // Regions of 64 blocks have homes and nodes in them.
+        assert!(file <= 2 * BLOCKS * 9 / 8, "slack {slack}: {file} blocks beside the log");
+        // Nobody writes any more, and what there is goes.
+        volume.discard(0, BLOCKS * B).unwrap();
+        settle();
+        assert!(punched.load(SeqCst) - before > BLOCKS * B / 2, "slack {slack}");
+        assert!(store.check().unwrap().is_clean());
     }
 }
