@@ -24,6 +24,9 @@ use std::{sync::Arc, time::Duration};
 /// Pages written before the host is asked to start writing them out.
 const SLICE_PAGES: usize = 1024;
 
+/// Regions whose free space is returned to the host after one checkpoint, beside those in which some was freed.
+const SURPLUS: usize = 64;
+
 /// Nodes added to the cache under one taking of the lock.
 const FEW: usize = 64;
 
@@ -233,6 +236,13 @@ impl Engine {
             forest.space.evict(self.config.map_pages());
             ready
         };
+        for _ in 0..SURPLUS {
+            // A count page that can't be read is reported by whoever needs it.
+            match self.last_step(|state| state.forest.space.return_surplus(punch_from)) {
+                Ok(runs) if !runs.is_empty() => punch.extend(runs),
+                _ => break,
+            }
+        }
         self.behind.ring();
         let (mut punched, mut host_can) = (0, true);
         let outcome = ready.into_iter().try_for_each(|(_, run)| {

@@ -460,6 +460,19 @@ impl Space {
         let slack = all.saturating_sub(self.free).saturating_mul(self.slack) / 100;
         usual.max(self.demand.min(slack))
     }
+    /// Marks runs of the region with most blocks available as returned to the host, where more is available than is to be kept: what was kept
+    /// for a demand that is over. None if there is no such surplus.
+    pub(crate) fn return_surplus(&mut self, from: u32) -> Step<Vec<(u64, Run)>> {
+        let mut out = Vec::new();
+        if from == u32::MAX || self.available < self.cushion() {
+            return Ok(out);
+        }
+        if let Some(region) = self.most_available(u16::try_from(from).unwrap_or(u16::MAX))? {
+            self.return_runs(region, from, &mut out);
+            self.note(region);
+        }
+        Ok(out)
+    }
     /// Marks available runs of `from` blocks and more as returned to the host.
     fn return_runs(&mut self, region: u64, from: u32, out: &mut Vec<(u64, Run)>) {
         if self.cursors.contains(&Some(region)) || self.available < self.cushion() {

@@ -84,9 +84,12 @@ impl Space {
         !self.would_grow() && self.recyclable() > self.end() / BLOCK_BYTES / 32
     }
 
-    /// The region with most blocks available.
     fn find_region(&mut self, any: bool) -> Step<Option<u64>> {
         let floor = if any { 1 } else { self.floor() };
+        self.most_available(floor)
+    }
+    /// The region with most blocks available, which is in memory then, if it has at least `floor`.
+    pub(super) fn most_available(&mut self, floor: u16) -> Step<Option<u64>> {
         let fanout = u64::from(self.geo.fanout);
         let (mut level, mut index) = (self.top, 0);
         loop {
