@@ -116,7 +116,7 @@ impl Engine {
     pub(crate) fn state_mut(&self) -> Result<RwLockWriteGuard<'_, State>> {
         self.check_process()?;
         let mut state = self.state.write();
-        state.trim_records();
+        state.evict_records();
         if state.closed { Err(closed()) } else { Ok(state) }
     }
 

@@ -121,7 +121,7 @@ impl Engine {
         state.reclaimed = false;
         state.aside.retry();
         state.forest.unreadable.clear();
-        state.trim_records();
+        state.evict_records();
         let next = Superblock {
             sequence: old.sequence + 1,
             epoch: self.epoch,

@@ -360,9 +360,9 @@ impl State {
         let was = if yes { !self.sweeping.insert(volume) } else { self.sweeping.remove(&volume) };
         self.progress.sweeps.push((volume, was));
     }
-    /// Forgets records of volumes and snapshots beyond [`RECORDS`]: the catalog has all of them. Never called inside an operation, which
+    /// Evicts records of volumes and snapshots beyond [`RECORDS`]: the catalog has all of them. Never called inside an operation, which
     /// relies on what it has loaded.
-    pub(crate) fn trim_records(&mut self) {
+    pub(crate) fn evict_records(&mut self) {
         fn trim<T>(volume_records: &mut FxHashMap<u64, T>) {
             if let surplus @ 1.. = volume_records.len().saturating_sub(RECORDS) {
                 let gone: Vec<u64> = volume_records.keys().take(surplus + RECORDS / 8).copied().collect();
