@@ -21,6 +21,8 @@ pub struct Knobs {
     /// Blocks from which on what is staged is written out ahead of its group, and from which on the medium is asked to begin with what was
     /// written. 0: as the memory budget and the medium want it.
     pub ahead: u32,
+    /// Count pages and index pages that stay in memory. 0: as the memory budget says.
+    pub map_pages: u32,
     /// Whether a write that finds no space waits for a checkpoint, where that would help, rather than have the image grow past its slack.
     pub recycle: bool,
     /// A group of at most this many blocks of data has them in the log itself, and a checkpoint writes them to their places. 0: none has.
@@ -41,6 +43,7 @@ impl Default for Knobs {
             growth: 16,
             direct: 16,
             ahead: 0,
+            map_pages: 0,
             recycle: true,
             inline: 4,
             again: 0,

@@ -79,7 +79,10 @@ impl Config {
     }
     /// Count pages and index pages that stay in memory, those that a checkpoint has to write included.
     pub(super) fn map_pages(&self) -> usize {
-        (self.memory / 32 / MAP_PAGE_BYTES).max(64) as usize
+        match self.knobs.map_pages {
+            0 => (self.memory / 32 / MAP_PAGE_BYTES).max(64) as usize,
+            pages => pages as usize,
+        }
     }
     /// Regions whose counts a check compares at a time, at eight bytes for each of their blocks.
     pub(crate) fn regions_checked(&self, span: u32) -> u64 {

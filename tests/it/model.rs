@@ -4,6 +4,7 @@ mod agree;
 mod beside;
 mod held;
 pub(crate) mod history;
+mod looks;
 mod names;
 pub(crate) mod op;
 pub(crate) mod run;

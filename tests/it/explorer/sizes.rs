@@ -51,7 +51,7 @@ pub(crate) fn size_of(n: u8) -> Size {
         1 => Size {
             weak: true,
             ..plain(
-                Knobs { span: 16, log_pages: 8, reserve: 12, direct: 16, ahead: 2, inline: 1, ..small },
+                Knobs { span: 16, log_pages: 8, reserve: 12, direct: 16, ahead: 2, map_pages: 2, inline: 1, ..small },
                 options.punch_from(Some(4096)),
                 &[8, 5],
             )
@@ -62,7 +62,17 @@ pub(crate) fn size_of(n: u8) -> Size {
             &[16],
         ),
         3 => plain(
-            Knobs { span: 24, log_pages: 8, reserve: 12, growth: 2, direct: 2, ahead: 2, inline: 0, ..small },
+            Knobs {
+                span: 24,
+                log_pages: 8,
+                reserve: 12,
+                growth: 2,
+                direct: 2,
+                ahead: 2,
+                map_pages: 4,
+                inline: 0,
+                ..small
+            },
             options.punch_from(Some(8192)),
             &[4, 4, 4],
         ),
@@ -106,10 +116,10 @@ pub(crate) fn size_of(n: u8) -> Size {
                 &[10],
             )
         },
-        // The smallest fanout with which a node that has one item left takes in a neighbour: small volumes have trees three nodes high.
+        // Little memory, and the smallest fanout with which a node that has one item left takes in a neighbour: small volumes have trees three nodes high.
         9 => plain(
-            Knobs { fanout: 5, span: 48, log_pages: 14, reserve: 24, direct: 3, inline: 2, ..small },
-            options,
+            Knobs { fanout: 5, span: 48, log_pages: 14, reserve: 24, direct: 3, map_pages: 1, inline: 2, ..small },
+            options.memory(1 << 20),
             &[24, 12],
         ),
         // What goes back to the host comes again soon, and is not written before it is used.
@@ -123,8 +133,18 @@ pub(crate) fn size_of(n: u8) -> Size {
         12 => Size {
             weak: true,
             ..plain(
-                Knobs { fanout: 6, span: 300, log_pages: 28, reserve: 32, direct: 6, ahead: 3, inline: 1, ..small },
-                options,
+                Knobs {
+                    fanout: 6,
+                    span: 300,
+                    log_pages: 28,
+                    reserve: 32,
+                    direct: 6,
+                    ahead: 3,
+                    map_pages: 3,
+                    inline: 1,
+                    ..small
+                },
+                options.memory(1 << 20),
                 &[200],
             )
         },

@@ -1,6 +1,6 @@
 //! A store and its model side by side on a simulated disk.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io::IoSlice, sync::Arc};
 
 use snapdisk::{
     BLOCK, Durability, Error, ErrorKind, NewOptions, Options, Store,
@@ -223,6 +223,7 @@ impl Run {
         if changes_names(op) {
             self.names_hold(&store, &model).map_err(|e| format!("after {}: {e}", op.text()))?;
         }
+        self.looks_hold(&store, &model).map_err(|e| format!("after {}: {e}", op.text()))?;
         self.leases_hold(&model).map_err(|e| format!("after {}: {e}", op.text()))?;
         self.history.states[last].1 = model;
         Ok(())
@@ -457,8 +458,13 @@ impl Run {
                 if inside {
                     next.volume_mut(&name).write(off, &data);
                 }
-                volume.and_then(|v| {
-                    if matches!(op, Op::Fua { .. }) { v.write_fua_at(&data, off) } else { v.write_at(&data, off) }
+                let (first, second) = data.split_at(data.len() / 3);
+                volume.and_then(|v| match *op {
+                    Op::Fua { .. } => v.write_fua_at(&data, off),
+                    Op::Bytes { n, .. } if n % 4 == 1 => {
+                        v.write_vectored_at(&[IoSlice::new(first), IoSlice::new(second)], off)
+                    }
+                    _ => v.write_at(&data, off),
                 })
             }
         };
