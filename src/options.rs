@@ -10,7 +10,7 @@ use crate::{
 };
 use std::{os::fd::AsFd, path::Path, sync::Arc};
 
-/// Builder of stores.
+/// A builder of stores: how an image is created or opened.
 ///
 /// ```
 /// # fn main() -> snapdisk::Result<()> {
@@ -41,8 +41,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults: 16 MiB of log, read path chosen by the filesystem, 256 MiB of memory, images up to 64 TiB, runs of 1 MiB and more
-    /// given back to the host, as much free space as there is data before small holes are filled, background threads.
+    /// The defaults: 16 MiB of log, a read path chosen by the filesystem, 256 MiB of memory, images up to 64 TiB, free runs of 1 MiB and more
+    /// returned to the host, as much free space as data before small holes are filled, background threads.
     pub fn new() -> Options {
         Options {
             log_bytes: 16 << 20,
@@ -70,68 +70,68 @@ impl Options {
         self.read_path = path;
         self
     }
-    /// Bytes of memory for everything that the store keeps: cached nodes, changes that wait for a checkpoint, data on its way to the file,
-    /// records of the log, the space map, a check's notes. It takes up to 16 MiB more, whatever the size of the image. Writers wait rather than
-    /// exceed it. Creating or opening an image answers `Invalid` where it is less than 1 MiB, or less than twice the image's log less
-    /// 16 MiB, which recovery needs.
+    /// Bytes of memory for everything that the store keeps: cached nodes, changes that wait for a checkpoint, data that is being written,
+    /// records of the log, the space map, the state of a check. The store uses up to 16 MiB more, whatever the size of the image. Writers
+    /// wait rather than exceed the budget. Creating or opening an image answers `Invalid` if the budget is less than 1 MiB, or less than
+    /// twice the image's log less 16 MiB, which recovery needs.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
     }
-    /// The image file never grows past this.
+    /// The image file never grows beyond this size.
     #[must_use]
     pub fn max_image_bytes(mut self, bytes: u64) -> Self {
         self.max_image_bytes = bytes.min(IMAGE_MAX);
         self
     }
-    /// Free runs of this many bytes and more go back to the host; `None`: none do. About as much as the image grows by at a time (63 MiB, or
-    /// a sixteenth of it) is kept, and, within [`Options::slack`], twice what was written between two checkpoints of late, since that is
-    /// soon written again.
+    /// Free runs of at least this many bytes are returned to the host; `None`: none are. About as much free space is kept as the image grows
+    /// by at a time (63 MiB, or a sixteenth of its size), and, within [`Options::slack`], twice as much as was written between recent
+    /// checkpoints, since that will soon be written again.
     #[must_use]
     pub fn punch_from(mut self, bytes: Option<u64>) -> Self {
         self.punch_from = bytes;
         self
     }
-    /// How much free space the image may have, in percent of what is in use, before writes fill small holes in it instead of growing it:
-    /// room for speed. Random overwrites need about 100 (the default) to find runs of several blocks; 0 keeps the image small and
-    /// has nearly every block written by itself. An image that has so much does not grow while a checkpoint would make freed space allocatable:
-    /// the write waits for the checkpoint.
+    /// How much free space the image may have, in percent of the space in use, before writes fill small holes instead of growing the image.
+    /// More free space makes writes faster: random overwrites need about 100 (the default) to find runs of several blocks, while with 0 the
+    /// image stays small and nearly every block is written by itself. An image that has this much free space does not grow while a checkpoint
+    /// would make freed space allocatable: the write waits for the checkpoint.
     #[must_use]
     pub fn slack(mut self, percent: u32) -> Self {
         self.slack = percent;
         self
     }
-    /// Whether space that the image takes from the host is written once, with zeros, before anything is put there: ahead of need, in the
-    /// background. On ext4 an acknowledged flush into space that was never written can be lost when the filesystem's journal is aborted in that
-    /// moment; in space that was written before it is not. Without it an image that grows
-    /// is written once instead of twice, and takes its first writes at the host's price. On filesystems that never overwrite in place (btrfs
-    /// and others) nothing is written ahead.
+    /// Whether space that the image takes from the host is written once, with zeros, before data goes there: ahead of need, in the
+    /// background. On ext4, an acknowledged flush into space that was never written can be lost if the filesystem's journal is aborted at
+    /// that moment; in space that was written before, it is not. Without this, a growing image is written once instead of twice, and its
+    /// first writes take longer. On filesystems that never overwrite in place (btrfs and others) nothing is written ahead.
     #[must_use]
     pub fn write_fresh_space(mut self, yes: bool) -> Self {
         self.write_fresh = yes;
         self
     }
-    /// Checks the whole image before anything is read from it or written to it: for images from elsewhere. Any finding makes opening,
-    /// for reading and salvage too, fail with `Corrupt`.
+    /// Checks the whole image before anything is read from it or written to it, for images from elsewhere. Any finding makes opening fail
+    /// with `Corrupt`, for reading and for salvage too.
     #[must_use]
     pub fn untrusted(mut self, yes: bool) -> Self {
         self.untrusted = yes;
         self
     }
-    /// No background threads: the caller runs [`Store::maintain`]. Operations still checkpoint when the log or the space runs out.
+    /// Starts no background threads: the caller runs [`Store::maintain`]. Operations still run checkpoints when the log or the space runs
+    /// out.
     #[must_use]
     pub fn manual_maintenance(mut self, yes: bool) -> Self {
         self.manual = yes;
         self
     }
-    /// Has `hook` told of what happens in the store besides what was asked for: see [`Event`]. In place of an earlier hook.
+    /// Calls `hook` for what happens in the store besides what was asked for: see [`Event`]. It replaces an earlier hook.
     ///
-    /// It is called with nothing of the store held, so that it may call the store, when the operation or the step of background work has
-    /// ended in which the event happened: by the thread that did it, or by one that is delivering just then; by one thread at a time, in order. So
-    /// it should not take long: an operation waits for it, and of events that come while it takes too long only the number is told. A
-    /// panic in it ends that call and nothing else. What happens while the image is being opened is told with the first operation. A hook that
-    /// owns a handle of its own store keeps the store open: give it a weak one, or close the store.
+    /// The hook is called when the operation or the step of background work in which the event happened has ended, with nothing of the store
+    /// held, so that it may call the store. The thread that did the work calls it, or another one that is delivering events at that time; one
+    /// thread at a time, in order. It should return soon: an operation waits for it, and of events that happen while it takes too long only
+    /// the number is reported. A panic in it ends that call and nothing else. Events of an opening are delivered with the first operation. A
+    /// hook that owns a handle of its own store keeps the store open: give it a weak one, or close the store.
     ///
     /// ```
     /// use snapdisk::{Event, Options};
@@ -191,21 +191,21 @@ impl Options {
         let file = FileBackend::open(path, true, self.read_path).map_err(|e| e.at(path.display()))?;
         self.open_on(Arc::new(file), Arc::new(SystemHost)).map_err(|e| e.at(path.display()))
     }
-    /// Opens an image for reading, with any number of others that do. Writes nothing: what the log says is applied in memory. `Locked` if someone
-    /// has it for writing.
+    /// Opens an image for reading, together with any number of other readers. It writes nothing: what the log says is applied in memory.
+    /// `Locked` if someone has it for writing.
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         let file = FileBackend::open(path, false, self.read_path).map_err(|e| e.at(path.display()))?;
         self.open_read_only_on(Arc::new(file), Arc::new(SystemHost)).map_err(|e| e.at(path.display()))
     }
-    /// [`Options::create`] as `name` in an open directory, for a process that can't open absolute paths or `/proc`. The name is a plain one,
-    /// without a slash.
+    /// [`Options::create`] as `name` in an open directory, for a process that can't open absolute paths or `/proc`. The name has no slash in
+    /// it.
     pub fn create_at(&self, dir: impl AsFd, name: impl AsRef<Path>) -> Result<Store> {
         let name = name.as_ref();
         let made = self.create_file_on(|read_path| FileBackend::create_at(dir, name, read_path));
         made.map_err(|e| e.at(name.display()))
     }
-    /// [`Options::open`] of `name` in an open directory, with nothing outside of it opened. A symbolic link is `Invalid`.
+    /// [`Options::open`] of `name` in an open directory; nothing outside of that directory is opened. A symbolic link is `Invalid`.
     pub fn open_at(&self, dir: impl AsFd, name: impl AsRef<Path>) -> Result<Store> {
         let name = name.as_ref();
         let file = FileBackend::open_at(dir, name, true, self.read_path).map_err(|e| e.at(name.display()))?;
@@ -217,13 +217,14 @@ impl Options {
         let file = FileBackend::open_at(dir, name, false, self.read_path).map_err(|e| e.at(name.display()))?;
         self.open_read_only_on(Arc::new(file), Arc::new(SystemHost)).map_err(|e| e.at(name.display()))
     }
-    /// Makes a new image in an empty file that was opened for reading and writing, as a [`std::fs::File`] or as [`ImageFiles`]. `Exists` if the
-    /// file is not empty. Where this fails the file is empty again; after a crash it may hold part of an image, which does not open.
+    /// Creates a new image in an empty file that was opened for reading and writing, given as a [`std::fs::File`] or as [`ImageFiles`].
+    /// `Exists` if the file is not empty. If this fails, the file is empty again; after a crash it may hold part of an image, which does not
+    /// open.
     pub fn create_file(&self, file: impl Into<ImageFiles>) -> Result<Store> {
         self.create_file_on(|read_path| FileBackend::create_from_files(file, read_path))
     }
-    /// [`Options::open`] of a file that was opened for reading and writing, as a [`std::fs::File`] or as [`ImageFiles`]. A file alone is
-    /// opened anew through `/proc/self/fd`; `Invalid` where that can't be.
+    /// [`Options::open`] of a file that was opened for reading and writing, given as a [`std::fs::File`] or as [`ImageFiles`]. A file alone
+    /// is opened again through `/proc/self/fd`; `Invalid` if that fails.
     pub fn open_file(&self, file: impl Into<ImageFiles>) -> Result<Store> {
         let file = FileBackend::from_files(file, true, self.read_path)?;
         self.open_on(Arc::new(file), Arc::new(SystemHost))
@@ -256,7 +257,7 @@ impl Options {
         engine.begin_epoch().map_err(Error::nothing_applied)?;
         Store::new(engine)
     }
-    /// Checks an image from elsewhere before anyone gets it.
+    /// Checks an image from elsewhere before anyone can use it.
     fn trust(&self, engine: &Engine) -> Result<()> {
         if !self.untrusted {
             return Ok(());
@@ -276,8 +277,8 @@ impl Options {
         self.trust(&engine)?;
         Store::new(engine)
     }
-    /// Opens for reading what can be had of an image whose log is damaged: the state before the damage, which is *older* than what was
-    /// acknowledged. The second part says what is missing; `None`: nothing is.
+    /// Opens for reading what is readable of an image whose log is damaged: the state before the damage, which is *older* than what was
+    /// acknowledged. The second part of the result says what is missing; `None` if nothing is.
     pub fn open_salvage(&self, path: impl AsRef<Path>) -> Result<(Store, Option<Error>)> {
         let path = path.as_ref();
         let file = FileBackend::open(path, false, self.read_path).map_err(|e| e.at(path.display()))?;
