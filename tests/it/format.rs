@@ -31,7 +31,7 @@ fn log_and_page_headers_are_the_code() {
     let log = rows("Intent log");
     assert_eq!(log[9].0, format!("{}..{}", format::HEADER, format::HEADER + format::LOG_PAYLOAD));
     assert_eq!(log[0].1, format!("`{}`", std::str::from_utf8(&format::LOG_MAGIC.to_le_bytes()).unwrap()));
-    for (n, what) in [(format::COUNT_RETURNED, "given back"), (format::COUNT_SYSTEM, "the engine's own")] {
+    for (n, what) in [(format::COUNT_RETURNED, "returned to the host"), (format::COUNT_SYSTEM, "the engine's own")] {
         assert!(DOC.contains(&format!("{n} {what}")), "{n}");
     }
     assert!(DOC.contains(&format!("block {}   intent log", format::LOG_START.0)));
