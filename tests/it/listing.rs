@@ -1,10 +1,17 @@
 //! Lists in pages.
 
+use crate::wrapped::{Call, Watch, Wrapped};
 use snapdisk::{
     DeleteSnapshots, ErrorKind, Options, Result, SnapshotId, Store, VolumeId,
-    io::{MemoryBackend, SystemHost},
+    io::{MemoryBackend, SystemHost, sim::EIO},
 };
-use std::sync::Arc;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
 
 fn store() -> Store {
     let options = Options::new().log_bytes(4 << 20).manual_maintenance(true);
@@ -71,4 +78,49 @@ fn pages_are_the_whole_list_by_id() {
     assert!(sorted.is_sorted());
     let names: Vec<_> = store.volumes().unwrap().iter().map(|v| v.name().unwrap()).collect();
     assert!(names.is_sorted() && names.len() == 599);
+}
+
+/// Fails one read, and no other.
+struct OneFails(AtomicU64);
+
+impl Watch for OneFails {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        match call {
+            Call::Read if self.0.fetch_sub(1, SeqCst) == 0 => Err(io::Error::from_raw_os_error(EIO)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A list in which something could not be looked up is an error, not a shorter list.
+#[test]
+fn a_list_is_whole_or_an_error() {
+    let options = Options::new().log_bytes(4 << 20).manual_maintenance(true);
+    let disk = Arc::new(Wrapped::new(OneFails(AtomicU64::new(u64::MAX)), MemoryBackend::new()));
+    let store = options.create_on(disk.clone(), Arc::new(SystemHost)).unwrap();
+    let volume = store.create_volume("v", 4096).unwrap();
+    (0..300).for_each(|i| drop(volume.snapshot(&format!("{i}")).unwrap()));
+    let copy = store.clone_volume(&volume.snapshot("last").unwrap(), "copy").unwrap();
+    let parent = copy.parent().unwrap();
+    drop((volume, copy));
+    store.close().unwrap();
+    let mut failed = 0;
+    for nth in 0.. {
+        let store = options.open_on(disk.clone(), Arc::new(SystemHost)).unwrap();
+        let (volume, copy) = (store.volume("v").unwrap(), store.volume("copy").unwrap());
+        disk.0.store(nth, SeqCst);
+        let looked = volume.snapshots().and_then(|list| Ok((list.len(), store.snapshots()?.len(), copy.parent()?)));
+        let struck = disk.0.swap(u64::MAX, SeqCst) > nth;
+        match looked {
+            Ok(looked) => assert_eq!(looked, (301, 301, parent), "read {nth}"),
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::Io, "{e}");
+                failed += 1;
+            }
+        }
+        if !struck {
+            break;
+        }
+    }
+    assert!(failed > 5, "{failed} reads");
 }

@@ -114,6 +114,23 @@ fn usage_of_one_reads_its_own_tree_and_leaves_the_cache_alone() {
     warm(B);
 }
 
+/// Nodes of which little is left merge, so that a tree takes no more nodes than its content needs.
+#[test]
+fn a_tree_that_is_thinned_has_fewer_nodes() {
+    let store = open(&Arc::default());
+    let disk = store.create_volume("disk", 1 << 24).unwrap();
+    let nodes = || {
+        let usage = store.usage(&disk).unwrap();
+        (usage.exclusive_bytes - usage.mapped_bytes) / B
+    };
+    fill(&disk, 600);
+    let before = nodes();
+    // From the end on: a node takes in the one behind it.
+    (0..600).rev().filter(|i| i % 12 != 0).for_each(|i| disk.discard(2 * i * B, B).unwrap());
+    let after = nodes();
+    assert!(before > 75 && after * 3 < before, "{before} nodes, and {after} for a twelfth of the extents");
+}
+
 /// What walking a tree costs those who write: the scheduler counts a step for each lock that is taken.
 #[test]
 fn usage_takes_the_lock_for_many_extents_at_a_time() {
