@@ -305,3 +305,25 @@ impl Catalog<'_> {
         self.remove(key(8, 0, volume))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each field of a record is checked, whatever the others say.
+    #[test]
+    fn records_that_none_can_have_are_refused() {
+        let root = |level| RootPointer { level, ..RootPointer::default() };
+        let tags = TAGS_MAX.div_ceil(TAG_CHUNK) as u16;
+        let top = crate::format::TREE_LEVELS - 1;
+        assert!(sane("volume", 1, "v", 4096, root(top), tags).is_ok());
+        for refused in [
+            sane("volume", 1, "", 4096, root(top), tags),
+            sane("volume", 1, "v", 4097, root(top), tags),
+            sane("volume", 1, "v", 4096, root(top + 1), tags),
+            sane("volume", 1, "v", 4096, root(top), tags + 1),
+        ] {
+            assert_eq!(refused.unwrap_err().kind(), crate::ErrorKind::Corrupt);
+        }
+    }
+}

@@ -129,6 +129,13 @@ fn a_tree_that_is_thinned_has_fewer_nodes() {
     (0..600).rev().filter(|i| i % 12 != 0).for_each(|i| disk.discard(2 * i * B, B).unwrap());
     let after = nodes();
     assert!(before > 75 && after * 3 < before, "{before} nodes, and {after} for a twelfth of the extents");
+    // Of whole blocks nothing stays, not even zeros.
+    let mapped = || store.usage(&disk).unwrap().mapped_bytes;
+    assert_eq!(mapped(), 50 * B);
+    disk.discard(24 * B, 48 * B).unwrap();
+    assert_eq!(mapped(), 48 * B);
+    disk.discard(72 * B, B / 2).unwrap();
+    assert_eq!(mapped(), 48 * B);
 }
 
 /// What walking a tree costs those who write: the scheduler counts a step for each lock that is taken.
