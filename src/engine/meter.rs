@@ -54,18 +54,46 @@ impl Meter {
     }
 }
 
+/// What was asked of one volume.
+#[derive(Default)]
+struct Kept {
+    /// The meter that handles count with, if there are any.
+    meter: Option<Arc<Meter>>,
+    /// What meters counted whose handles are gone.
+    before: Counts,
+}
+
+impl Kept {
+    fn sum(&self) -> Counts {
+        let mut sum = self.before;
+        if let Some(meter) = &self.meter {
+            for (sum, (requests, bytes)) in sum.iter_mut().zip(meter.sum()) {
+                *sum = (sum.0 + requests, sum.1 + bytes);
+            }
+        }
+        sum
+    }
+}
+
 /// The meters of all volumes that something was asked of.
 #[derive(Default)]
-pub(crate) struct Meters(Mutex<FxHashMap<u64, Arc<Meter>>>);
+pub(crate) struct Meters(Mutex<FxHashMap<u64, Kept>>);
 
 impl Meters {
-    /// The meter of a volume, made if there is none.
+    /// Returns the meter of a volume, made if there is none.
     pub(crate) fn of(&self, volume: u64) -> Arc<Meter> {
-        self.0.lock().entry(volume).or_default().clone()
+        let mut kept = self.0.lock();
+        // Before the table grows, the meters go that no handle counts with, of about 1 KiB each: they stay for handles, not for volumes.
+        if kept.len() == kept.capacity() {
+            for kept in kept.values_mut().filter(|k| k.meter.as_ref().is_some_and(|m| Arc::strong_count(m) == 1)) {
+                (kept.before, kept.meter) = (kept.sum(), None);
+            }
+        }
+        kept.entry(volume).or_default().meter.get_or_insert_default().clone()
     }
-    /// What a volume's meter says.
+    /// Returns what was asked of a volume.
     pub(crate) fn sum(&self, volume: u64) -> Counts {
-        self.0.lock().get(&volume).map(|meter| meter.sum()).unwrap_or_default()
+        self.0.lock().get(&volume).map(Kept::sum).unwrap_or_default()
     }
     /// Drops the meter of a volume that is gone. Ids are never used again.
     pub(crate) fn forget(&self, volume: u64) {
@@ -96,5 +124,26 @@ mod tests {
         meters.forget(7);
         assert_eq!(meters.sum(7), Counts::default());
         assert!(meters.0.lock().is_empty(), "asking makes no meter");
+    }
+
+    #[test]
+    fn meters_without_a_handle_are_folded_and_nothing_is_lost() {
+        let meters = Meters::default();
+        let held = meters.of(0);
+        held.count(IoKind::Write, 7);
+        for _ in 0..3 {
+            for volume in 1..1000 {
+                meters.of(volume).count(IoKind::Read, volume);
+            }
+        }
+        (1000..5000).for_each(|volume| drop(meters.of(volume)));
+        let live = |volume: u64| meters.0.lock()[&volume].meter.is_some();
+        assert_eq!((0..1000).filter(|&volume| live(volume)).collect::<Vec<_>>(), [0]);
+        for volume in 1..1000 {
+            assert_eq!(meters.sum(volume), [(3, 3 * volume), (0, 0), (0, 0)]);
+        }
+        held.count(IoKind::Write, 7);
+        assert_eq!(meters.sum(0)[1], (2, 14));
+        assert!(Arc::ptr_eq(&held, &meters.of(0)));
     }
 }

@@ -20,6 +20,7 @@ mod files;
 mod flips;
 mod forked;
 mod format;
+mod fresh;
 mod handles;
 mod hooked;
 mod hostile;

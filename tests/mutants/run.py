@@ -43,6 +43,7 @@ HARNESSES = {
     "background": ["background::"],
     "hostile": ["hostile::"],
     "passes": ["passes::"],
+    "fresh": ["fresh::"],
     "known": ["known::"],
     "room": ["room::"],
     "schedule": ["schedule::"],
