@@ -82,8 +82,8 @@ impl Case {
 
     /// How its images are opened.
     pub(crate) fn setup(&self, faults: bool) -> Setup {
-        let Size { options, tight, guaranteed, weak, .. } = size_of(self.size);
-        Setup { options, seed: self.seed, tight, faults, guaranteed, weak }
+        let Size { options, tight, guaranteed, weak, spills, .. } = size_of(self.size);
+        Setup { options, seed: self.seed, tight, faults, guaranteed, weak, spills }
     }
 
     /// The case of its text.

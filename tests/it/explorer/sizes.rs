@@ -12,6 +12,8 @@ pub(crate) struct Size {
     pub(crate) guaranteed: bool,
     /// Whether fresh space is written before it is used.
     pub(crate) weak: bool,
+    /// Whether few staged blocks are written out by whoever staged them.
+    pub(crate) spills: bool,
     /// Blocks of the first volumes.
     pub(crate) volumes: &'static [u64],
 }
@@ -39,6 +41,7 @@ pub(crate) fn size_of(n: u8) -> Size {
         tight: false,
         guaranteed: false,
         weak: false,
+        spills: knobs.ahead > 0,
         volumes,
     };
     let tight = |knobs: Knobs, options: Options, regions, volumes| Size {
@@ -116,10 +119,10 @@ pub(crate) fn size_of(n: u8) -> Size {
                 &[10],
             )
         },
-        // Little memory, and the smallest fanout with which a node that has one item left takes in a neighbour: small volumes have trees three nodes high.
+        // A space map in little memory, and the smallest fanout with which a node that has one item left takes in a neighbour: small volumes have trees three nodes high.
         9 => plain(
             Knobs { fanout: 5, span: 48, log_pages: 14, reserve: 24, direct: 3, map_pages: 1, inline: 2, ..small },
-            options.memory(1 << 20),
+            options,
             &[24, 12],
         ),
         // What goes back to the host comes again soon, and is not written before it is used.

@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     pub(crate) faults: bool,
     /// Whether fresh space is written before it is used.
     pub(crate) weak: bool,
+    /// Whether few staged blocks are written out by whoever staged them.
+    pub(crate) spills: bool,
 }
 
 /// A running store beside its model.
