@@ -9,8 +9,8 @@ use super::{
     translation::View,
 };
 use crate::{
-    tree::read_pieces,
-    units::{Block, Target},
+    Result,
+    units::{BLOCK_BYTES, Target},
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -78,25 +78,18 @@ impl Engine {
         view.ahead.mark.store(if end > start { start + (end - start) / 2 } else { NONE }, Relaxed);
     }
     /// Tells the host where the blocks from `from` to `to`, or the end, lie. Returns where that ends.
-    fn fetch_ahead(&self, target: Target, from: u64, to: u64) -> crate::Result<u64> {
-        let mut runs: Vec<(Block, u64)> = Vec::new();
+    fn fetch_ahead(&self, target: Target, from: u64, to: u64) -> Result<u64> {
+        let mut parts = Parts::default();
         let end = self.lookup(|state| {
             let (root, size) = state.extent_root(target)?;
-            let to = to.min(size.div_ceil(crate::units::BLOCK_BYTES)).max(from);
-            runs.clear();
-            let run = &mut |_, blocks, data: Option<(Block, &[u32])>| {
-                let Some((start, _)) = data else { return };
-                match runs.last_mut() {
-                    Some((before, n)) if before.plus(*n) == start => *n += blocks,
-                    _ => runs.push((start, blocks)),
-                }
-            };
-            read_pieces(&state.forest, root, from, to, None, run)?;
+            let to = to.min(size.div_ceil(BLOCK_BYTES)).max(from);
+            parts.clear();
+            state.sources(root, from, to, &mut parts)?;
             Ok(to)
         })?;
-        for (start, blocks) in runs {
-            if self.disk.is_cold(start, blocks) {
-                self.disk.read_ahead(start, blocks);
+        for run in parts.runs() {
+            if self.disk.is_cold(run.start, run.len.into()) {
+                self.disk.read_ahead(run.start, run.len.into());
             }
         }
         Ok(end)
