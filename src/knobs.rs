@@ -27,6 +27,8 @@ pub struct Knobs {
     pub recycle: bool,
     /// A group of at most this many blocks of data has them in the log itself, and a checkpoint writes them to their places. 0: none has.
     pub inline: u32,
+    /// Whether a flush always takes the medium to be busy with other data than its own.
+    pub busy: bool,
     /// Every so many operations, one is undone when all of it is done but its record, and begun anew, as if it had met something that is not
     /// in memory. At least 2; 0: none is.
     pub again: u32,
@@ -46,6 +48,7 @@ impl Default for Knobs {
             map_pages: 0,
             recycle: true,
             inline: 4,
+            busy: false,
             again: 0,
         }
     }

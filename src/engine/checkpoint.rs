@@ -5,7 +5,7 @@
 //! released, do the new homes become current, and may freed blocks be used again (I5).
 
 use super::{
-    staging::{Logged, Runs},
+    staging::{Logged, Outside},
     state::{Checkpointer, Engine, PanicGuard},
 };
 use crate::{
@@ -33,7 +33,7 @@ const FEW: usize = 64;
 /// Everything that had changed at one group boundary: what one checkpoint writes.
 struct Frozen {
     group: Option<Group>,
-    runs: Arc<Runs>,
+    outside: Outside,
     logged: Arc<Logged>,
     nodes: Arc<DirtyNodes>,
     space: FrozenSpace,
@@ -65,14 +65,15 @@ impl Engine {
         let mut flusher = self.flusher.lock();
         let spilling = self.spilling.lock();
         self.disk.writes_allowed()?;
-        let Some(Frozen { group, runs, logged, nodes, mut space, mut next }) = self.freeze(checkpointer, clean) else {
+        let Some(Frozen { group, outside, logged, nodes, mut space, mut next }) = self.freeze(checkpointer, clean)
+        else {
             drop(spilling);
             drop(flusher);
             return self.after_checkpoint(checkpointer);
         };
         self.config.events.note(|| Event::CheckpointStarted);
         let began = self.config.events.is_wanted().then(|| self.host.now());
-        self.write_group(&mut flusher, spilling, group, runs)?;
+        self.write_group(&mut flusher, spilling, group, outside)?;
         next.log_hash = flusher.previous;
         drop(flusher);
 
@@ -107,7 +108,7 @@ impl Engine {
             return None;
         }
         let group = state.log.close();
-        let runs = state.staging.take();
+        let outside = state.staging.take();
         let logged = state.staging.home();
         let stamp = state.forest.stamp;
         let nodes = Arc::new(std::mem::take(&mut state.forest.dirty));
@@ -140,7 +141,7 @@ impl Engine {
             clean,
             ..old.clone()
         };
-        Some(Frozen { group, runs, logged, nodes, space, next })
+        Some(Frozen { group, outside, logged, nodes, space, next })
     }
 
     /// Adds the nodes that were just written to the cache, as far as there is room.
@@ -172,8 +173,8 @@ impl Engine {
     pub(crate) fn write_superblock(&self, checkpointer: &mut Checkpointer, next: Superblock) -> Result<()> {
         let page = next.encode();
         let slot = checkpointer.slot;
-        self.disk.write(SLOTS[slot].offset(), &[&page[..]])?;
-        self.disk.sync(Lane::Checkpoint)?;
+        // All that it names was synced before.
+        self.disk.write_synced(Lane::Checkpoint, SLOTS[slot].offset(), &page[..], &[])?;
         // The copy is not synced: it only protects the image from one bad page, and the next superblock replaces it after a sync.
         self.disk.write(SLOTS[1 - slot].offset(), &[&page[..]])?;
         checkpointer.superblock = next;

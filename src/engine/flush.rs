@@ -1,7 +1,7 @@
 //! Group commit: staged data, the group's log pages, one sync.
 
 use super::{
-    staging::Runs,
+    staging::Outside,
     state::{Engine, Flusher, PanicGuard, State},
 };
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
     units::BLOCK_BYTES,
 };
 use std::sync::Arc;
+
+/// Ranges of data that one group is synced with alone. Each costs two system calls.
+const RANGES: usize = 64;
 
 impl Engine {
     /// Makes durable everything that returned before. Concurrent callers share one sync; without anything new there is
@@ -59,37 +62,47 @@ impl Engine {
         if self.disk.is_poisoned() {
             return Err(self.disk.lost());
         }
-        let (group, runs) = {
+        let (group, outside) = {
             let mut state = self.state.write();
-            match state.inline_data() {
-                Some(blocks) => {
-                    state.staging.close_logged(blocks);
-                    (state.log.close(), Arc::default())
-                }
-                None => (state.log.close(), state.staging.take()),
+            if let Some(blocks) = state.inline_data() {
+                state.staging.close_logged(blocks);
             }
+            (state.log.close(), state.staging.take())
         };
-        self.write_group(flusher, spilling, group, runs)
+        self.write_group(flusher, spilling, group, outside)
     }
 
-    /// Writes a closed group with its data, syncs, and has it counted as acknowledged.
+    /// Writes a closed group with the data that it names outside the log, makes both durable, and has it counted as acknowledged. Every group
+    /// before it was acknowledged, so that it needs its own pages and its own data on the medium and nothing else: where these are known and
+    /// few, it does not wait for what checkpoints have on their way.
     pub(crate) fn write_group(
         &self,
         flusher: &mut Flusher,
         spilling: MutexGuard<'_, ()>,
         group: Option<Group>,
-        runs: Arc<Runs>,
+        outside: Outside,
     ) -> Result<()> {
-        self.write_staged(runs)?;
-        // The sync asks for all of it.
-        *self.unpushed.lock() = Default::default();
+        let Outside { runs, ranges } = outside;
+        if !runs.is_empty() {
+            self.write_staged(runs)?;
+        }
+        let alone = ranges.filter(|ranges| ranges.is_empty() || ranges.len() <= RANGES && self.is_medium_busy());
+        if alone.is_none() {
+            // The sync asks for all of it.
+            *self.unpushed.lock() = Default::default();
+        }
         // What is staged from here on belongs to the next group, and may be written while this one is synced.
         drop(spilling);
         if let Some(group) = group {
             let pages = &mut flusher.pages;
             let hash = group.encode(&self.uuid, self.hash_key, self.epoch, flusher.previous, pages);
-            self.write_log(group.position, pages)?;
-            self.disk.sync(Lane::Flush)?;
+            match (self.place_in_ring(group.position, pages), alone) {
+                ([(at, whole), (_, [])], Some(with)) => self.disk.write_synced(Lane::Flush, at, whole, &with)?,
+                (parts, _) => {
+                    self.write_log(parts)?;
+                    self.disk.sync(Lane::Flush)?;
+                }
+            }
             (flusher.previous, flusher.acked) = (hash, group.number);
             flusher.pages.shrink_to(RECORD_MAX);
             let mut state = self.state.write();
@@ -102,12 +115,20 @@ impl Engine {
         Ok(())
     }
 
-    fn write_log(&self, position: u64, pages: &[u8]) -> Result<()> {
+    /// Whether a sync of everything would wait for more than one group's data: for a checkpoint, or for fresh space that is written.
+    fn is_medium_busy(&self) -> bool {
+        self.config.knobs.busy || self.checkpointer.is_locked() || self.reserving.is_locked()
+    }
+
+    /// Divides a group's pages at the end of the ring. Each part comes with its offset in the image.
+    fn place_in_ring<'a>(&self, position: u64, pages: &'a [u8]) -> [(u64, &'a [u8]); 2] {
         let ring = self.config.log_pages;
         let before_the_end = (ring - position % ring).saturating_mul(BLOCK_BYTES);
         let (first, rest) = pages.split_at(pages.len().min(before_the_end as usize));
-        self.disk.write(page_block(position, ring).offset(), &[first])?;
-        if rest.is_empty() { Ok(()) } else { self.disk.write(page_block(0, ring).offset(), &[rest]) }
+        [(page_block(position, ring).offset(), first), (page_block(0, ring).offset(), rest)]
+    }
+    fn write_log(&self, parts: [(u64, &[u8]); 2]) -> Result<()> {
+        parts.into_iter().filter(|part| !part.1.is_empty()).try_for_each(|(at, part)| self.disk.write(at, &[part]))
     }
 
     /// Writes the empty group, without a sync: once it is on disk, damage to the last group can't pass for a torn tail.
@@ -126,7 +147,7 @@ impl Engine {
         let Some(group) = group else { return Ok(()) };
         let Flusher { previous, pages, .. } = &mut *flusher;
         group.encode(&self.uuid, self.hash_key, self.epoch, *previous, pages);
-        self.write_log(group.position, pages)
+        self.write_log(self.place_in_ring(group.position, pages))
     }
 }
 

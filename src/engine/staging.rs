@@ -5,7 +5,7 @@ use crate::{
     units::{BLOCK_BYTES, Block},
 };
 use rustc_hash::FxHashMap;
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// A staged run: whole blocks inside a shared buffer.
 #[derive(Clone)]
@@ -46,13 +46,25 @@ impl Runs {
             self.0.pop();
         }
     }
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
     /// The run that starts last of those that do not start after `block`.
     fn before(&self, block: u64) -> Option<&(u64, Staged)> {
         let found = self.0.iter().filter_map(|list| list[..list.partition_point(|r| r.0 <= block)].last());
         found.max_by_key(|r| r.0)
+    }
+    /// The byte ranges of the image that these runs fill, in order, once all lists were joined. Adjacent runs fill one.
+    fn ranges(&self) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for (start, run) in self.iter() {
+            let (from, to) = (start.offset(), start.plus(run.blocks.into()).offset());
+            match ranges.last_mut() {
+                Some(last) if last.end == from => last.end = to,
+                _ => ranges.push(from..to),
+            }
+        }
+        ranges
     }
     /// In order, once all lists were joined.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Block, &Staged)> {
@@ -61,6 +73,14 @@ impl Runs {
     pub(crate) fn into_values(self) -> impl Iterator<Item = Staged> {
         self.0.into_iter().flatten().map(|(_, run)| run)
     }
+}
+
+/// What a closed group names outside the log.
+pub(crate) struct Outside {
+    /// Data that is to be written.
+    pub(crate) runs: Arc<Runs>,
+    /// The byte ranges that it fills; `None` where the group names data too that was written ahead of it.
+    pub(crate) ranges: Option<Vec<Range<u64>>>,
 }
 
 /// Single blocks whose content the log has.
@@ -89,15 +109,19 @@ impl Staging {
         self.open.add(start.0, run);
     }
     /// Takes what is staged as its group closes; it stays readable until [`Staging::written`].
-    pub(crate) fn take(&mut self) -> Arc<Runs> {
-        let runs = self.take_ahead();
-        self.ahead = false;
-        runs
+    pub(crate) fn take(&mut self) -> Outside {
+        let ahead = std::mem::take(&mut self.ahead);
+        let runs = self.take_runs();
+        let ranges = (!ahead).then(|| runs.ranges());
+        Outside { runs, ranges }
     }
     /// Takes what is staged while its group stays open.
     pub(crate) fn take_ahead(&mut self) -> Arc<Runs> {
-        self.bytes = 0;
         self.ahead = true;
+        self.take_runs()
+    }
+    fn take_runs(&mut self) -> Arc<Runs> {
+        self.bytes = 0;
         let mut runs = std::mem::take(&mut self.open);
         runs.join(|_, _| true);
         self.writing = Arc::new(runs);

@@ -12,6 +12,7 @@ use crate::{
 use parking_lot::Mutex;
 use std::{
     io::{self, IoSlice},
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
@@ -39,6 +40,10 @@ pub(crate) struct Disk {
     released: AtomicBool,
     writable: bool,
     pub(crate) events: Events,
+    /// How often space was reserved, and how many of these are covered by a sync of everything. Recovery relies on the length of the file that
+    /// an acknowledged group was written under.
+    reserved: AtomicU64,
+    reserved_synced: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) read_bytes: Counter,
     pub(crate) written_blocks: AtomicU64,
@@ -53,6 +58,8 @@ impl Disk {
             released: AtomicBool::new(false),
             writable,
             events: Events::default(),
+            reserved: AtomicU64::new(0),
+            reserved_synced: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             read_bytes: Counter::default(),
             written_blocks: AtomicU64::new(0),
@@ -244,9 +251,12 @@ impl Disk {
         }
         Ok(())
     }
-    /// Makes everything written so far durable. Any failure poisons, whatever the errno; never retried. A sync that returned well while
-    /// another call failed is no success: the host may have told the failure to that call alone, once (measured on ext4, whose journal
-    /// was aborted between the two).
+    /// The outcome of a sync that returned well. It is no success if another call failed meanwhile: the host may have told the failure to that
+    /// call alone, once (measured on ext4, whose journal was aborted between the two).
+    fn settled(&self) -> Result<()> {
+        if self.is_poisoned() { Err(self.lost()) } else { Ok(()) }
+    }
+    /// Makes everything written so far durable. Any failure poisons, whatever the errno; never retried.
     pub(crate) fn sync(&self, lane: Lane) -> Result<()> {
         self.writes_allowed()?;
         self.sync_at_open(lane)
@@ -254,8 +264,34 @@ impl Disk {
     /// [`Disk::sync`] for a store that is not open yet.
     pub(crate) fn sync_at_open(&self, lane: Lane) -> Result<()> {
         self.syncs.fetch_add(1, Relaxed);
+        let reserved = self.reserved.load(SeqCst);
         self.backend.sync_data(lane).map_err(|e| self.failed(format_args!("sync"), e))?;
-        if self.is_poisoned() { Err(self.lost()) } else { Ok(()) }
+        self.reserved_synced.fetch_max(reserved, SeqCst);
+        self.settled()
+    }
+    /// Writes `data` and makes it durable, with what was written before to the ranges `with`, and nothing else where the host can do that alone.
+    /// Otherwise, for data that is longer than one call, and while space was reserved that no sync has covered, everything written so
+    /// far is made durable. Failures are those of [`Disk::write`] and [`Disk::sync`].
+    pub(crate) fn write_synced(&self, lane: Lane, mut off: u64, mut data: &[u8], with: &[Range<u64>]) -> Result<()> {
+        if data.len() > CALL || self.reserved.load(SeqCst) > self.reserved_synced.load(SeqCst) {
+            self.write(off, &[data])?;
+            return self.sync(lane);
+        }
+        while !data.is_empty() {
+            self.writes_allowed()?;
+            let n = match self.backend.write_synced(lane, off, data, with) {
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                    self.write(off, &[data])?;
+                    return self.sync(lane);
+                }
+                // It may have been the sync that was interrupted.
+                Err(e) => return Err(self.failed(format_args!("synced write at byte {off}"), e)),
+                outcome => self.written(off, outcome)?.min(data.len()),
+            };
+            self.syncs.fetch_add(1, Relaxed);
+            (off, data) = (off + n as u64, &data[n..]);
+        }
+        self.settled()
     }
     /// Starts writing a range out. A failure is a failed sync.
     pub(crate) fn push(&self, off: u64, len: u64) -> Result<()> {
@@ -270,16 +306,18 @@ impl Disk {
     /// Has the host promise space. `NoSpace` where it can't; nothing was published, so nothing is poisoned.
     pub(crate) fn reserve(&self, off: u64, len: u64) -> Result<()> {
         self.writes_allowed()?;
-        loop {
-            return match self.backend.reserve(off, len) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) if is_no_space(&e) => {
-                    Err(Error::caused(ErrorKind::NoSpace, format_args!("reserve {len} bytes at byte {off}"), e))
-                }
-                Err(e) => Err(Error::io(format_args!("reserve {len} bytes at byte {off}"), e)),
-                Ok(()) => Ok(()),
-            };
-        }
+        let outcome = loop {
+            match self.backend.reserve(off, len) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome,
+            }
+        };
+        // After the call: a sync that began before it does not cover it. A call that failed may have done a part.
+        self.reserved.fetch_add(1, SeqCst);
+        outcome.map_err(|e| {
+            let what = format_args!("reserve {len} bytes at byte {off}");
+            if is_no_space(&e) { Error::caused(ErrorKind::NoSpace, what, e) } else { Error::io(what, e) }
+        })
     }
     /// Cuts off what an opening that failed has added to the file, which had `len` bytes.
     pub(crate) fn cut_back(&self, len: u64) {

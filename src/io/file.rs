@@ -9,7 +9,7 @@ use super::{
 use crate::Result;
 use rustix::{
     fs::{self, AtFlags, FallocateFlags, FlockOperation, OFlags, StatxFlags},
-    io::Errno,
+    io::{Errno, ReadWriteFlags},
     rand::{GetRandomFlags, getrandom},
 };
 use std::{
@@ -17,6 +17,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io::{self, IoSlice},
     num::NonZeroU64,
+    ops::Range,
     os::fd::AsRawFd,
     sync::{
         Mutex, PoisonError,
@@ -73,6 +74,8 @@ pub struct FileBackend {
     space: Option<File>,
     /// Space that was never written is weaker than space that was; see [`Backend::is_fresh_space_weak`].
     fresh_is_weak: bool,
+    /// The filesystem is known to keep the promise of [`Backend::write_synced`].
+    syncs_ranges: bool,
     /// A description that bypasses the page cache, if the host has such reads.
     direct: Option<File>,
     /// `direct` refused a read, so that it is not used any more.
@@ -143,6 +146,12 @@ mod magic {
     /// Filesystems that write to a new place each time, so that nothing is gained by writing space once.
     pub(super) const ELSEWHERE: [u32; 5] = [BTRFS, BCACHEFS, NILFS, F2FS, ZFS];
 
+    const EXT4: u32 = 0xef53;
+    const XFS: u32 = 0x5846_5342;
+    /// Filesystems whose own code, read for this, syncs the range of an `RWF_DSYNC` write with the medium's cache flushed after it. Others may
+    /// take the flag and pass it on to a server that ignores it (FUSE), or sync the whole file all the same (btrfs).
+    pub(super) const RANGES: [u32; 2] = [EXT4, XFS];
+
     /// ZFS accepts `O_DIRECT` and reads from its own cache all the same.
     pub(super) const ZFS: u32 = 0x2fc1_2fc1;
 }
@@ -175,6 +184,7 @@ impl FileBackend {
             checkpoint,
             space,
             fresh_is_weak: !cache_is_medium && !magic::ELSEWHERE.contains(&fs_type),
+            syncs_ranges: magic::RANGES.contains(&fs_type),
             direct,
             direct_failed: AtomicBool::new(false),
             cache_is_medium,
@@ -186,6 +196,16 @@ impl FileBackend {
         // matters.
         let _ = backend.read_cold(0, &mut [0]);
         Ok(backend)
+    }
+
+    /// The description that a lane syncs through.
+    fn description(&self, lane: Lane) -> io::Result<&File> {
+        let own = match lane {
+            Lane::Flush => Some(&self.file),
+            Lane::Checkpoint => self.checkpoint.as_ref(),
+            Lane::Space => self.space.as_ref(),
+        };
+        own.ok_or_else(|| Errno::BADF.into())
     }
 
     /// Reads once past the cache. Returns `Ok(None)` if the host has no such reads.
@@ -283,6 +303,23 @@ impl Backend for FileBackend {
         let bufs = &bufs[..bufs.len().min(IOV_MAX)];
         retry(|| rustix::io::pwritev(&self.file, bufs, offset))
     }
+    fn write_synced(&self, lane: Lane, offset: u64, buf: &[u8], with: &[Range<u64>]) -> io::Result<usize> {
+        if !self.syncs_ranges {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let file = self.description(lane)?;
+        // All are on their way before the first is waited for. The write that follows commits what the inode needs for them, and flushes the
+        // medium's cache after they have reached it.
+        for range in with {
+            sync_range(file, range.start, range.end - range.start, libc::SYNC_FILE_RANGE_WRITE)?;
+        }
+        for range in with {
+            sync_range(file, range.start, range.end - range.start, WRITE_AND_WAIT)?;
+        }
+        // Interrupted or not, an error is final: see `sync_data`.
+        let flags = ReadWriteFlags::DSYNC;
+        rustix::io::pwritev2(file, &[IoSlice::new(buf)], offset, flags).map_err(|e| unsupported(e.into()))
+    }
     fn set_len(&self, len: u64) -> io::Result<()> {
         let set = || retry(|| fs::ftruncate(&self.file, len));
         self.map.as_ref().map_or_else(set, |map| map.resize(len, set))
@@ -310,27 +347,10 @@ impl Backend for FileBackend {
         self.fresh_is_weak
     }
     fn push(&self, offset: u64, len: u64) -> io::Result<()> {
-        let Some(file) = &self.checkpoint else { return Err(Errno::BADF.into()) };
-        let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
-            return Err(Errno::INVAL.into());
-        };
-        if len == 0 {
-            // The call takes a length of zero for "to the end".
-            return Ok(());
-        }
-        // SAFETY: the descriptor is open for as long as `file` is borrowed; all other arguments are plain numbers, and no
-        // memory of this process is read or written by the call.
-        match unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) } {
-            0 => Ok(()),
-            _ => Err(unsupported(io::Error::last_os_error())),
-        }
+        sync_range(self.description(Lane::Checkpoint)?, offset, len, libc::SYNC_FILE_RANGE_WRITE)
     }
     fn sync_data(&self, lane: Lane) -> io::Result<()> {
-        let file = match lane {
-            Lane::Flush => &self.file,
-            Lane::Checkpoint => self.checkpoint.as_ref().ok_or(Errno::BADF)?,
-            Lane::Space => self.space.as_ref().ok_or(Errno::BADF)?,
-        };
+        let file = self.description(lane)?;
         // Not even an interrupted sync is repeated: it may have consumed the error that the next one would report.
         Ok(fs::fdatasync(file)?)
     }
@@ -343,6 +363,27 @@ impl Backend for FileBackend {
     #[inline]
     fn same_process(&self) -> bool {
         self.opener.is_maker()
+    }
+}
+
+/// Has a range written out and waits until the medium has it, in its cache at least.
+const WRITE_AND_WAIT: u32 =
+    libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+
+/// `sync_file_range`, which alone makes nothing durable. `Unsupported` where the host has no such call.
+fn sync_range(file: &File, offset: u64, len: u64, flags: u32) -> io::Result<()> {
+    let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
+        return Err(Errno::INVAL.into());
+    };
+    if len == 0 {
+        // The call takes a length of zero for "to the end".
+        return Ok(());
+    }
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; all other arguments are plain numbers, and no
+    // memory of this process is read or written by the call.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) } {
+        0 => Ok(()),
+        _ => Err(unsupported(io::Error::last_os_error())),
     }
 }
 

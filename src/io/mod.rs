@@ -15,7 +15,10 @@ mod memory;
 pub mod sim;
 mod stripe;
 
-use std::io::{self, IoSlice};
+use std::{
+    io::{self, IoSlice},
+    ops::Range,
+};
 
 pub(crate) use disk::Disk;
 pub use file::{FileBackend, ImageFiles, ReadPath, SystemHost};
@@ -50,7 +53,7 @@ pub enum Lane {
 /// | [`release`](Backend::release) | a lock that this backend holds stays until it is dropped: another opening waits for the last handle, not for `close` |
 /// | [`same_process`](Backend::same_process) | a forked child is not refused: parent and child are two writers of one image, which destroys it |
 /// | [`punch`](Backend::punch) | no promise; freed space is used again but never returned to the host |
-/// | [`read_mapped`](Backend::read_mapped), [`prefetch_mapped`](Backend::prefetch_mapped), [`is_cold`](Backend::is_cold), [`read_ahead`](Backend::read_ahead), [`write_vectored_at`](Backend::write_vectored_at), [`push`](Backend::push) | no promise; speed |
+/// | [`read_mapped`](Backend::read_mapped), [`prefetch_mapped`](Backend::prefetch_mapped), [`is_cold`](Backend::is_cold), [`read_ahead`](Backend::read_ahead), [`write_vectored_at`](Backend::write_vectored_at), [`push`](Backend::push), [`write_synced`](Backend::write_synced) | no promise; speed |
 ///
 /// Locking out a second writer is the backend's own affair, whichever methods it has: [`FileBackend`] holds a lock from its opening on.
 #[allow(clippy::len_without_is_empty, reason = "an empty image is none")]
@@ -74,6 +77,15 @@ pub trait Backend: Send + Sync {
     /// Writes the buffers one after the other at `offset`; may be short. The default writes the first buffer that is not empty.
     fn write_vectored_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         bufs.iter().find(|b| !b.is_empty()).map_or(Ok(0), |first| self.write_at(offset, first))
+    }
+    /// Writes at `offset` and makes that durable before it returns, with the bytes that were written before to the ranges `with`, which ascend and
+    /// are disjoint. It need not make durable anything else, so that it does not wait for other data that is on its way to the medium. May
+    /// be short; what it says that it wrote is durable. An error other than [`Unsupported`](io::ErrorKind::Unsupported), the default's, is
+    /// final as that of [`Backend::sync_data`] is, even if what was lost is other data. After `Unsupported`, with which nothing was written, the
+    /// engine writes and syncs in two calls.
+    fn write_synced(&self, lane: Lane, offset: u64, buf: &[u8], with: &[Range<u64>]) -> io::Result<usize> {
+        let _ = (lane, offset, buf, with);
+        Err(io::ErrorKind::Unsupported.into())
     }
     /// Reads what the medium holds rather than a cache of it, where the host can. Used by recovery only. Any alignment of `offset` and
     /// `buf`. The default is [`Backend::read_at`].

@@ -40,6 +40,11 @@ impl<T> Mutex<T> {
         let inner = self.0.try_lock()?;
         Some(MutexGuard { inner, _released: Released(key(self)) })
     }
+    #[track_caller]
+    pub(crate) fn is_locked(&self) -> bool {
+        schedule::point("a look at a lock");
+        self.0.is_locked()
+    }
 }
 
 impl<T> Deref for MutexGuard<'_, T> {

@@ -128,6 +128,7 @@ fn each_default_promises_less_rather_than_more() {
     assert_eq!(&buf[..8], b"\0\0\0\0\0abc");
     assert!(!b.has_cold_reads());
     assert!(!b.read_mapped(0, &mut buf).unwrap());
+    assert_eq!(b.write_synced(Lane::Flush, 5, b"xyz", &[]).unwrap_err().kind(), io::ErrorKind::Unsupported);
     assert_eq!(b.punch(0, 4).unwrap_err().kind(), io::ErrorKind::Unsupported);
     // A reservation grows the image and never cuts it.
     b.reserve(0, 4).unwrap();

@@ -184,6 +184,40 @@ fn fresh_space_is_written_before_it_is_used() {
     assert!(used_before_it_was_written(false) > 0, "this test sees nothing");
 }
 
+/// A flush beside a checkpoint waits for its own data: neither what is in the log nor what is written beside it has the checkpoint's pages
+/// synced as well, although these were written before.
+#[test]
+fn a_flush_beside_a_checkpoint_syncs_its_own_data_only() {
+    for blocks in [1, 9] {
+        let disk = Arc::new(SimBackend::new());
+        let store = options().create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+        let v = store.create_volume("v", 64 * B).unwrap();
+        (0..64).for_each(|i| v.write_at(&[1; BLOCK], i * B).unwrap());
+        store.checkpoint().unwrap();
+        (0..64).step_by(2).for_each(|i| v.write_at(&[2; BLOCK], i * B).unwrap());
+        let other = v.clone();
+        let mut once = false;
+        disk.start_trace();
+        disk.set_during(Some(Box::new(move |call, _| {
+            if call == Call::Push && !std::mem::replace(&mut once, true) {
+                (0..blocks).for_each(|i| other.write_at(&[3; BLOCK], (2 * i + 1) * B).unwrap());
+                other.flush().unwrap();
+            }
+        })));
+        store.checkpoint().unwrap();
+        let trace = disk.take_trace();
+        // The first is the checkpoint's own group.
+        let beside = trace.events.iter().rev().find_map(|ev| match ev {
+            Ev::SyncBegin { lane: Lane::Flush, only, .. } => Some(only.clone()),
+            _ => None,
+        });
+        let only = beside.flatten().expect("a sync of ranges");
+        let pages: u64 = only.iter().map(|r| r.end - r.start).sum();
+        // Its own page of the log, and what it wrote, in or beside that.
+        assert!((blocks + 1..=blocks + 2).contains(&pages), "{only:?}");
+    }
+}
+
 /// Marking a snapshot as damaged changes one tag. The log has no room for the mark at first; the tags that are set while a checkpoint
 /// makes room are not taken back.
 #[test]

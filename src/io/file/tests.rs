@@ -208,6 +208,32 @@ fn reserve_grows_and_keeps_and_punch_zeroes() {
     assert!(b.write_at(u64::MAX, &[1]).is_err() && b.set_len(u64::MAX).is_err() && b.push(u64::MAX, 1).is_err());
 }
 
+/// Where the filesystem is one that is known to sync ranges; elsewhere the call changes nothing.
+#[test]
+fn a_synced_write_is_written_or_refused_as_a_whole() {
+    let d = dir();
+    let path = d.path().join("a");
+    let b = make(&path, ReadPath::Pread);
+    b.write_at(0, &pattern(1 << 16, 1)).unwrap();
+    for lane in [Lane::Flush, Lane::Checkpoint, Lane::Space] {
+        let want = pattern(4096, 2 + lane as u64);
+        match b.write_synced(lane, 8192, &want, &[0..4096, 16384..32768]) {
+            Ok(n) => assert_eq!((b.syncs_ranges, n, fill(&b, 8192, 4096)), (true, 4096, want)),
+            Err(e) => {
+                assert_eq!((b.syncs_ranges, e.kind()), (false, io::ErrorKind::Unsupported));
+                assert_eq!(fill(&b, 8192, 4096), pattern(1 << 16, 1)[8192..12288]);
+            }
+        }
+    }
+    drop(b);
+    let r = FileBackend::open(&path, false, ReadPath::Pread).unwrap();
+    assert!(
+        r.write_synced(Lane::Flush, 0, &[1; 4096], &[]).is_err()
+            && r.write_synced(Lane::Space, 0, &[1; 4096], &[]).is_err()
+    );
+    assert_eq!(fill(&r, 0, 4096), pattern(1 << 16, 1)[..4096]);
+}
+
 #[test]
 fn more_buffers_than_one_call_takes_are_a_short_write() {
     let d = dir();

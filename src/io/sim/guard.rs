@@ -24,6 +24,7 @@ use crate::io::{Backend, Lane};
 use super::{
     SimBackend,
     image::{Image, PAGE, SECT},
+    trace::Pages,
 };
 
 /// A call that changes or syncs the file, about to happen.
@@ -69,8 +70,8 @@ pub enum Mutation<'a> {
 pub trait Guard: Send {
     /// A call is about to be made; `failed`: a sync has failed before.
     fn before(&mut self, call: &Mutation<'_>, failed: bool);
-    /// What is on the medium for sure changed, by a sync of this lane if any.
-    fn durable(&mut self, image: Image, by: Option<Lane>);
+    /// What is on the medium for sure changed, by a sync of this lane if any, and of these pages if not of all.
+    fn durable(&mut self, image: Image, by: Option<(Lane, Option<Arc<[Pages]>>)>);
 }
 
 /// The violations that a guard has seen, shared with the test that set it.
@@ -98,7 +99,7 @@ impl Guard for ReadOnlyGuard {
     fn before(&mut self, call: &Mutation<'_>, _: bool) {
         self.0.add(format!("G7: {}", name(call)));
     }
-    fn durable(&mut self, _: Image, _: Option<Lane>) {}
+    fn durable(&mut self, _: Image, _: Option<(Lane, Option<Arc<[Pages]>>)>) {}
 }
 
 /// What a durable image needs in order to be read.
@@ -208,12 +209,16 @@ impl Guard for StoreGuard {
         }
     }
 
-    fn durable(&mut self, image: Image, by: Option<Lane>) {
+    fn durable(&mut self, image: Image, by: Option<(Lane, Option<Arc<[Pages]>>)>) {
         self.image = image;
         self.needs = None;
-        if let Some(lane) = by {
+        if let Some((lane, only)) = by {
             let begun = self.begun[lane as usize];
-            self.window.retain(|_, w| w.0 > begun);
+            let covers = |sector: u64| {
+                let page = sector / (PAGE / SECT) as u64;
+                only.as_ref().is_none_or(|only| only.iter().any(|pages| pages.contains(&page)))
+            };
+            self.window.retain(|&sector, w| w.0 > begun || !covers(sector));
         }
     }
 }

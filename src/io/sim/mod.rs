@@ -30,6 +30,7 @@ mod walker;
 use std::{
     collections::BTreeSet,
     io::{self, IoSlice},
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -43,7 +44,7 @@ pub use gate::Gate;
 pub use guard::{Format, Guard, Mutation, Protected, ReadOnlyGuard, StoreGuard, Violations};
 pub use image::{Image, PAGE, Rng, SECT};
 pub use states::{Caps, Garbage, Pick, Window};
-pub use trace::{Ev, Medium, Trace};
+pub use trace::{Ev, Medium, Pages, Trace};
 pub use walker::Walker;
 
 use crate::{
@@ -81,6 +82,7 @@ struct Sim {
     mapped: bool,
     foreign: bool,
     fresh_is_weak: bool,
+    syncs_ranges: bool,
 }
 
 impl Default for SimBackend {
@@ -126,6 +128,7 @@ impl SimBackend {
             mapped: false,
             foreign: false,
             fresh_is_weak: false,
+            syncs_ranges: true,
         };
         SimBackend { inner: Mutex::new(sim) }
     }
@@ -211,6 +214,10 @@ impl SimBackend {
     pub fn set_fresh_weak(&self, weak: bool) {
         self.inner.lock().fresh_is_weak = weak;
     }
+    /// Whether [`Backend::write_synced`] works. It does from the start.
+    pub fn set_synced_writes(&self, works: bool) {
+        self.inner.lock().syncs_ranges = works;
+    }
     /// Makes every caller a forked child, or not.
     pub fn set_foreign(&self, foreign: bool) {
         self.inner.lock().foreign = foreign;
@@ -250,7 +257,7 @@ impl Sim {
         }
     }
 
-    fn tell_durable(&mut self, by: Option<Lane>) {
+    fn tell_durable(&mut self, by: Option<(Lane, Option<Arc<[Pages]>>)>) {
         if let Some(g) = &mut self.guard {
             unscheduled(|| g.durable(self.medium.durable.clone(), by));
         }
@@ -445,7 +452,7 @@ impl Backend for SimBackend {
             // It consumed the error: what it covered is clean and may be lost, as after a failed sync.
             let id = sim.next_sync;
             sim.next_sync += 1;
-            sim.event(Ev::SyncBegin { id, lane: Lane::Checkpoint });
+            sim.event(Ev::SyncBegin { id, lane: Lane::Checkpoint, only: None });
             sim.fail(id);
             return Err(errno(code));
         }
@@ -454,6 +461,38 @@ impl Backend for SimBackend {
     }
 
     fn sync_data(&self, lane: Lane) -> io::Result<()> {
+        self.sync(lane, None)
+    }
+
+    fn write_synced(&self, lane: Lane, off: u64, buf: &[u8], with: &[Range<u64>]) -> io::Result<usize> {
+        if !self.inner.lock().syncs_ranges {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let n = loop {
+            match self.write_at(off, buf) {
+                // The kernel says so only where it has written nothing.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome?,
+            }
+        };
+        if n > 0 {
+            let ranges = with.iter().cloned().chain(std::iter::once(off..off + n as u64));
+            let mut pages: Vec<Pages> = ranges.map(|r| r.start / PAGE as u64..r.end.div_ceil(PAGE as u64)).collect();
+            pages.sort_unstable_by_key(|p| p.start);
+            self.sync(lane, Some(pages.into()))?;
+        }
+        Ok(n)
+    }
+
+    fn same_process(&self) -> bool {
+        !self.inner.lock().foreign
+    }
+}
+
+impl SimBackend {
+    /// Syncs everything, or these pages only.
+    #[track_caller]
+    fn sync(&self, lane: Lane, only: Option<Arc<[Pages]>>) -> io::Result<()> {
         let failed = self.begin("a sync");
         let mut sim = self.inner.lock();
         sim.tell(Mutation::Sync(lane), failed);
@@ -461,7 +500,7 @@ impl Backend for SimBackend {
         sim.plan.counts.syncs_after_failure += u64::from(failed);
         let id = sim.next_sync;
         sim.next_sync += 1;
-        sim.event(Ev::SyncBegin { id, lane });
+        sim.event(Ev::SyncBegin { id, lane, only: only.clone() });
         if let Some(gate) = sim.gate.clone() {
             drop(sim);
             gate.pass(lane);
@@ -476,12 +515,8 @@ impl Backend for SimBackend {
             return Err(errno(code));
         }
         sim.event(Ev::SyncEnd { id, ok: true, kept: Arc::default() });
-        sim.tell_durable(Some(lane));
+        sim.tell_durable(Some((lane, only)));
         Ok(())
-    }
-
-    fn same_process(&self) -> bool {
-        !self.inner.lock().foreign
     }
 }
 

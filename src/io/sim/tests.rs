@@ -50,6 +50,25 @@ fn reads_see_writes_and_syncs_move_the_medium() {
     assert!(buf[512..5100].iter().all(|&b| b == 0));
 }
 
+/// A synced write covers its own pages and those named with it, of every write that hits them, and nothing else.
+#[test]
+fn a_synced_write_covers_ranges() {
+    let disk = SimBackend::of(Image::from_bytes(&[0; 8 * PAGE]));
+    disk.write_at(0, &[page(1), page(1), page(1)].concat()).unwrap();
+    disk.write_at(5 * P, &page(2)).unwrap();
+    disk.set_len(9 * P).unwrap();
+    assert_eq!(disk.write_synced(Lane::Flush, 7 * P, &page(3), &[P..2 * P, 3 * P..4 * P]).unwrap(), PAGE);
+    let durable = |n| disk.medium().durable.page(n)[0];
+    assert_eq!([0, 1, 2, 5, 7].map(durable), [0, 1, 0, 0, 3]);
+    assert_eq!(disk.medium().durable.len(), 8 * P);
+    assert_eq!(disk.medium().latest().to_bytes(), disk.live().to_bytes());
+    // What is needed to read it back is the length too.
+    disk.write_synced(Lane::Flush, 8 * P, &page(4), &[]).unwrap();
+    assert_eq!((disk.medium().durable.len(), durable(8), durable(5)), (9 * P, 4, 0));
+    disk.sync_data(Lane::Flush).unwrap();
+    assert_eq!(disk.medium().durable.to_bytes(), disk.live().to_bytes());
+}
+
 #[test]
 fn every_version_of_a_sector_is_reached_and_nothing_else() {
     let disk = traced(&[page(1), page(2)].concat());

@@ -1,10 +1,13 @@
 //! What happened to the disk, in order, and what the medium holds because of it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use crate::io::Lane;
 
 use super::image::{Image, PAGE, SECT};
+
+/// A range of pages, by number.
+pub type Pages = Range<u64>;
 
 /// One event of a trace. Offsets and lengths of writes are whole sectors, and a write or reservation that grows the
 /// file is preceded by its own [`Ev::SetLen`], since a host may keep either without the other.
@@ -40,12 +43,14 @@ pub enum Ev {
         /// Length in bytes.
         len: u64,
     },
-    /// A sync began: it covers every event before this one.
+    /// A sync began: it covers every event before this one, or what they did to some pages.
     SyncBegin {
         /// Its number.
         id: u32,
         /// Its description.
         lane: Lane,
+        /// The pages that it covers, ascending, if not all.
+        only: Option<Arc<[Pages]>>,
     },
     /// A sync returned.
     SyncEnd {
@@ -77,6 +82,15 @@ pub struct Trace {
     pub events: Vec<Ev>,
 }
 
+/// A sync that has begun.
+#[derive(Clone)]
+struct Begun {
+    id: u32,
+    /// The number of the first event that it does not cover.
+    end: u64,
+    only: Option<Arc<[Pages]>>,
+}
+
 /// The medium under a page cache: what survives for sure, and what was written since and may or may not.
 #[derive(Clone, Default)]
 #[non_exhaustive]
@@ -85,7 +99,7 @@ pub struct Medium {
     pub durable: Image,
     /// Changes since, oldest first, each with its number.
     pub pending: Vec<(u64, Ev)>,
-    begun: Vec<(u32, u64)>,
+    begun: Vec<Begun>,
     next: u64,
 }
 
@@ -102,7 +116,7 @@ impl Medium {
                 self.pending.push((self.next, ev.clone()));
                 self.next += 1;
             }
-            Ev::SyncBegin { id, .. } => self.begun.push((*id, self.next)),
+            Ev::SyncBegin { id, only, .. } => self.begun.push(Begun { id: *id, end: self.next, only: only.clone() }),
             Ev::SyncEnd { id, ok, kept } => return self.end(*id, *ok, kept),
             Ev::Push { .. } | Ev::Issued(_) | Ev::Acked(_) | Ev::Phase(_) => {}
         }
@@ -134,19 +148,61 @@ impl Medium {
     }
 
     fn end(&mut self, id: u32, ok: bool, kept: &BTreeSet<u64>) -> Vec<u64> {
-        let Some(at) = self.begun.iter().position(|b| b.0 == id) else { return Vec::new() };
-        let (_, covered) = self.begun.swap_remove(at);
-        let split = self.pending.partition_point(|p| p.0 < covered);
+        let Some(at) = self.begun.iter().position(|b| b.id == id) else { return Vec::new() };
+        let Begun { end, only, .. } = self.begun.swap_remove(at);
+        let split = self.pending.partition_point(|p| p.0 < end);
         let rest = self.pending.split_off(split);
-        let mut changed = Vec::new();
+        let (mut changed, mut uncovered) = (Vec::new(), Vec::new());
+        // What a page needs to be read back is durable with it, the file's length included.
+        let past_the_end = |pages: &Pages| pages.end * PAGE as u64 > self.durable.len();
+        let length = only.as_ref().is_none_or(|only| only.iter().any(past_the_end));
         // A page that was dirtied again after the sync began is still dirty as a whole: it counts as kept.
         let again: BTreeSet<u64> =
             if ok { BTreeSet::new() } else { rest.iter().flat_map(|(_, e)| pages_of(e)).collect() };
-        for (_, ev) in std::mem::replace(&mut self.pending, rest) {
-            changed.extend(redo(&mut self.durable, &ev, &|p| ok || kept.contains(&p) || again.contains(&p)));
+        for (number, ev) in std::mem::take(&mut self.pending) {
+            let covered = match &only {
+                Some(pages) => {
+                    let (inside, outside) = divide(ev, pages, length);
+                    uncovered.extend(outside.into_iter().map(|ev| (number, ev)));
+                    inside
+                }
+                None => vec![ev],
+            };
+            for ev in covered {
+                changed.extend(redo(&mut self.durable, &ev, &|p| ok || kept.contains(&p) || again.contains(&p)));
+            }
         }
+        uncovered.extend(rest);
+        self.pending = uncovered;
         changed
     }
+}
+
+/// Divides an event into what it did to `pages` and what it did elsewhere. Lengths and promises of space count as inside if `length`.
+fn divide(ev: Ev, pages: &[Pages], length: bool) -> (Vec<Ev>, Vec<Ev>) {
+    let (off, end) = match &ev {
+        Ev::Write { off, data } => (*off, off + data.len() as u64),
+        Ev::Punch { off, len } => (*off, off + len),
+        _ if length => return (vec![ev], Vec::new()),
+        _ => return (Vec::new(), vec![ev]),
+    };
+    let part = |from: u64, to: u64| {
+        (from < to).then(|| match &ev {
+            Ev::Write { data, .. } => {
+                Ev::Write { off: from, data: data[(from - off) as usize..(to - off) as usize].into() }
+            }
+            _ => Ev::Punch { off: from, len: to - from },
+        })
+    };
+    let (mut inside, mut outside, mut at) = (Vec::new(), Vec::new(), off);
+    for range in pages {
+        let (from, to) = (range.start * PAGE as u64, range.end * PAGE as u64);
+        outside.extend(part(at, end.min(from)));
+        inside.extend(part(at.max(from), end.min(to)));
+        at = at.max(to);
+    }
+    outside.extend(part(at, end));
+    (inside, outside)
 }
 
 /// Applies an event to the pages that `keep` names; returns the sectors touched.

@@ -83,7 +83,9 @@ impl Case {
     /// How its images are opened.
     pub(crate) fn setup(&self, faults: bool) -> Setup {
         let Size { options, tight, guaranteed, weak, spills, .. } = size_of(self.size);
-        Setup { options, seed: self.seed, tight, faults, guaranteed, weak, spills }
+        // A host that syncs ranges, and one that does not.
+        let ranges = !self.seed.is_multiple_of(4);
+        Setup { options, seed: self.seed, tight, faults, guaranteed, weak, ranges, spills }
     }
 
     /// The case of its text.

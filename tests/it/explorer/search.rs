@@ -375,6 +375,7 @@ impl Search {
     fn full_host(&mut self, disk: &Arc<SimBackend>, legal: &History, setup: &Setup) -> Result<(), String> {
         self.tally.full += 1;
         disk.set_fresh_weak(setup.weak);
+        disk.set_synced_writes(setup.ranges);
         let before = disk.live();
         disk.set_full(true);
         let opened = setup.options.open_on(disk.clone(), Arc::new(SimHost::new(setup.seed ^ 5 << 40)));

@@ -32,7 +32,9 @@ fn limit(knobs: &Knobs, regions: u64) -> u64 {
 pub(crate) fn size_of(n: u8) -> Size {
     // Half of them undo operations now and then, all of which fits into memory here.
     let again = [0, 3, 0, 2][usize::from(n % 4)];
-    let small = Knobs { fanout: 4, index_fanout: 4, growth: 1, again, ..Knobs::default() };
+    // Half of them sync the data of a group alone at every flush.
+    let busy = n % 4 < 2;
+    let small = Knobs { fanout: 4, index_fanout: 4, growth: 1, again, busy, ..Knobs::default() };
     // Mostly without slack: blocks are used again as soon as they may be.
     let options = Options::new().manual_maintenance(true).slack(0).punch_from(None);
     let plain = |knobs: Knobs, options: Options, volumes| Size {

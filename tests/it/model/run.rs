@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     pub(crate) faults: bool,
     /// Whether fresh space is written before it is used.
     pub(crate) weak: bool,
+    /// Whether the disk can make a single write durable.
+    pub(crate) ranges: bool,
     /// Whether few staged blocks are written out by whoever staged them.
     pub(crate) spills: bool,
 }
@@ -82,6 +84,7 @@ impl Run {
     pub(crate) fn open(disk: Arc<SimBackend>, history: History, setup: &Setup, serial: u32) -> Result<Run, String> {
         let setup = setup.clone();
         disk.set_fresh_weak(setup.weak);
+        disk.set_synced_writes(setup.ranges);
         let mut run = Run { disk, store: None, history, unknown: false, held: Vec::new(), setup, serial, openings: 0 };
         run.reopen(true)?;
         Ok(run)
