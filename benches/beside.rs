@@ -93,7 +93,7 @@ fn main() {
     let full = common::is_bench();
     let len = common::setting("SNAPDISK_BENCH_MIB", if full { 256 } else { 8 }) * MIB;
     let rounds = common::setting("SNAPDISK_BENCH_ROUNDS", if full { 5 } else { 1 });
-    let dir = common::directory();
+    let dir = common::directory(14 * len + 1024 * MIB);
     let noise = common::noise(2 * MIB as usize);
     let store = Options::new().create(dir.path().join("image")).expect("an image");
     let volumes = ["a", "b"].map(|name| store.create_volume(name, len).expect("a volume"));

@@ -91,7 +91,7 @@ fn main() {
     let full = common::is_bench();
     let len = common::setting("SNAPDISK_BENCH_MIB", if full { 512 } else { 8 }) * MIB;
     let rounds = common::setting("SNAPDISK_BENCH_ROUNDS", if full { 5 } else { 1 });
-    let dir = common::directory();
+    let dir = common::directory(5 * len + 128 * MIB);
     let noise = common::noise(2 * MIB as usize);
     let path = |name: &str| dir.path().join(name);
     drop(common::raw_file(&path("raw"), len, &noise, true));

@@ -27,7 +27,7 @@ fn main() {
     let full = common::is_bench();
     let len = common::setting("SNAPDISK_BENCH_MIB", if full { 1024 } else { 16 }) << 20;
     let (blocks, count) = (len / BLOCK as u64, if full { 30_000 } else { 300 });
-    let dir = common::directory();
+    let dir = common::directory(len);
     let noise = noise(2 << 20);
     let mut table = Table::default();
     println!("{} MiB; before: {}", len >> 20, common::pressure());

@@ -429,7 +429,7 @@ fn main() {
     let text = |name| std::env::var(name).unwrap_or_default();
     let (part, only) = (text("SNAPDISK_BENCH_ROWS"), text("SNAPDISK_BENCH_PEERS"));
     let scale = if full { 1 } else { 100 };
-    let dir = common::directory();
+    let dir = common::directory(14 * len + 256 * MIB);
     let peers = Peers::new(dir.path(), len, only);
     println!("{} MiB, {rounds} rounds; before: {}", len / MIB, common::pressure());
     let mut table = Table::default();

@@ -99,7 +99,7 @@ fn main() {
     let blocks = common::setting("SNAPDISK_BENCH_BLOCKS", if full { 1 << 20 } else { 1 << 12 });
     println!("a volume of {} MiB; peaks above an idle process, MiB", blocks * BLOCK / MIB);
     for memory in [16, 64, 256] {
-        let dir = common::directory();
+        let dir = common::directory(3 * blocks * BLOCK + 64 * MIB);
         for what in WORK {
             let own = std::env::current_exe().expect("a path");
             let out = std::process::Command::new(own)

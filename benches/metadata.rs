@@ -126,7 +126,8 @@ fn main() {
     let extents = common::setting("SNAPDISK_BENCH_EXTENTS", if full { 1 << 18 } else { 1000 });
     let many = common::setting("SNAPDISK_BENCH_SNAPSHOTS", if full { 100_000 } else { 20 });
     let small = if full { GIB } else { 64 * MIB };
-    let dir = common::directory();
+    // Data is dropped: what is written are nodes, five for each snapshot, and a log for each image.
+    let dir = common::directory(small + large / 1024 + extents * 128 + many * 5 * BLOCK as u64 + GIB / 2);
     let noise = common::noise(2 * MIB as usize);
     let file = common::raw_file(&dir.path().join("raw"), small, &noise, false);
     let mib = |bytes| move |v: &Volume| common::map_large(v, bytes);

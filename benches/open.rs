@@ -61,8 +61,9 @@ fn main() {
     let full = common::is_bench();
     let rounds = common::setting("SNAPDISK_BENCH_ROUNDS", if full { 5 } else { 1 });
     let large = common::setting("SNAPDISK_BENCH_GIB", if full { 64 } else { 1 }) * GIB;
-    let dir = common::directory();
     let extents = common::setting("SNAPDISK_BENCH_EXTENTS", if full { 1 << 18 } else { 1000 });
+    // Data is dropped: what is written are nodes, and a log for each image.
+    let dir = common::directory(large / 1024 + extents * 128 + 2 * GIB);
     let images = [("1 GiB", GIB), ("4 KiB extents", extents * BLOCK as u64), ("large", large)];
     for (i, (name, bytes)) in images.into_iter().enumerate() {
         let path = dir.path().join(name);

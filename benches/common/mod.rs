@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
 pub(crate) mod nodata;
+mod scratch;
 
 use snapdisk::Volume;
 use std::{
@@ -42,19 +43,30 @@ pub(crate) fn is_bench() -> bool {
     std::env::args().any(|a| a == "--bench")
 }
 
-/// A number from the environment. What is none ends the run with status 2.
+/// A number from the environment, small enough that as many GiB can be counted in bytes. What is none ends the run with status 2.
 pub(crate) fn setting(name: &str, default: u64) -> u64 {
+    const MOST: u64 = 1 << 30;
     let Some(value) = std::env::var_os(name) else { return default };
-    value.to_str().and_then(|v| v.parse().ok()).unwrap_or_else(|| {
-        eprintln!("error: {name}={value:?} is not a number");
+    value.to_str().and_then(|v| v.parse().ok()).filter(|n| *n <= MOST).unwrap_or_else(|| {
+        eprintln!("error: {name}={value:?} is not a number from 0 to {MOST}");
         std::process::exit(2);
     })
 }
 
-/// A fresh directory on the filesystem under test: `SNAPDISK_BENCH_DIR`, or the build directory's.
-pub(crate) fn directory() -> tempfile::TempDir {
+/// A fresh directory on the filesystem under test: in `SNAPDISK_BENCH_DIR`, or in the build directory. Says which filesystem that is. Where
+/// figures of it would mean nothing, or `need` bytes do not fit in, the run ends with status 2.
+pub(crate) fn directory(need: u64) -> tempfile::TempDir {
     let base = std::env::var_os("SNAPDISK_BENCH_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
-    tempfile::tempdir_in(base).expect("a directory for the images")
+    let refuse = |why: String| -> ! {
+        eprintln!("error: {} {why}; SNAPDISK_BENCH_DIR names the directory to measure in", base.display());
+        std::process::exit(2);
+    };
+    let place = scratch::Place::of(&base).unwrap_or_else(|e| refuse(format!("is no directory to measure in: {e}")));
+    if let Some(why) = place.objection(need) {
+        refuse(why);
+    }
+    println!("images in {} ({})", base.display(), place.filesystem);
+    tempfile::tempdir_in(&base).unwrap_or_else(|e| refuse(format!("takes no directory for the images: {e}")))
 }
 
 /// What is written to, read from and made durable.

@@ -7,6 +7,7 @@ mod api;
 mod backend;
 mod background;
 mod basic;
+mod benchmarks;
 #[cfg(feature = "cli")]
 mod cli;
 mod concurrency;
