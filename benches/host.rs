@@ -1,14 +1,16 @@
 //! What the host makes of a plain file, where the engine's sizes come from: `cargo bench --bench host`.
 //!
 //! Folios: a file written in calls of some size, then written over by calls of that size, and at random in runs of a few blocks. Syncs: one
-//! dirty page at random, two pages apart, two side by side. `SNAPDISK_BENCH_MIB` (1024) and `SNAPDISK_BENCH_DIR` as in `io`.
+//! dirty page at random, two pages apart, two side by side. Checksums: what a block of data in large writes costs. `SNAPDISK_BENCH_MIB` (1024)
+//! and `SNAPDISK_BENCH_DIR` as in `io`.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock and opens raw files")]
 
 mod common;
 
 use common::{BLOCK, Peer, Rng, Table, clock, median, noise};
-use std::{fs::File, path::Path};
+use std::{fs::File, hash::Hasher as _, hint::black_box, path::Path};
+use twox_hash::xxhash3_64::Hasher;
 
 const KIB: usize = 1 << 10;
 
@@ -21,6 +23,36 @@ fn written(path: &Path, len: u64, call: usize, noise: &[u8]) -> (File, f64) {
     let over = clock(write);
     file.sync();
     (file, over)
+}
+
+/// The checksum of each block alone, beside it the hash of all data of a group, and the hash once 64 KiB are summed, when the processor's
+/// nearest cache has lost their beginning.
+fn checksums(noise: &[u8], rounds: u64, table: &mut Table) {
+    const PIECE: usize = 64 * KIB;
+    let sum = |block: &[u8]| {
+        black_box(crc32fast::hash(black_box(block)));
+    };
+    let blocks = (noise.len() / BLOCK) as f64;
+    for _ in 0..rounds {
+        let mut hash = Hasher::with_seed(1);
+        let mut add = |name, f: &mut dyn FnMut()| {
+            table.add("checksums of data in the cache", "ns a block", name, clock(f) * 1e9 / blocks);
+        };
+        add("CRC-32", &mut || noise.chunks(BLOCK).for_each(sum));
+        add("CRC-32 and hash, block by block", &mut || {
+            noise.chunks(BLOCK).for_each(|block| {
+                sum(block);
+                hash.write(black_box(block));
+            });
+        });
+        add("CRC-32 of 64 KiB, then their hash", &mut || {
+            noise.chunks(PIECE).for_each(|piece| {
+                piece.chunks(BLOCK).for_each(sum);
+                hash.write(black_box(piece));
+            });
+        });
+        black_box(hash.finish());
+    }
 }
 
 fn main() {
@@ -75,6 +107,7 @@ fn main() {
     for (name, times) in [("one page", &one), ("two apart", &apart), ("two side by side", &beside)] {
         table.add("write and sync, p50", "us", name, median(times) * 1e6);
     }
+    checksums(&noise, if full { 201 } else { 1 }, &mut table);
     table.print();
     println!("after: {}", common::pressure());
 }

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Runs the benchmarks and prints one table in Markdown: each ratio with its target, and the machine that it is of.
 
-    python3 benches/table.py [--bench NAME]... [--from FILE] [--keep FILE] [--plots DIR]
+    python3 benches/table.py [--bench NAME]... [--from FILE] [--keep FILE]
+    python3 benches/table.py --peers [--from FILE] [--keep FILE]
+    python3 benches/table.py --plots DIR [--plot NAME]...
 
---bench takes a benchmark alone (io, cold, beside, metadata, open); --keep writes what they printed to a file and --from reads it from
-there instead of running anything. --plots has the metadata benchmark run at several sizes too and draws how the operations grow. The
-environment variables of the benchmarks go through (SNAPDISK_BENCH_MIB, SNAPDISK_BENCH_ROUNDS, SNAPDISK_BENCH_DIR and others). Exit
-status 1: a benchmark failed.
+--bench takes a benchmark alone (io, cold, beside, aging, metadata, open). --peers makes the table of benches/peers instead, where other
+programs do the same work beside the store. --keep writes what the benchmarks printed to a file, and --from reads it from there instead of
+running anything. --plots draws curves of growth as SVG instead of a table, from runs at several sizes; --plot takes one alone (size,
+snapshots, open, commits, reclaim, aging). The environment variables of the benchmarks go through (SNAPDISK_BENCH_MIB,
+SNAPDISK_BENCH_ROUNDS, SNAPDISK_BENCH_DIR and others). Exit status 1: a benchmark failed.
 """
 
 import argparse
@@ -17,8 +20,10 @@ import re
 import subprocess
 import sys
 
+from chart import chart
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BENCHES = ["io", "cold", "beside", "metadata", "open"]
+BENCHES = ["io", "cold", "beside", "aging", "metadata", "open"]
 HEAD = re.compile(r"^(\S.*) \[(.*)\]$")
 CELL = re.compile(r"^    (\S.*?) {2,}([0-9.]+)   \(([0-9.]+) \.\. ([0-9.]+)\)$")
 RATIO = re.compile(r"^  = ([0-9.]+) +(.*)$")
@@ -27,6 +32,8 @@ TARGET = re.compile(r"(floor|target) (<=|>=|<|>) ([0-9.]+)")
 
 def run(name, env=None):
     command = ["cargo", "bench", "--quiet", "--bench", name]
+    if name == "peers":
+        command += ["--manifest-path", "benches/peers/Cargo.toml"]
     print(f"running {' '.join(command)}", file=sys.stderr)
     done = subprocess.run(command, cwd=ROOT, env=os.environ | (env or {}), stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
@@ -91,59 +98,119 @@ def table(outputs):
                 print(f"| {name} | {meaning} | {value:g} | {met} |")
 
 
+RAW = ["raw, large folios", "raw, 4 KiB folios"]
+USUAL = "snapdisk, default options"
+
+# ---- peers
+
+PEER = re.compile(r"^(raw, .* folios|snapdisk, .*?|imago .*?|redb|xfs reflink|btrfs reflink): (.*)$", re.M)
+
+
+def peers(text):
+    """A column for each peer, and how many times as good as others the store is: above 1 it is better, whether less or more is."""
+    said = dict.fromkeys(PEER.findall(text))
+    names = list(dict.fromkeys(name for name, _ in said))
+    print("".join(f"* {name}: {what}\n" for name, what in said))
+    print("| work | " + " | ".join(names) + " | against raw | against the best other |\n|" + "---|" * (len(names) + 3))
+    for row, unit, columns, _ in parse(text):
+        values = {name: columns[name][0] for name in names if name in columns}
+        is_time = unit in ("ms", "us", "ns")
+        own = values.get(USUAL)
+
+        def against(others):
+            others = [v for name, v in values.items() if name in others]
+            if not own or not others:
+                return ""
+            return f"{min(others) / own:.2f}" if is_time else f"{own / max(others):.2f}"
+
+        rest = [name for name in names if name not in (*RAW, USUAL)]
+        cells = [f"{values[name]:g}" if name in values else "–" for name in names]
+        print(f"| {row}, {unit} | " + " | ".join(cells) + f" | {against(RAW)} | {against(rest)} |")
+
+
 # ---- plots
 
-COLORS = ["#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df"]
+OPERATIONS = ["snapshot", "rollback", "clone", "delete snapshot", "delete clone"]
+LITTLE = {"SNAPDISK_BENCH_GIB": "1", "SNAPDISK_BENCH_EXTENTS": "1000", "SNAPDISK_BENCH_SNAPSHOTS": "10"}
 
 
-def svg(path, title, unit, xs, lines):
-    """A line for each of `lines`, by name; both axes begin at their lowest value, the lower one at zero."""
-    width, height, left, top, right, bottom = 640, 360, 60, 40, 170, 50
-    high = max(max(ys) for ys in lines.values()) * 1.1
-    x = lambda i: left + (width - left - right) * i / max(len(xs) - 1, 1)
-    y = lambda v: height - bottom - (height - top - bottom) * v / high
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="100%" height="100%" fill="#fff"/><text x="{left}" y="22" font-size="14">{title}</text>',
-    ]
-    for k in range(5):
-        v = high * k / 4
-        out.append(f'<path d="M{left} {y(v):.1f}H{width - right}" stroke="#ddd"/>')
-        out.append(f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.0f}</text>')
-    for i, name in enumerate(xs):
-        out.append(f'<text x="{x(i):.1f}" y="{height - bottom + 18}" text-anchor="middle">{name}</text>')
-    out.append(f'<text x="{left}" y="{height - 10}">{unit}</text>')
-    for color, (name, ys) in zip(COLORS, lines.items()):
-        points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(ys))
-        out.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
-        out.append(f'<text x="{x(len(ys) - 1) + 8:.1f}" y="{y(ys[-1]) + 4:.1f}" fill="{color}">{name}</text>')
-    path.write_text("\n".join(out + ["</svg>", ""]))
+def cells(text):
+    """Medians by row and column."""
+    return {name: {column: samples[0] for column, samples in columns.items()} for name, _, columns, _ in parse(text)}
 
 
-def plots(directory):
-    directory.mkdir(parents=True, exist_ok=True)
-    operations = ["snapshot", "rollback", "clone", "delete snapshot", "delete clone"]
+def grow(bench, variable, values, fixed, line):
+    """Runs a benchmark once for each value of a variable. `line` makes a run's cells into points by name of the line."""
+    lines = {}
+    for value in values:
+        for name, y in line(cells(run(bench, fixed | {variable: str(value)}))).items():
+            lines.setdefault(name, []).append((value, y))
+    return lines
 
-    def grow(name, title, unit, variable, values, column, fixed):
-        xs, lines = [], {operation: [] for operation in operations}
-        for value in values:
-            rows = {r[0]: r[2] for r in parse(run("metadata", fixed | {variable: str(value)}))}
-            xs.append(f"{value:,}")
-            for operation in operations:
-                lines[operation].append(rows[operation][column][0])
-        svg(directory / f"{name}.svg", title, unit, xs, lines)
 
-    little = {"SNAPDISK_BENCH_GIB": "1", "SNAPDISK_BENCH_EXTENTS": "1000", "SNAPDISK_BENCH_SNAPSHOTS": "10"}
-    grow("size", "One operation, microseconds, by GiB mapped", "GiB mapped", "SNAPDISK_BENCH_GIB", [1, 4, 16, 64], "large", little)
-    grow(
-        "snapshots",
-        "One operation, microseconds, by snapshots of the volume",
-        "snapshots",
-        "SNAPDISK_BENCH_SNAPSHOTS",
-        [10, 1000, 10_000, 100_000],
-        "1 GiB, many snapshots",
-        little,
-    )
+def operations(column):
+    raw = "raw 4 KiB pwrite + fdatasync"
+    return lambda rows: {name: rows[name][column] for name in OPERATIONS} | {raw: rows[OPERATIONS[0]][raw]}
+
+
+def plot_size(path):
+    lines = grow("metadata", "SNAPDISK_BENCH_GIB", [1, 4, 16, 64, 256], LITTLE, operations("large"))
+    chart(path, "One durable operation on a volume, by what is mapped", "GiB mapped", "microseconds, median", lines, log_x=True)
+
+
+def plot_snapshots(path):
+    values = [10, 100, 1000, 10_000, 100_000]
+    lines = grow("metadata", "SNAPDISK_BENCH_SNAPSHOTS", values, LITTLE, operations("1 GiB, many snapshots"))
+    chart(path, "One durable operation on a volume, by its snapshots", "snapshots", "microseconds, median", lines, log_x=True)
+
+
+def plot_open(path):
+    line = lambda rows: {name: rows[name]["large"] for name in ["open, closed", "open, crashed with a full log"]}
+    fixed = {"SNAPDISK_BENCH_EXTENTS": "1000", "SNAPDISK_BENCH_ROUNDS": "3"}
+    lines = grow("open", "SNAPDISK_BENCH_GIB", [1, 4, 16, 64], fixed, line)
+    chart(path, "Opening an image, by what is mapped", "GiB mapped", "milliseconds, median", lines, log_x=True, log_y=True)
+
+
+def plot_commits(path):
+    """Blocks that commits write, each to a volume of its own up to sixteen of them."""
+    rows = cells(run("io", {"SNAPDISK_BENCH_ROWS": "commits", "SNAPDISK_BENCH_MIB": "256", "SNAPDISK_BENCH_ROUNDS": "5"}))
+    named = {n: f"{n} blocks, then flush" for n in (2, 8, 24, 32)} | {16: "16 blocks over 16 volumes, then flush"}
+    raw = lambda row: min(row[column] for column in RAW)
+    lines = {}
+    for q in ("p50", "p99"):
+        lines[f"snapdisk, {q}"] = [(n, rows[f"{named[n]}, {q}"][USUAL]) for n in sorted(named)]
+        lines[f"raw, the faster folios, {q}"] = [(n, raw(rows[f"{named[n]}, {q}"])) for n in sorted(named)]
+    chart(path, "A commit, by the blocks in it", "blocks of 4 KiB written before the flush", "microseconds", lines, log_x=True, log_y=True)
+
+
+def plot_reclaim(path):
+    """How long flushes of 64 blocks take while 1 GiB is reclaimed, and snapshots beside the writer."""
+    text = run("beside")
+    lines = {}
+    for name, values in re.findall(r"^(.*), ms: (p50 .*)$", text, re.M):
+        shares = re.findall(r"(p[0-9.]+|most) ([0-9.]+)", values)
+        label = {"snapshot": "snapshot beside the writer", "flush alone": "flush of 64 blocks, alone"}
+        lines[label.get(name, "flush of 64 blocks, beside reclaim")] = [(share, float(value)) for share, value in shares]
+    chart(path, "Waits beside reclaim and beside a writer", "share of the waits that are no longer", "milliseconds", lines, log_y=True)
+
+
+def plot_aging(path):
+    rows = cells(run("aging"))
+    names = [*RAW, USUAL, "snapdisk, slack(0)"]
+    passes = [(int(m[1]), rows[m[0]]) for m in (re.match(r"overwritten (\d+) times before", row) for row in rows) if m]
+    lines = {name: [(n, row[name]) for n, row in passes] for name in names}
+    title = "4 KiB overwrites at random, a sync after every 1024, as the image ages"
+    chart(path, title, "how often the whole volume was overwritten before", "thousand blocks a second", lines)
+
+
+PLOTS = {
+    "size": plot_size,
+    "snapshots": plot_snapshots,
+    "open": plot_open,
+    "commits": plot_commits,
+    "reclaim": plot_reclaim,
+    "aging": plot_aging,
+}
 
 
 def main():
@@ -151,15 +218,21 @@ def main():
     parser.add_argument("--bench", action="append", choices=BENCHES, metavar="NAME")
     parser.add_argument("--from", dest="source", type=pathlib.Path, metavar="FILE")
     parser.add_argument("--keep", type=pathlib.Path, metavar="FILE")
+    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--plots", type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--plot", action="append", choices=PLOTS, metavar="NAME")
     options = parser.parse_args()
-    text = options.source.read_text() if options.source else "".join(run(name) for name in options.bench or BENCHES)
+    print(f"{machine()}.\n")
+    if options.plots:
+        options.plots.mkdir(parents=True, exist_ok=True)
+        for name in options.plot or PLOTS:
+            PLOTS[name](options.plots / f"{name}.svg")
+        return
+    names = ["peers"] if options.peers else options.bench or BENCHES
+    text = options.source.read_text() if options.source else "".join(run(name) for name in names)
     if options.keep:
         options.keep.write_text(text)
-    print(f"{machine()}.\n")
-    table([text])
-    if options.plots:
-        plots(options.plots)
+    peers(text) if options.peers else table([text])
 
 
 if __name__ == "__main__":
