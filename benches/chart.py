@@ -11,13 +11,15 @@ GREY = [("#6e7781", "#8b949e"), ("#424a53", "#c9d1d9")]
 
 
 def style():
-    rules = [(".page", "fill", "#ffffff", "#0d1117"), ("text", "fill", "#1f2328", "#e6edf3"), (".grid", "stroke", "#d8dee4", "#30363d")]
+    """Colours of the page and of each line, for light and for dark screens."""
+    rules = [(".page", "fill", "#ffffff", "#0d1117"), (".grid", "stroke", "#d8dee4", "#30363d"), ("text", "fill", "#1f2328", "#e6edf3")]
     for name, colors in [("c", COLORS), ("g", GREY)]:
         for i, (light, dark) in enumerate(colors):
-            rules += [(f".{name}{i}", "stroke", light, dark), (f"text.{name}{i},circle.{name}{i}", "fill", light, dark)]
-    light = "".join(f"{who}{{{what}:{a}}}" for who, what, a, _ in rules)
-    dark = "".join(f"{who}{{{what}:{b}}}" for who, what, _, b in rules)
-    return f"<style>text{{stroke:none}}{light}@media(prefers-color-scheme:dark){{{dark}}}text{{stroke:none!important}}</style>"
+            rules.append((f"polyline.{name}{i}", "stroke", light, dark))
+            rules.append((f"text.{name}{i},circle.{name}{i}", "fill", light, dark))
+    light = "".join(f"{who}{{{what}:{color}}}" for who, what, color, _ in rules)
+    dark = "".join(f"{who}{{{what}:{color}}}" for who, what, _, color in rules)
+    return f"<style>{light}@media(prefers-color-scheme:dark){{{dark}}}</style>"
 
 
 class Axis:

@@ -3,6 +3,7 @@
 use super::{BLOCK, Contender, Disk, MIB, Missing, Peer, common, system, why};
 use std::{
     fs::{self, File},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
 };
 
@@ -39,31 +40,15 @@ pub(crate) fn raw(dir: &Path, len: u64, noise: &[u8], large: bool) -> Result<Con
     Ok(Contender { name, settings: "pwrite, pread, fdatasync".into(), disk: Box::new(Raw(file)) })
 }
 
-/// A filesystem in a loop file, unmounted and removed with its value.
-struct Mount {
-    image: PathBuf,
-    at: PathBuf,
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if let Err(e) = system("umount", &[&self.at.to_string_lossy()]) {
-            eprintln!("error: {} stays mounted: {e}", self.at.display());
-        }
-        let _ = fs::remove_file(&self.image);
-    }
-}
-
-/// A file whose snapshots are reflinks beside it. Fields are dropped in order: the file is closed before its filesystem is unmounted.
+/// A file whose snapshots are reflinks beside it, on a filesystem that goes with its last open file: nothing has it mounted any more.
 struct Reflinked {
     file: File,
     directory: File,
-    mount: Mount,
 }
 
 impl Reflinked {
     fn path(&self, id: u64) -> PathBuf {
-        self.mount.at.join(format!("snapshot {id}"))
+        format!("/proc/self/fd/{}/snapshot {id}", self.directory.as_raw_fd()).into()
     }
 }
 
@@ -118,14 +103,20 @@ pub(crate) fn mounted(dir: &Path, len: u64, kind: &'static str) -> Result<Conten
         system(&program, &["-q", keep, "-f", &image_name])?;
         system("mount", &["-t", kind, "-o", "loop", &image_name, &at_name])
     };
-    if let Err(e) = prepare() {
-        let _ = fs::remove_file(&image);
+    let mounted = prepare();
+    // The loop device keeps the file.
+    let remove = || fs::remove_file(&image).map_err(why);
+    if let Err(e) = mounted {
+        remove()?;
         return Err(e);
     }
-    let mount = Mount { image: image.clone(), at: at.clone() };
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(at.join("disk")).map_err(why)?;
-    let directory = File::open(&at).map_err(why)?;
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(at.join("disk")).map_err(why);
+    let directory = File::open(&at).map_err(why);
     let options = system("findmnt", &["-no", "OPTIONS", &at_name]).unwrap_or_else(|e| e);
+    // From here on the filesystem ends with this process, whatever ends it.
+    system("umount", &["--lazy", &at_name])?;
+    remove()?;
+    let (file, directory) = (file?, directory?);
     let made_by = system(&program, &["-V"]).unwrap_or_else(|e| e);
     let block = rustix::fs::fstatvfs(&directory).map_err(why)?.f_bsize;
     assert_eq!(block as usize, BLOCK, "blocks of the filesystem");
@@ -134,6 +125,6 @@ pub(crate) fn mounted(dir: &Path, len: u64, kind: &'static str) -> Result<Conten
         settings: format!(
             "{made_by}, blocks of {block} bytes, mounted {options}, FICLONE + fsync of copy and directory"
         ),
-        disk: Box::new(Reflinked { file, directory, mount }),
+        disk: Box::new(Reflinked { file, directory }),
     })
 }

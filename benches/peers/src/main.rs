@@ -136,11 +136,10 @@ impl Bench {
         };
         let times: Vec<f64> = (0..200).map(|_| one(&mut rng)).collect();
         self.table.add("4 KiB write + sync each, p50", "us", c.name, median(&times) * 1e6);
-        let read = |count, rng: &mut Rng, buf: &mut [u8]| {
-            clock(|| (0..count).for_each(|_| peer.read(buf, rng.below(self.len / BLOCK as u64) * BLOCK as u64)))
-        };
-        read(5000, &mut rng, &mut buf);
-        let seconds = read(50_000, &mut rng, &mut buf);
+        let mut large = vec![0; MIB as usize];
+        (0..self.len).step_by(MIB as usize).for_each(|at| peer.read(&mut large, at));
+        let mut read = || peer.read(&mut buf, rng.below(self.len / BLOCK as u64) * BLOCK as u64);
+        let seconds = clock(|| (0..50_000).for_each(|_| read()));
         self.table.add("4 KiB random read, cached", "ns", c.name, seconds * 1e9 / 5e4);
         let seconds = clock(|| common::fill(peer, self.len, &self.noise));
         let gib = self.len as f64 / (1u64 << 30) as f64;
@@ -150,16 +149,20 @@ impl Bench {
     fn snapshots(&mut self, c: &mut Contender, round: u64, image: &str) {
         let mut rng = Rng(round * 2 + 1);
         self.rate(&*c.disk, 16, 16, &mut rng);
-        let mut add = |row: &str, unit, value| self.table.add(&format!("{row}, {image}"), unit, c.name, value);
-        add("create a snapshot", "ms", clock(|| c.disk.snapshot(round)) * 1e3);
+        let created = clock(|| c.disk.snapshot(round)) * 1e3;
         let rate = self.rate(&*c.disk, 5000, u64::MAX, &mut rng);
-        let mut add = |row: &str, unit, value| self.table.add(&format!("{row}, {image}"), unit, c.name, value);
-        add("first 4 KiB writes after a snapshot, final sync included", "k ops/s", rate);
-        add("roll back after 5,000 writes", "ms", clock(|| c.disk.rollback(round)) * 1e3);
+        let rolled_back = clock(|| c.disk.rollback(round)) * 1e3;
         self.rate(&*c.disk, 5000, u64::MAX, &mut rng);
-        let mut add = |row: &str, unit, value| self.table.add(&format!("{row}, {image}"), unit, c.name, value);
-        add("delete a snapshot after 5,000 writes", "ms", clock(|| c.disk.delete(round)) * 1e3);
+        let deleted = clock(|| c.disk.delete(round)) * 1e3;
         c.disk.settle();
+        for (row, unit, sample) in [
+            ("create a snapshot", "ms", created),
+            ("first 4 KiB writes after a snapshot, final sync included", "k ops/s", rate),
+            ("roll back after 5,000 writes", "ms", rolled_back),
+            ("delete a snapshot after 5,000 writes", "ms", deleted),
+        ] {
+            self.table.add(&format!("{row}, {image}"), unit, c.name, sample);
+        }
     }
     /// Many snapshots, 16 writes between two; the last ten of them count.
     fn many(&mut self, c: &mut Contender) {
@@ -189,10 +192,9 @@ fn main() {
     println!("{} MiB, {rounds} rounds; before: {}", len / MIB, common::pressure());
     let mut all = if part == "many" { Vec::new() } else { contenders(dir.path(), len, &bench.noise, true) };
     for round in 0..rounds {
-        if !all.is_empty() {
-            let count = all.len();
-            all.rotate_left(round as usize % count);
-        }
+        // Every round begins with another peer.
+        let first = all.len().min(1);
+        all.rotate_left(first);
         for c in &mut all {
             if wanted("snapshots") && c.disk.has_snapshots() {
                 bench.snapshots(c, round, "image in order");
