@@ -29,13 +29,14 @@ class Axis:
         self.log, self.begin, self.end = log, begin, end
         low, high = min(values), max(values)
         if log:
-            self.low, self.high = low * 0.9, high * 1.1
+            # What was too short to be printed stands on the axis.
+            self.low, self.high = max(low, 1e-3) * 0.9, max(high, 1e-3) * 1.1
         else:
             self.low, self.high = 0, high * 1.08 or 1
 
     def at(self, value):
         f = math.log if self.log else float
-        share = (f(value) - f(self.low)) / (f(self.high) - f(self.low)) if self.high > self.low else 0.5
+        share = (f(max(value, self.low)) - f(self.low)) / (f(self.high) - f(self.low)) if self.high > self.low else 0.5
         return self.begin + (self.end - self.begin) * share
 
     def ticks(self):

@@ -123,6 +123,7 @@ impl Bench {
         });
         count as f64 / seconds / 1e3
     }
+    /// Leaves the disk written in sequence.
     fn writes(&mut self, c: &Contender, round: u64) {
         let (peer, mut rng): (&dyn Peer, _) = (&*c.disk, Rng(round * 2 + 1));
         let mut buf = vec![0; BLOCK];
@@ -191,27 +192,30 @@ fn main() {
     let mut bench = Bench { len, noise: common::noise(2 * MIB as usize), table: Table::default() };
     println!("{} MiB, {rounds} rounds; before: {}", len / MIB, common::pressure());
     let mut all = if part == "many" { Vec::new() } else { contenders(dir.path(), len, &bench.noise, true) };
-    for round in 0..rounds {
+    let in_order = if wanted("writes") || wanted("snapshots") { rounds } else { 0 };
+    for round in 0..in_order {
         // Every round begins with another peer.
         let first = all.len().min(1);
         all.rotate_left(first);
         for c in &mut all {
-            if wanted("snapshots") && c.disk.has_snapshots() {
-                bench.snapshots(c, round, "image in order");
-            }
             if wanted("writes") {
                 bench.writes(c, round);
+            } else if round > 0 {
+                common::fill(&*c.disk, len, &bench.noise);
+            }
+            if wanted("snapshots") && c.disk.has_snapshots() {
+                bench.snapshots(c, round, "written in sequence");
             }
         }
     }
     if wanted("aging") {
-        // A quarter of the disk in each step: the last step is what an aged image does.
+        // As many blocks as the disk has, a quarter of them in each step.
         for step in 0..4 {
             for c in &all {
                 let rate = bench.rate(&*c.disk, len / 4 / BLOCK as u64, 1024, &mut Rng(step * 2 + 1));
-                let row = if step == 0 { "fresh" } else { "aged" };
+                let row = if step == 0 { "the first quarter" } else { "the rest" };
                 bench.table.add(
-                    &format!("4 KiB random write, a sync after every 1024, {row} image"),
+                    &format!("4 KiB random write, a sync after every 1024, {row}"),
                     "k ops/s",
                     c.name,
                     rate,
@@ -219,7 +223,9 @@ fn main() {
             }
         }
         for round in 0..rounds {
-            all.iter_mut().filter(|c| c.disk.has_snapshots()).for_each(|c| bench.snapshots(c, round, "aged image"));
+            all.iter_mut()
+                .filter(|c| c.disk.has_snapshots())
+                .for_each(|c| bench.snapshots(c, round, "overwritten at random"));
         }
     }
     drop(all);
