@@ -109,6 +109,8 @@ pub mod io;
 mod knobs;
 mod lack;
 mod log;
+#[cfg(feature = "nbd")]
+pub mod nbd;
 mod options;
 mod read_disk;
 mod snapshot;

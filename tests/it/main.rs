@@ -31,6 +31,8 @@ mod leases;
 mod listing;
 mod memory;
 mod model;
+#[cfg(feature = "nbd")]
+mod nbd;
 mod passes;
 mod reads;
 mod room;
