@@ -12,71 +12,71 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_snapdisk");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_snapdisk");
 
 /// A directory, and the command run in it.
-struct Shell(tempfile::TempDir);
+pub(crate) struct Shell(pub(crate) tempfile::TempDir);
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 impl Shell {
-    fn new() -> Shell {
+    pub(crate) fn new() -> Shell {
         let shell = Shell(tempfile::tempdir().unwrap());
         shell.ok(&["init", "a.img", "--log", "1M"]);
         shell
     }
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
-    fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
         command
     }
-    fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Output {
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Output {
         self.command(args).output().unwrap()
     }
     /// Runs what must succeed; gives what it printed.
-    fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
         assert_eq!(out.status.code(), Some(0), "{args:?}: {}", text(&out.stderr));
         assert!(out.stderr.is_empty(), "{args:?}: {}", text(&out.stderr));
         text(&out.stdout)
     }
     /// Runs what must fail with `code`; gives what it said.
-    fn fails(&self, code: i32, args: &[&str]) -> String {
+    pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
         let out = self.run(args);
         let said = text(&out.stderr);
         assert_eq!(out.status.code(), Some(code), "{args:?}: {said}");
         assert!(!said.is_empty() && out.stdout.is_empty(), "{args:?}");
         said
     }
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(args)).unwrap()
     }
     /// Gives standard input to a command that must succeed.
-    fn feed(&self, args: &[&str], input: &[u8]) -> Output {
+    pub(crate) fn feed(&self, args: &[&str], input: &[u8]) -> Output {
         let mut child = self.spawn(args);
         // A command that fails early closes the pipe.
         let _ = child.stdin.take().unwrap().write_all(input);
         child.wait_with_output().unwrap()
     }
-    fn spawn(&self, args: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
-    fn volumes(&self) -> Vec<String> {
+    pub(crate) fn volumes(&self) -> Vec<String> {
         let list = self.json(&["ls", "a.img", "--json"]);
         list["volumes"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap().to_owned()).collect()
     }
-    fn exported(&self, what: &str) -> Vec<u8> {
+    pub(crate) fn exported(&self, what: &str) -> Vec<u8> {
         let out = self.run(&["export", "a.img", what, "-"]);
         assert!(out.status.success(), "{what}: {}", text(&out.stderr));
         out.stdout
     }
     /// The bytes that only this volume or snapshot holds, and those that it maps.
-    fn usage(&self, kind: &str, name: &str) -> (u64, u64) {
+    pub(crate) fn usage(&self, kind: &str, name: &str) -> (u64, u64) {
         let info = self.json(&["info", "a.img", "--json"]);
         let row = info[kind].as_array().unwrap().iter().find(|v| v["name"] == name).unwrap().clone();
         (row["exclusive"].as_u64().unwrap(), row["mapped"].as_u64().unwrap())
@@ -84,7 +84,7 @@ impl Shell {
 }
 
 /// Bytes without pattern, the same for the same seed.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut x = seed * 2 + 1;
     let mut next = || {
         x ^= x << 13;

@@ -38,6 +38,8 @@ mod reads;
 mod room;
 mod salvage;
 mod schedule;
+#[cfg(feature = "cli")]
+mod serve;
 mod settings;
 mod surface;
 mod tidy;

@@ -3,7 +3,11 @@
 use crate::image::UNFINISHED;
 use clap::{Parser, Subcommand};
 use snapdisk::{SECTOR, VOLUME_MAX};
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 const AFTER: &str = "\
 Sizes are bytes, or carry K, M, G, T or P (powers of 1024): 512, 64K, 10G.
@@ -30,7 +34,8 @@ pub(crate) enum Command {
         json: bool,
     },
     #[cfg(feature = "http")]
-    Api(crate::serve::ApiArgs),
+    Api(crate::api::ApiArgs),
+    Serve(crate::serve::ServeArgs),
     /// Make an empty image
     Init {
         image: PathBuf,
@@ -90,6 +95,9 @@ pub(crate) enum Command {
         image: PathBuf,
         #[arg(value_name = "VOL@SNAP", value_parser = snapshot)]
         snapshot: Target,
+        /// Also where clients of a server use the volume: their connections end
+        #[arg(long)]
+        force: bool,
     },
     /// Make a volume that starts as a snapshot is
     Clone {
@@ -110,6 +118,9 @@ pub(crate) enum Command {
         /// Keep the volume's snapshots: listed, and clonable by their @ID
         #[arg(long)]
         keep_snapshots: bool,
+        /// Also where clients of a server use the volume: their connections end
+        #[arg(long)]
+        force: bool,
     },
     /// Give a volume or a snapshot another name
     Rename {
@@ -127,6 +138,9 @@ pub(crate) enum Command {
         /// A multiple of 512
         #[arg(value_parser = volume_size)]
         size: u64,
+        /// Shrink it also where clients of a server use it: their connections end
+        #[arg(long)]
+        force: bool,
     },
     /// Verify every checksum and every count; exit code 3 if anything is wrong
     Check {
@@ -148,7 +162,33 @@ pub(crate) enum Command {
         json: bool,
     },
     #[command(hide = true)]
-    TourChild { image: PathBuf, volume: String, seed: u64 },
+    TourChild {
+        image: PathBuf,
+        volume: String,
+        seed: u64,
+    },
+}
+
+impl Command {
+    /// The image, of a verb that a server can run on a store that is open.
+    pub(crate) fn image(&self) -> Option<&Path> {
+        match self {
+            Command::Create { image, .. }
+            | Command::Ls { image, .. }
+            | Command::Info { image, .. }
+            | Command::Import { image, .. }
+            | Command::Export { image, .. }
+            | Command::Snapshot { image, .. }
+            | Command::Rollback { image, .. }
+            | Command::Clone { image, .. }
+            | Command::Rm { image, .. }
+            | Command::Rename { image, .. }
+            | Command::Resize { image, .. }
+            | Command::Scrub { image, .. }
+            | Command::Check { image, .. } => Some(image),
+            _ => None,
+        }
+    }
 }
 
 /// A volume or a snapshot as the command line names it.

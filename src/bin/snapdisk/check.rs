@@ -2,21 +2,22 @@
 
 use crate::{
     failure::{DAMAGE, Failure, Outcome},
-    image, interrupt,
     progress::Meter,
+    session::{Console, Session},
     text,
 };
 use serde_json::json;
-use snapdisk::ErrorKind;
-use std::path::Path;
+use snapdisk::{ErrorKind, Store};
 
-pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
-    let store = image::shared(path)?;
-    interrupt::catch()?;
-    let meter = Meter::steps("checking");
+pub(crate) fn run(session: &mut Session<'_>, as_json: bool) -> Outcome {
+    session.reading(|store, console| check(store, console, as_json))
+}
+
+fn check(store: &Store, console: &mut dyn Console, as_json: bool) -> Outcome {
+    let meter = Meter::steps(console, "checking");
     let report = store.check_with(&mut |p| {
         meter.of(p.done, p.total);
-        !interrupt::came()
+        !console.interrupted()
     });
     drop(meter);
     let report = report.map_err(|e| match e.kind() {
@@ -26,7 +27,7 @@ pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
     if as_json {
         let finding =
             |f: &snapdisk::Finding| json!({"kind": format!("{:?}", f.kind), "place": f.place, "what": f.what});
-        text::emit_json(&json!({
+        console.emit_json(&json!({
             "clean": report.is_clean(),
             "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
             "volumes": report.volumes,
@@ -51,7 +52,7 @@ pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
             "{verdict}: {} volumes, {} snapshots, {} nodes, {} data blocks, {} free\n",
             report.volumes, report.snapshots, report.nodes, report.data_blocks, report.free_blocks
         );
-        text::emit(&out)?;
+        console.emit(&out)?;
     }
-    if report.is_clean() { Ok(store.close()?) } else { Err(Failure::silent(DAMAGE)) }
+    if report.is_clean() { Ok(()) } else { Err(Failure::silent(DAMAGE)) }
 }

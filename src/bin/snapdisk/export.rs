@@ -10,13 +10,14 @@ use crate::{
     import::{CHUNK, WINDOW},
     interrupt, length,
     progress::Meter,
+    session::{Console, Here},
     text::{output_failed, require_output},
 };
 use rustix::{
     fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with},
     io::Errno,
 };
-use snapdisk::BLOCK;
+use snapdisk::{BLOCK, Options};
 use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
@@ -31,22 +32,54 @@ use std::{
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
+/// The content of a disk, from start to end.
+pub(crate) trait Content {
+    /// Its length in bytes. Asked for once, before anything else.
+    fn len(&mut self) -> Outcome<u64>;
+    /// Calls `each` for what there is, in order: with data of at most a chunk, or with nothing where a stretch without data begins.
+    fn walk(&mut self, len: u64, each: &mut Each<'_>) -> Outcome;
+}
+
+/// What is done with a part: its first byte, and its data if it is data.
+pub(crate) type Each<'a> = dyn FnMut(u64, Option<&[u8]>) -> Outcome + 'a;
+
+/// A disk of a store that is open here.
+pub(crate) struct Own<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) console: &'a mut dyn Console,
+}
+
+impl Content for Own<'_> {
+    fn len(&mut self) -> Outcome<u64> {
+        length::of(self.source)
+    }
+    fn walk(&mut self, len: u64, each: &mut Each<'_>) -> Outcome {
+        walk(self.source, len, self.console, each)
+    }
+}
+
+/// Exports from an image that nobody serves.
 pub(crate) fn run(image: &Path, target: &Target, file: &Path, force: bool) -> Outcome {
-    let store = image::shared(image)?;
+    let store = Options::new().open_read_only(image)?;
     let source = image::source(&store, target)?;
+    copy(&mut Own { source: &source, console: &mut Here }, image, file, force)?;
+    Ok(store.close()?)
+}
+
+/// Copies content into a file, or to standard output.
+pub(crate) fn copy(content: &mut dyn Content, image: &Path, file: &Path, force: bool) -> Outcome {
     if file.as_os_str() == "-" {
         if stdout().is_terminal() {
             return Err(Failure::usage("standard output is a terminal"));
         }
         require_output()?;
         interrupt::catch()?;
-        to_stream(&source, &mut stdout().lock())?;
+        to_stream(content, &mut stdout().lock())
     } else {
         let place = place(image, file, force)?;
         interrupt::catch()?;
-        to_file(&source, &place, force, true)?;
+        to_file(content, &place, force, true)
     }
-    Ok(store.close()?)
 }
 
 /// Where the file goes, links followed.
@@ -123,13 +156,13 @@ impl Drop for Partial {
 }
 
 /// Writes a sparse file, durable when this returns if that is asked for. Without `replace` the name must be free.
-pub(crate) fn to_file(source: &Source, place: &Path, replace: bool, durable: bool) -> Outcome {
+pub(crate) fn to_file(content: &mut dyn Content, place: &Path, replace: bool, durable: bool) -> Outcome {
     let shown = place.display();
     let name = place.file_name().ok_or_else(|| Failure::new(format!("{shown} is no name of a file")))?;
     let dir = place.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     remove_stale(dir, name);
     let (file, mut partial) = Partial::create(dir, name).at(&shown)?;
-    fill(source, &file, place)?;
+    fill(content, &file, place)?;
     if durable {
         file.sync_all().at(&shown)?;
     }
@@ -152,10 +185,10 @@ fn publish(from: &Path, to: &Path, replace: bool) -> Outcome {
     }
 }
 
-fn fill(source: &Source, file: &File, place: &Path) -> Outcome {
-    let size = length::of(source)?;
+fn fill(content: &mut dyn Content, file: &File, place: &Path) -> Outcome {
+    let size = content.len()?;
     file.set_len(size).at(place.display())?;
-    walk(source, size, |at, piece| {
+    content.walk(size, &mut |at, piece| {
         let Some(data) = piece else { return Ok(()) };
         let zero = |start: usize| data[start..].iter().take(BLOCK).all(|&b| b == 0);
         let mut start = 0;
@@ -175,10 +208,10 @@ fn fill(source: &Source, file: &File, place: &Path) -> Outcome {
     })
 }
 
-fn to_stream(source: &Source, out: &mut impl Write) -> Outcome {
-    let size = length::of(source)?;
+fn to_stream(content: &mut dyn Content, out: &mut impl Write) -> Outcome {
+    let size = content.len()?;
     let mut done = 0;
-    walk(source, size, |at, piece| {
+    content.walk(size, &mut |at, piece| {
         pad(out, at - done)?;
         done = at;
         if let Some(data) = piece {
@@ -201,10 +234,8 @@ fn pad(out: &mut impl Write, mut len: u64) -> Outcome {
     Ok(())
 }
 
-/// Calls `each` for what there is, in order: with data of at most a chunk, or with nothing where a stretch without data
-/// begins.
-fn walk(source: &Source, size: u64, mut each: impl FnMut(u64, Option<&[u8]>) -> Outcome) -> Outcome {
-    let meter = Meter::bytes("exporting", Some(size));
+fn walk(source: &Source, size: u64, console: &mut dyn Console, each: &mut Each<'_>) -> Outcome {
+    let meter = Meter::bytes(console, "exporting", Some(size));
     let mut buf = vec![0; CHUNK];
     let mut start = 0;
     while start < size {
@@ -219,7 +250,7 @@ fn walk(source: &Source, size: u64, mut each: impl FnMut(u64, Option<&[u8]>) -> 
                 continue;
             }
             while at < end {
-                interrupt::check()?;
+                console.check()?;
                 let n = (end - at).min(CHUNK as u64) as usize;
                 source.read_at(&mut buf[..n], at)?;
                 each(at, Some(&buf[..n]))?;

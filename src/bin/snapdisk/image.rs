@@ -4,6 +4,7 @@ use crate::{
     args::Target,
     failure::{At, Failure, Outcome},
     progress::Meter,
+    session::Console,
 };
 use snapdisk::{DeleteSnapshots, ErrorKind, Extents, NewOptions, Options, Result, Snapshot, SnapshotId, Store, Volume};
 use std::{collections::BTreeMap, fs, ops::Range, os::unix::fs::MetadataExt, path::Path};
@@ -13,11 +14,6 @@ use std::{collections::BTreeMap, fs, ops::Range, os::unix::fs::MetadataExt, path
 /// library.
 pub(crate) const UNFINISHED: &str = "import.partial";
 const TAG: (&str, &str) = ("snapdisk.import", "unfinished");
-
-/// Opens for reading, together with others.
-pub(crate) fn shared(image: &Path) -> Outcome<Store> {
-    Ok(Options::new().open_read_only(image)?)
-}
 
 /// Opens for writing, alone; runs `work`; closes, which makes all of it durable. What an interrupted import left is removed first.
 pub(crate) fn writing<T>(image: &Path, work: impl FnOnce(&Store) -> Outcome<T>) -> Outcome<T> {
@@ -50,8 +46,8 @@ pub(crate) fn is_unfinished(volume: &Volume) -> Result<bool> {
 }
 
 /// Waits until the space of what was deleted is free.
-pub(crate) fn reclaim(store: &Store) -> Outcome {
-    let _meter = Meter::wait("reclaiming");
+pub(crate) fn reclaim(store: &Store, console: &dyn Console) -> Outcome {
+    let _meter = Meter::wait(console, "reclaiming");
     Ok(store.wait_reclaimed()?)
 }
 

@@ -8,6 +8,7 @@ use crate::{
     image, interrupt,
     length::{self, sectors},
     progress::Meter,
+    session::{Console, Session},
     streams,
 };
 use rustix::{fs::SeekFrom, io::Errno};
@@ -24,20 +25,21 @@ pub(crate) const CHUNK: usize = ATOMIC_WRITE_MAX;
 /// Holes are looked at in steps of this many bytes.
 pub(crate) const WINDOW: u64 = 1 << 30;
 
-pub(crate) fn run(image: &Path, name: &str, file: &Path, update: bool) -> Outcome {
-    let mut raw = Raw::open(image, file)?;
-    interrupt::catch()?;
-    image::writing(image, |store| if update { refresh(store, name, &mut raw) } else { fill(store, name, &mut raw) })
+pub(crate) fn run(session: &mut Session<'_>, name: &str, raw: &mut Raw<'_>, update: bool) -> Outcome {
+    session.writing(|store, console| match update {
+        true => refresh(store, name, raw, console),
+        false => fill(store, name, raw, console),
+    })
 }
 
 /// Makes the volume `name` from `raw`. Durable when it returns.
-pub(crate) fn fill(store: &Store, name: &str, raw: &mut Raw) -> Outcome {
+pub(crate) fn fill(store: &Store, name: &str, raw: &mut Raw<'_>, console: &mut dyn Console) -> Outcome {
     if store.volume(name).is_ok() {
         return Err(Failure::new(format!("volume {name} exists; --update writes what differs")));
     }
     // Where the length is not known, as large as can be: only what is written takes space.
     let volume = image::create_unfinished(store, raw.len.map_or(VOLUME_MAX, sectors))?;
-    let done = copy(&volume, raw, None).and_then(|len| {
+    let done = copy(&volume, raw, None, console).and_then(|len| {
         let finish = store.update(|u| {
             if raw.len.is_none() {
                 u.resize(&volume, sectors(len));
@@ -51,15 +53,15 @@ pub(crate) fn fill(store: &Store, name: &str, raw: &mut Raw) -> Outcome {
     if done.is_err() {
         // If even this fails, the next writer removes it. Whoever pressed Ctrl-C does not want to wait.
         let deleted = store.delete_volume(&volume, DeleteSnapshots::Delete);
-        if deleted.is_ok() && !interrupt::came() {
-            let _ = image::reclaim(store);
+        if deleted.is_ok() && !console.interrupted() {
+            let _ = image::reclaim(store, console);
         }
     }
     done
 }
 
 /// Makes the existing volume `name` equal to `raw`, writing only what differs. Durable when it returns.
-pub(crate) fn refresh(store: &Store, name: &str, raw: &mut Raw) -> Outcome {
+pub(crate) fn refresh(store: &Store, name: &str, raw: &mut Raw<'_>, console: &mut dyn Console) -> Outcome {
     let volume = store.volume(name)?;
     let size = volume.size()?;
     let mismatch = |len: u64, note: &str| {
@@ -68,7 +70,7 @@ pub(crate) fn refresh(store: &Store, name: &str, raw: &mut Raw) -> Outcome {
     if let Some(len) = raw.len.filter(|&len| sectors(len) != size) {
         return Err(mismatch(len, ""));
     }
-    let len = copy(&volume, raw, Some(size))?;
+    let len = copy(&volume, raw, Some(size), console)?;
     if sectors(len) != size {
         return Err(Failure::new(format!(
             "the input ended after {len} bytes and volume {name} has {size}; up to there it is updated"
@@ -88,20 +90,20 @@ fn raw_name(len: Option<u64>) -> &'static str {
 
 /// Copies everything; gives the bytes that there were. With `existing` (its size) the volume is compared first; without,
 /// it is taken to read as zeros.
-fn copy(volume: &Volume, raw: &mut Raw, existing: Option<u64>) -> Outcome<u64> {
-    let meter = Meter::bytes("importing", raw.len);
+fn copy(volume: &Volume, raw: &mut Raw<'_>, existing: Option<u64>, console: &mut dyn Console) -> Outcome<u64> {
+    let meter = Meter::bytes(console, "importing", raw.len);
     let mut new = vec![0; CHUNK];
     let mut old = vec![0; if existing.is_some() { CHUNK } else { 0 }];
     let mut at = 0;
     loop {
         let piece = raw.next(&mut new)?;
         // Checked after the read: what ends the input together with this process, such as Ctrl-C on a pipeline, is no end of the disk.
-        interrupt::check()?;
+        console.check()?;
         match piece {
             Piece::End => return Ok(at),
             Piece::Hole(len) => {
                 if existing.is_some() {
-                    clear(volume, at, sectors(len), &mut old)?;
+                    clear(volume, at, sectors(len), &mut old, console)?;
                 }
                 at += len;
             }
@@ -128,12 +130,12 @@ fn copy(volume: &Volume, raw: &mut Raw, existing: Option<u64>) -> Outcome<u64> {
 }
 
 /// Makes a range read as zeros that is a hole in the file.
-fn clear(volume: &Volume, from: u64, len: u64, old: &mut [u8]) -> Outcome {
+fn clear(volume: &Volume, from: u64, len: u64, old: &mut [u8], console: &mut dyn Console) -> Outcome {
     let zeros = vec![0; CHUNK];
     let end = from + len;
     let mut start = from;
     while start < end {
-        interrupt::check()?;
+        console.check()?;
         let stop = end.min(start + WINDOW);
         for part in volume.extents(start..stop) {
             let part = part?;
@@ -201,9 +203,20 @@ pub(crate) enum Piece {
     End,
 }
 
+impl Piece {
+    /// Its bytes.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Piece::Hole(len) => *len,
+            Piece::Data(len) => *len as u64,
+            Piece::End => 0,
+        }
+    }
+}
+
 /// A raw disk to read from start to end.
-pub(crate) struct Raw {
-    input: Input,
+pub(crate) struct Raw<'a> {
+    input: Input<'a>,
     /// Its length, unless it is a stream.
     pub(crate) len: Option<u64>,
     at: u64,
@@ -211,14 +224,20 @@ pub(crate) struct Raw {
     data_end: u64,
 }
 
-enum Input {
+enum Input<'a> {
     File(File, String),
     Stream(Box<dyn Read>),
+    /// The pieces that another process has read.
+    Pieces(&'a mut dyn FnMut(&mut [u8]) -> Outcome<Piece>),
 }
 
-impl Raw {
+impl<'a> Raw<'a> {
+    /// A disk of `len` bytes, if that is known, whose pieces come from elsewhere.
+    pub(crate) fn pieces(len: Option<u64>, next: &'a mut dyn FnMut(&mut [u8]) -> Outcome<Piece>) -> Raw<'a> {
+        Raw { input: Input::Pieces(next), len, at: 0, data_end: 0 }
+    }
     /// Opens a file, a block device, a pipe, or `-`.
-    pub(crate) fn open(image: &Path, path: &Path) -> Outcome<Raw> {
+    pub(crate) fn open(image: &Path, path: &Path) -> Outcome<Raw<'a>> {
         if path.as_os_str() == "-" {
             let input = io::stdin();
             if !streams::has_input() {
@@ -245,10 +264,10 @@ impl Raw {
             Err(Failure::new(format!("{shown}: not a file, a block device or a pipe")))
         }
     }
-    fn sized(file: File, len: u64, name: String) -> Raw {
+    fn sized(file: File, len: u64, name: String) -> Raw<'a> {
         Raw { input: Input::File(file, name), len: Some(len), at: 0, data_end: 0 }
     }
-    fn stream(input: Box<dyn Read>) -> Raw {
+    fn stream(input: Box<dyn Read>) -> Raw<'a> {
         Raw { input: Input::Stream(input), len: None, at: 0, data_end: 0 }
     }
 
@@ -256,6 +275,7 @@ impl Raw {
         let (file, name, len) = match (&mut self.input, self.len) {
             (Input::File(file, name), Some(len)) => (file, name, len),
             (Input::Stream(input), _) => return next_of_stream(input.as_mut(), buf),
+            (Input::Pieces(next), _) => return next(buf),
             (Input::File(..), None) => return Ok(Piece::End),
         };
         if self.at == len {

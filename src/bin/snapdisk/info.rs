@@ -3,6 +3,7 @@
 use crate::{
     failure::{At, Outcome},
     image,
+    session::{Console, Session},
     text::{self, bytes, columns},
 };
 use serde_json::json;
@@ -17,18 +18,22 @@ struct Row {
     usage: Usage,
 }
 
-pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
-    let store = image::shared(path)?;
+pub(crate) fn run(session: &mut Session<'_>, as_json: bool) -> Outcome {
+    let (shown, path) = (session.shown, session.path);
+    session.reading(|store, console| info(store, console, shown, path, as_json))
+}
+
+fn info(store: &Store, console: &mut dyn Console, shown: &Path, path: &Path, as_json: bool) -> Outcome {
     let now = store.counters()?;
-    let (rows, unfinished) = rows(&store, &store.usage_all()?)?;
+    let (rows, unfinished) = rows(store, &store.usage_all()?)?;
     let meta = fs::metadata(path).at(path.display())?;
     let allocated = meta.blocks() * 512;
     let (volumes, snapshots) =
         (rows.iter().filter(|r| !r.snapshot).count(), rows.iter().filter(|r| r.snapshot).count());
     if as_json {
         let row = |r: &&Row| json!({"name": r.name, "id": r.id, "size": r.size, "mapped": r.usage.mapped_bytes, "exclusive": r.usage.exclusive_bytes});
-        text::emit_json(&json!({
-            "image": path.display().to_string(),
+        console.emit_json(&json!({
+            "image": shown.display().to_string(),
             "file_bytes": meta.len(),
             "allocated_bytes": allocated,
             "image_bytes": now.image_bytes,
@@ -43,9 +48,9 @@ pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
             "volumes": rows.iter().filter(|r| !r.snapshot).map(|r| row(&r)).collect::<Vec<_>>(),
             "snapshots": rows.iter().filter(|r| r.snapshot).map(|r| row(&r)).collect::<Vec<_>>(),
         }))?;
-        return Ok(store.close()?);
+        return Ok(());
     }
-    let mut out = format!("{}\n", text::printable(&path.display().to_string()));
+    let mut out = format!("{}\n", text::printable(&shown.display().to_string()));
     let mut line = |what: &str, value: String| {
         let _ = writeln!(out, "  {what:<10}  {value}");
     };
@@ -76,8 +81,7 @@ pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
         out +=
             &columns(&["NAME", " ID", " SIZE", " MAPPED", " EXCLUSIVE"], &rows.iter().map(cells).collect::<Vec<_>>());
     }
-    text::emit(&out)?;
-    Ok(store.close()?)
+    console.emit(&out)
 }
 
 /// Volumes by name, each with its snapshots after it, then the snapshots that outlived their volume; and whether there is

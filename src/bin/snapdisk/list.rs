@@ -3,14 +3,12 @@
 use crate::{
     failure::Outcome,
     image,
+    session::Session,
     text::{self, bytes, columns, moment},
 };
 use serde_json::{Value, json};
 use snapdisk::{Result, Snapshot, SnapshotId, Store, Volume, VolumeId};
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Snapshots of one volume.
 #[derive(Default)]
@@ -59,15 +57,11 @@ impl Listing {
     }
 }
 
-pub(crate) fn run(path: &Path, as_json: bool) -> Outcome {
-    let store = image::shared(path)?;
-    let listing = Listing::of(&store)?;
-    if as_json {
-        text::emit_json(&to_json(&listing)?)?
-    } else {
-        text::emit(&tree(&listing)?)?
-    }
-    Ok(store.close()?)
+pub(crate) fn run(session: &mut Session<'_>, as_json: bool) -> Outcome {
+    session.reading(|store, console| {
+        let listing = Listing::of(store)?;
+        if as_json { console.emit_json(&to_json(&listing)?) } else { console.emit(&tree(&listing)?) }
+    })
 }
 
 fn tree(listing: &Listing) -> Result<String> {

@@ -9,30 +9,40 @@
     reason = "what replays is the library; this is the outermost caller, with files and clocks of its own"
 )]
 
+#[cfg(feature = "http")]
+mod api;
 mod args;
 mod check;
+mod control;
 mod edit;
 mod export;
 mod failure;
+mod frames;
 mod image;
 mod import;
 mod info;
 mod interrupt;
 mod length;
 mod list;
+mod live;
+mod notify;
 mod progress;
 mod scrub;
-#[cfg(feature = "http")]
 mod serve;
+mod session;
 mod streams;
 mod text;
 mod tour;
 
 use args::{Cli, Command};
 use clap::{Parser, error::ErrorKind as Parsing};
-use failure::{Outcome, USAGE};
+use failure::{Failure, Outcome, USAGE};
+use import::Raw;
+use session::{Here, Session};
 use std::{
+    env,
     io::{Write, stderr},
+    path::Path,
     process::ExitCode,
 };
 
@@ -69,26 +79,53 @@ fn say(message: &str) {
 }
 
 fn run(command: Command) -> Outcome {
-    match command {
-        Command::Init { image, log } => edit::init(&image, log),
-        Command::Create { image, volume, size } => edit::create(&image, &volume, size),
-        Command::Ls { image, json } => list::run(&image, json),
-        Command::Info { image, json } => info::run(&image, json),
-        Command::Import { image, volume, file, update } => import::run(&image, &volume, &file, update),
-        Command::Export { image, source, file, force } => export::run(&image, &source, &file, force),
-        Command::Snapshot { image, snapshots } => edit::snapshot(&image, &snapshots),
-        Command::Rollback { image, snapshot } => edit::rollback(&image, &snapshot),
-        Command::Clone { image, snapshot, name } => edit::clone(&image, &snapshot, &name),
-        Command::Rm { image, target, with_snapshots, keep_snapshots } => {
-            edit::remove(&image, &target, with_snapshots, keep_snapshots)
-        }
-        Command::Rename { image, target, name } => edit::rename(&image, &target, &name),
-        Command::Resize { image, volume, size } => edit::resize(&image, &volume, size),
-        Command::Scrub { image, rate, json } => scrub::run(&image, rate, json),
-        Command::Check { image, json } => check::run(&image, json),
+    let command = match command {
+        Command::Init { image, log } => return edit::init(&image, log),
         #[cfg(feature = "http")]
-        Command::Api(args) => serve::run(args),
-        Command::Tour { file, dir, keep, json } => tour::run(file.as_deref(), dir.as_deref(), keep, json),
-        Command::TourChild { image, volume, seed } => tour::child(&image, &volume, seed),
+        Command::Api(args) => return api::run(args),
+        Command::Serve(args) => return serve::run(args),
+        Command::Tour { file, dir, keep, json } => return tour::run(file.as_deref(), dir.as_deref(), keep, json),
+        Command::TourChild { image, volume, seed } => return tour::child(&image, &volume, seed),
+        command => command,
+    };
+    let Some(image) = command.image().map(Path::to_owned) else { return Ok(()) };
+    if let Some(link) = live::find(&image) {
+        return live::run(link, &env::args_os().collect::<Vec<_>>(), command);
+    }
+    let mut here = Here;
+    let mut session = Session::alone(&image, &mut here);
+    match command {
+        Command::Import { volume, file, update, .. } => {
+            let mut raw = Raw::open(&image, &file)?;
+            interrupt::catch()?;
+            import::run(&mut session, &volume, &mut raw, update)
+        }
+        Command::Export { source, file, force, .. } => export::run(&image, &source, &file, force),
+        command => {
+            if matches!(command, Command::Check { .. } | Command::Scrub { .. }) {
+                interrupt::catch()?;
+            }
+            verb(&mut session, command)
+        }
+    }
+}
+
+/// Runs a verb that needs nothing but the store and a place to print.
+fn verb(session: &mut Session<'_>, command: Command) -> Outcome {
+    match command {
+        Command::Create { volume, size, .. } => edit::create(session, &volume, size),
+        Command::Ls { json, .. } => list::run(session, json),
+        Command::Info { json, .. } => info::run(session, json),
+        Command::Snapshot { snapshots, .. } => edit::snapshot(session, &snapshots),
+        Command::Rollback { snapshot, force, .. } => edit::rollback(session, &snapshot, force),
+        Command::Clone { snapshot, name, .. } => edit::clone(session, &snapshot, &name),
+        Command::Rm { target, with_snapshots, keep_snapshots, force, .. } => {
+            edit::remove(session, &target, with_snapshots, keep_snapshots, force)
+        }
+        Command::Rename { target, name, .. } => edit::rename(session, &target, &name),
+        Command::Resize { volume, size, force, .. } => edit::resize(session, &volume, size, force),
+        Command::Scrub { rate, json, .. } => scrub::run(session, rate, json),
+        Command::Check { json, .. } => check::run(session, json),
+        _ => Err(Failure::usage("the command is none on an image that is open")),
     }
 }

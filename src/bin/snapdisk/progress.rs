@@ -1,5 +1,6 @@
 //! Progress of long work, on standard error and only when that is a terminal.
 
+use crate::session::Console;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::Duration;
 
@@ -8,25 +9,26 @@ pub(crate) struct Meter(ProgressBar);
 
 impl Meter {
     /// Counts bytes, up to `total` if that is known.
-    pub(crate) fn bytes(what: &'static str, total: Option<u64>) -> Meter {
+    pub(crate) fn bytes(console: &dyn Console, what: &'static str, total: Option<u64>) -> Meter {
         let template = match total {
             Some(_) => "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
             None => "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}",
         };
-        Meter::start(what, total, template)
+        Meter::start(console, what, total, template)
     }
     /// Counts steps.
-    pub(crate) fn steps(what: &'static str) -> Meter {
-        Meter::start(what, Some(0), "{msg} {wide_bar} {percent}% {eta}")
+    pub(crate) fn steps(console: &dyn Console, what: &'static str) -> Meter {
+        Meter::start(console, what, Some(0), "{msg} {wide_bar} {percent}% {eta}")
     }
     /// Says that something is under way, no more.
-    pub(crate) fn wait(what: &'static str) -> Meter {
-        let meter = Meter::start(what, None, "{msg} {spinner} {elapsed}");
+    pub(crate) fn wait(console: &dyn Console, what: &'static str) -> Meter {
+        let meter = Meter::start(console, what, None, "{msg} {spinner} {elapsed}");
         meter.0.enable_steady_tick(Duration::from_millis(100));
         meter
     }
-    fn start(what: &'static str, total: Option<u64>, template: &str) -> Meter {
-        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+    fn start(console: &dyn Console, what: &'static str, total: Option<u64>, template: &str) -> Meter {
+        let target = if console.has_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(total, target);
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

@@ -2,26 +2,25 @@
 
 use crate::{
     failure::{DAMAGE, Failure, Outcome},
-    image, text,
+    session::Session,
+    text,
 };
 use snapdisk::Progress;
 use std::{
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 /// Reads at most `rate` bytes a second, if there is one.
-pub(crate) fn run(image: &Path, rate: Option<u64>, json: bool) -> Outcome {
-    crate::interrupt::catch()?;
-    image::writing(image, |store| {
+pub(crate) fn run(session: &mut Session<'_>, rate: Option<u64>, json: bool) -> Outcome {
+    session.writing(|store, console| {
         let begun = Instant::now();
         let mut pace = |p: Progress| {
             if let Some(rate) = rate {
                 let due = Duration::from_secs_f64(p.done as f64 * 4096.0 / rate as f64);
                 thread::sleep(due.saturating_sub(begun.elapsed()).min(Duration::from_secs(60)));
             }
-            !crate::interrupt::came()
+            !console.interrupted()
         };
         let report = store.scrub(&mut pace)?;
         let names: Vec<String> = report
@@ -37,7 +36,7 @@ pub(crate) fn run(image: &Path, rate: Option<u64>, json: bool) -> Outcome {
             let damaged = report.damaged.iter().zip(&names).map(|(d, name)| {
                 serde_json::json!({ "snapshot": name, "id": d.snapshot.0, "offset": d.offset, "what": d.what })
             });
-            text::emit_json(&serde_json::json!({
+            console.emit_json(&serde_json::json!({
                 "snapshots": report.snapshots,
                 "bytes": report.blocks * 4096,
                 "damaged": damaged.collect::<Vec<_>>(),
@@ -45,11 +44,11 @@ pub(crate) fn run(image: &Path, rate: Option<u64>, json: bool) -> Outcome {
             }))?;
         } else {
             for (d, name) in report.damaged.iter().zip(&names) {
-                text::emit(&text::printable(&format!("{name}: offset {}: {}", d.offset, d.what)))?;
-                text::emit("\n")?;
+                console.emit(&text::printable(&format!("{name}: offset {}: {}", d.offset, d.what)))?;
+                console.emit("\n")?;
             }
             let (snapshots, bytes) = (report.snapshots, text::bytes(report.blocks * 4096));
-            text::emit(&format!("{snapshots} snapshots, {bytes} read, {} damaged\n", report.damaged.len()))?;
+            console.emit(&format!("{snapshots} snapshots, {bytes} read, {} damaged\n", report.damaged.len()))?;
         }
         if report.damaged.is_empty() { Ok(()) } else { Err(Failure::silent(DAMAGE)) }
     })

@@ -1,89 +1,131 @@
-//! `snapdisk api`: the snapshot service of an image over HTTP.
+//! `snapdisk serve`: one process that has the image open, and serves it to devices and to other commands.
 
 use crate::{
+    control::{self, Control},
     failure::{At, Failure, Outcome},
-    image, text,
+    image::{self, UNFINISHED},
+    notify, streams, text,
 };
 use clap::Args;
-use snapdisk::{
-    Store,
-    api::{RetCode, SnapshotService},
-    http::{Config, Server, ServerOptions},
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    low_level::pipe,
 };
-use std::{path::PathBuf, sync::Arc};
+use snapdisk::{
+    Options, Store,
+    nbd::{Listener, Server, ServerOptions},
+};
+use std::{
+    io::{self, Read},
+    net::{SocketAddr, ToSocketAddrs},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 
-/// Serve the snapshot API of an image, and a page for people, over HTTP
+/// Keep an image open and serve it: as network block devices, and to the other commands
 #[derive(Args, Debug)]
-pub(crate) struct ApiArgs {
+pub(crate) struct ServeArgs {
     /// The image
     image: PathBuf,
-    /// Tenants, key pairs, limits and schedules; readable by its owner only
-    #[arg(long, value_name = "FILE", required_unless_present = "init_config")]
-    config: Option<PathBuf>,
-    /// Where to listen; goes before the configuration's `listen` [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
-    listen: Option<String>,
-    /// Give a volume that was made by other means to a company, once
-    #[arg(long, value_name = "VOLUME=COMPANY", value_parser = gift)]
-    adopt: Vec<(String, i64)>,
-    /// Write a configuration to begin with, with fresh key pairs, and do nothing else
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "listen", "adopt"])]
-    init_config: Option<PathBuf>,
+    /// Serve every volume VOL and snapshot VOL@SNAP by the NBD protocol, at a socket's path or at HOST:PORT
+    #[arg(long, value_name = "PATH|HOST:PORT")]
+    nbd: Vec<String>,
+    /// Open the image for reading, together with other readers
+    #[arg(long)]
+    read_only: bool,
+    /// Serve NBD also to other hosts, without encryption, to whoever reaches the address
+    #[arg(long)]
+    insecure: bool,
+    /// Serve the snapshot API with this configuration
+    #[cfg(feature = "http")]
+    #[arg(long, value_name = "CONFIG", conflicts_with = "read_only")]
+    api: Option<PathBuf>,
 }
 
-fn gift(arg: &str) -> Result<(String, i64), String> {
-    let (volume, company) = arg.split_once('=').ok_or("VOLUME=COMPANY, such as db=1")?;
-    let company = company.parse().map_err(|_| "a company is named by its number")?;
-    Ok((volume.to_owned(), company))
+/// Where a listener was asked for.
+enum Place {
+    Path(PathBuf),
+    Tcp(SocketAddr),
 }
 
-/// The host may be a name that nobody knows yet.
-fn host_and_port(arg: &str) -> Result<String, String> {
-    let port = arg.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
-    port.map(|_| arg.to_owned()).ok_or_else(|| "HOST:PORT, such as 127.0.0.1:8080".to_owned())
-}
-
-pub(crate) fn run(args: ApiArgs) -> Outcome {
-    if let Some(file) = args.init_config {
-        Config::init(&file)?;
-        let (image, file) = (args.image.display(), file.display());
-        return text::emit(&format!(
-            "wrote {}\nnext: snapdisk api {} --config {}\n",
-            text::printable(&file.to_string()),
-            text::printable(&image.to_string()),
-            text::printable(&file.to_string()),
-        ));
+/// What has a slash, or no port, is a path.
+fn place(text: &str, insecure: bool) -> Outcome<Place> {
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if text.contains('/') || port.is_none() {
+        return Ok(Place::Path(text.into()));
     }
-    // Until it serves, the configuration can't be read again, and the signal must not end the process.
-    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).at("signals")?;
-    let file = args.config.ok_or_else(|| Failure::usage("--config is missing"))?;
-    let config = Config::load(&file)?;
-    image::writing(&args.image, |store| serve(store, config, file, args.listen, &args.adopt))
+    let address = text.to_socket_addrs().at(text)?.next().ok_or_else(|| Failure::new(format!("{text}: no address")))?;
+    if !address.ip().is_loopback() && !insecure {
+        let what = format!("{text} can be reached from other hosts, and NBD has no encryption: --insecure");
+        return Err(Failure::usage(what));
+    }
+    Ok(Place::Tcp(address))
 }
 
-fn serve(store: &Store, config: Config, file: PathBuf, listen: Option<String>, adopt: &[(String, i64)]) -> Outcome {
-    let region = config.directory.regions.first().map_or_else(String::new, |r| r.id.clone());
-    let service = SnapshotService::new(store.clone(), config.directory)?;
-    for (volume, company) in adopt {
-        match service.adopt(&store.volume(volume)?, &region, *company, volume) {
-            // It belongs to a company already.
-            Err(fault) if fault.code() == RetCode::DiskState => {}
-            Err(fault) => return Err(Failure::new(format!("{volume}: {fault}"))),
-            Ok(()) => {}
+fn listen(place: Place) -> Outcome<Listener> {
+    match place {
+        Place::Path(path) => Listener::unix(&path).at(path.display()),
+        Place::Tcp(address) => Listener::tcp(address).at(address),
+    }
+}
+
+pub(crate) fn run(args: ServeArgs) -> Outcome {
+    let places = args.nbd.iter().map(|text| place(text, args.insecure)).collect::<Outcome<Vec<_>>>()?;
+    let passed = streams::passed_sockets();
+    // From here on a signal ends the server in order, however far it has come.
+    let (mut told, stop) = UnixStream::pair().at("signals")?;
+    for signal in [SIGTERM, SIGINT] {
+        pipe::register(signal, stop.try_clone().at("signals")?).at("signals")?;
+    }
+    signal_hook::flag::register(SIGHUP, Arc::<AtomicBool>::default()).at("signals")?;
+    let serve = |store: &Store| serve(store, &args, places, passed, &mut told);
+    if args.read_only {
+        let store = Options::new().open_read_only(&args.image)?;
+        serve(&store)?;
+        return Ok(store.close()?);
+    }
+    image::writing(&args.image, serve)
+}
+
+fn serve(
+    store: &Store,
+    args: &ServeArgs,
+    places: Vec<Place>,
+    passed: Vec<std::os::fd::OwnedFd>,
+    told: &mut UnixStream,
+) -> Outcome {
+    let bound = control::bind(&args.image)?;
+    let mut listeners = places.into_iter().map(listen).collect::<Outcome<Vec<_>>>()?;
+    for fd in passed {
+        listeners.push(Listener::passed(fd).at("a socket that the service manager has passed")?);
+    }
+    let mut lines = String::new();
+    for (text, listener) in args.nbd.iter().zip(&listeners) {
+        let at = listener.tcp_address().map_or_else(|| text.clone(), |address| address.to_string());
+        lines += &format!("nbd {}\n", text::printable(&at));
+    }
+    let mut options = ServerOptions::default();
+    options.read_only = args.read_only;
+    options.hidden = Some(UNFINISHED.to_owned());
+    let nbd = Server::start(store.clone(), listeners, options).at("the NBD server")?;
+    let control = bound.map(|bound| Control::start(store, &args.image, bound)).transpose()?;
+    // Whoever started the server need not listen to it.
+    let _ = text::emit(&(lines + "ready\n"));
+    notify::ready();
+    wait(told).at("signals")?;
+    notify::stopping();
+    control.into_iter().for_each(Control::stop);
+    nbd.stop();
+    Ok(())
+}
+
+/// Waits for a signal that tells the server to stop.
+fn wait(told: &mut UnixStream) -> io::Result<()> {
+    loop {
+        match told.read(&mut [0]) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
         }
     }
-    let listen = listen.or(config.listen).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-    let defaults = ServerOptions::default();
-    let options = ServerOptions {
-        schedules: config.schedules,
-        metrics: config.metrics,
-        public_url: config.public_url,
-        proxy: config.proxy,
-        connections_per_peer: config.connections_per_peer.unwrap_or(defaults.connections_per_peer),
-        reload: Some(Arc::new(move || Config::load(&file))),
-        ..defaults
-    };
-    let server = Server::bind(service, config.keys, &listen, options).at(&listen)?;
-    server.run(true).at("the server")?;
-    Ok(())
 }

@@ -12,6 +12,7 @@ use crate::{
     image, import,
     import::Raw,
     interrupt,
+    session::Here,
 };
 use disk::{Change, Disk, Tools};
 use report::Report;
@@ -76,7 +77,7 @@ impl Tour {
         let mut store = Options::new().create(&image)?;
         self.step(&store, "an empty image")?;
 
-        import::fill(&store, "disk", &mut self.raw("base.img")?)?;
+        import::fill(&store, "disk", &mut self.raw("base.img")?, &mut Here)?;
         self.step(&store, "import it as volume `disk`")?;
         self.snapshot(&store, "disk", "original")?;
         let original = self.sha256("base.img")?;
@@ -211,7 +212,7 @@ impl Tour {
         self.report.mark();
         self.export(store, &head(volume), "work.img")?;
         self.disk.change(&self.work, &change, "work.img")?;
-        import::refresh(store, volume, &mut self.raw("work.img")?)?;
+        import::refresh(store, volume, &mut self.raw("work.img")?, &mut Here)?;
         self.step(store, &format!("export `{volume}`, {}, import --update", change.describe()))?;
         Ok(expected)
     }
@@ -254,7 +255,8 @@ impl Tour {
         if out.exists() {
             fs::remove_file(&out).at(out.display())?;
         }
-        export::to_file(&image::source(store, target)?, &out, false, false)?;
+        let source = image::source(store, target)?;
+        export::to_file(&mut export::Own { source: &source, console: &mut Here }, &out, false, false)?;
         Ok(out)
     }
 
@@ -263,7 +265,7 @@ impl Tour {
         self.report.step(what, Some(store))
     }
 
-    fn raw(&self, name: &str) -> Outcome<Raw> {
+    fn raw(&self, name: &str) -> Outcome<Raw<'static>> {
         let path = self.work.path(name);
         Raw::open(&self.work.path("tour.snapdisk"), &path)
     }
