@@ -71,6 +71,7 @@
 //!
 //! * `api`: a snapshot service over a store, typed and flat, without HTTP. `http`: the same behind signed requests, with a page for people. `cli`: the
 //!   command `snapdisk`.
+//! * `capi`: the C interface, for other languages and for plugins.
 //! * `tracing`: [`Event`]s for the crate `tracing`.
 //! * `sim`: the simulated disk, the format and what else the project's own tools need. It promises no stable interface.
 //!
@@ -90,6 +91,8 @@ pub mod api;
 mod attached;
 mod audit;
 mod bytes;
+#[cfg(feature = "capi")]
+pub mod capi;
 mod codec;
 mod counters;
 mod engine;

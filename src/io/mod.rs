@@ -22,6 +22,10 @@ use std::{
 
 pub(crate) use disk::Disk;
 pub use file::{FileBackend, ImageFiles, ReadPath, SystemHost};
+#[cfg(feature = "capi")]
+pub(crate) use map::ForkMark;
+#[cfg(all(test, feature = "capi"))]
+pub(crate) use map::in_child;
 pub use memory::MemoryBackend;
 pub(crate) use stripe::{Alone, STRIPES, stripe};
 

@@ -8,6 +8,8 @@ mod backend;
 mod background;
 mod basic;
 mod benchmarks;
+#[cfg(feature = "capi")]
+mod capi;
 #[cfg(feature = "cli")]
 mod cli;
 mod concurrency;

@@ -36,6 +36,11 @@ const EXHAUSTIVE: &[(&str, &str)] = &[
     ("Company", "configuration that callers write"),
     ("Directory", "configuration that callers write"),
     ("Schedule", "configuration that callers write"),
+    ("Options", "a structure of C, whose layout is the contract"),
+    ("Info", "a structure of C, whose layout is the contract"),
+    ("Extent", "a structure of C, whose layout is the contract"),
+    ("StoreFigures", "a structure of C, whose layout is the contract"),
+    ("VolumeFigures", "a structure of C, whose layout is the contract"),
     ("Incoming", "a request, which callers write with `..Default::default()`"),
     ("ServerOptions", "options, which callers write with `..Default::default()`"),
     ("Call", "a tool handles each, with the feature `sim` only"),
@@ -79,7 +84,7 @@ fn exhaustive(text: &str) -> Vec<&str> {
 fn what_may_grow_is_non_exhaustive() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    for dir in ["", "api", "audit", "http", "io", "io/file", "io/sim"] {
+    for dir in ["", "api", "audit", "capi", "http", "io", "io/file", "io/sim"] {
         for entry in fs::read_dir(src.join(dir)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "rs") {
