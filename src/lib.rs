@@ -72,6 +72,7 @@
 //! * `api`: a snapshot service over a store, typed and flat, without HTTP. `http`: the same behind signed requests, with a page for people. `cli`: the
 //!   command `snapdisk`.
 //! * `capi`: the C interface, for other languages and for plugins.
+//! * `vhost`: volumes and snapshots as disks of virtual machines.
 //! * `tracing`: [`Event`]s for the crate `tracing`.
 //! * `sim`: the simulated disk, the format and what else the project's own tools need. It promises no stable interface.
 //!
@@ -124,6 +125,8 @@ mod terms;
 mod tree;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "two of them are public with the feature `sim`"))]
 mod units;
+#[cfg(feature = "vhost")]
+pub mod vhost;
 mod volume;
 
 pub use attached::{AttachedVolume, Forced};

@@ -204,13 +204,16 @@ impl Store {
     /// Returns the space of one volume or snapshot. It walks the nodes of that tree alone, reads no data, and keeps one path of nodes in
     /// memory. While the volume is written the result is of no single point in time; no writer waits for it.
     pub fn usage<'a>(&self, disk: impl Into<DiskRef<'a>>) -> Result<Usage> {
-        let target = match disk.into().0 {
+        audit::usage(self.root.enter()?, self.target(disk.into())?)
+    }
+    /// The volume or snapshot that is meant. `Invalid` for a handle of another store.
+    pub(crate) fn target(&self, disk: DiskRef<'_>) -> Result<Target> {
+        Ok(match disk.0 {
             Of::Volume(volume) => Target::Volume(self.root.own(&volume.handle)?),
             Of::VolumeId(id) => Target::Volume(id.0),
             Of::Snapshot(snapshot) => Target::Snapshot(self.root.own(&snapshot.handle)?),
             Of::SnapshotId(id) => Target::Snapshot(id.0),
-        };
-        audit::usage(self.root.enter()?, target)
+        })
     }
     /// [`Store::usage`] of all volumes and snapshots, one after the other: walks all trees. One that is created or deleted meanwhile is in it
     /// or not.

@@ -48,4 +48,6 @@ mod tidy;
 mod undone;
 mod unreadable;
 mod usage;
+#[cfg(feature = "vhost")]
+mod vhost;
 mod wrapped;

@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["store"],
     &["options"],
     &["api"],
-    &["nbd", "http", "cli", "capi"],
+    &["nbd", "http", "cli", "capi", "vhost"],
 ];
 /// A file of this many lines is to be split.
 const LINES: usize = 700;
