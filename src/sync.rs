@@ -74,6 +74,16 @@ impl Bell {
     }
 }
 
+/// Has this thread rest.
+#[track_caller]
+pub(crate) fn pause(time: Duration) {
+    #[cfg(feature = "sim")]
+    if schedule::point("a pause") {
+        return;
+    }
+    std::thread::sleep(time);
+}
+
 /// What any number of threads wait at until something that they look at themselves has changed.
 #[derive(Default)]
 pub(crate) struct Signal {

@@ -19,7 +19,10 @@ use crate::{
     tree::{Cached, Dirty, DirtyNodes},
     units::{Block, Stamp},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
 /// Pages written before the host is asked to start writing them out.
 const SLICE_PAGES: usize = 1024;
@@ -69,7 +72,7 @@ impl Engine {
         else {
             drop(spilling);
             drop(flusher);
-            return self.after_checkpoint(checkpointer);
+            return self.after_checkpoint();
         };
         self.config.events.note(|| Event::CheckpointStarted);
         let began = self.config.events.is_wanted().then(|| self.host.now());
@@ -95,7 +98,7 @@ impl Engine {
         self.cache_nodes(&nodes);
         self.thaw(checkpointer, space);
         self.keep_buffers(Arc::try_unwrap(logged).into_iter().flat_map(Logged::into_values));
-        self.after_checkpoint(checkpointer)
+        self.after_checkpoint()
     }
 
     /// Freezes the state at a group boundary by copying O(changed regions) references. Returns `None` if nothing has changed since the last
@@ -223,21 +226,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends quarantines and marks long free runs as returned to the host. Those are punched after the next checkpoint.
-    pub(crate) fn after_checkpoint(&self, checkpointer: &Checkpointer) -> Result<()> {
+    /// Ends quarantines and marks long free runs as returned to the host. Those are punched after the next checkpoint: by the maintenance thread,
+    /// one at a time; or here, where there is none or will be none any more.
+    pub(crate) fn after_checkpoint(&self) -> Result<()> {
         let punch_from = self.config.punch_from;
-        let durable = checkpointer.superblock.generation;
-        let mut punch = self.reserving.lock();
-        let ready: Vec<_> = {
+        {
+            let mut punch = self.reserving.lock();
             let mut state = self.state.write();
             let forest = &mut state.forest;
             punch.extend(forest.space.release(punch_from, &self.reading));
-            let (ready, later): (Vec<_>, Vec<_>) = punch.drain(..).partition(|(generation, _)| *generation <= durable);
-            *punch = later;
             forest.space.evict(self.config.map_pages());
-            ready
-        };
+        }
         for _ in 0..SURPLUS {
+            let mut punch = self.reserving.lock();
             // A count page that can't be read is reported by whoever needs it.
             match self.last_step(|state| state.forest.space.return_surplus(punch_from)) {
                 Ok(runs) if !runs.is_empty() => punch.extend(runs),
@@ -245,19 +246,10 @@ impl Engine {
             }
         }
         self.behind.ring();
-        let (mut punched, mut host_can) = (0, true);
-        let outcome = ready.into_iter().try_for_each(|(_, run)| {
-            // A run whose counts can't be read is not punched.
-            if host_can && self.last_step(|state| state.forest.space.is_returned(run)).unwrap_or(false) {
-                let bytes = u64::from(run.len) * crate::units::BLOCK_BYTES;
-                host_can = self.disk.punch(run.start.offset(), bytes)?;
-                punched += if host_can { bytes } else { 0 };
-            }
-            Ok(())
-        });
-        if punched > 0 {
-            self.config.events.note(|| Event::Punched { bytes: punched });
+        if self.config.manual || self.stopping.load(SeqCst) {
+            return self.punch_all();
         }
-        outcome
+        self.maintenance.ring();
+        Ok(())
     }
 }

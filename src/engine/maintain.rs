@@ -4,7 +4,7 @@ use super::{
     reclaim::Freed,
     state::{Engine, State},
 };
-use crate::{ErrorKind, Result};
+use crate::{ErrorKind, Result, events::Event, sync, units::BLOCK_BYTES};
 use std::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
     time::Duration,
@@ -13,12 +13,17 @@ use std::{
 /// How long the maintenance thread waits for work before it takes the store to be idle.
 const IDLE: Duration = Duration::from_millis(50);
 
+/// How long writers have the file to themselves after a punch, which is of 4 MiB at most and takes about a millisecond.
+const PAUSE: Duration = Duration::from_millis(4);
+
 impl Engine {
     /// Frees what can be freed when space has run out.
     pub(crate) fn free_space(&self) -> Result<Freed> {
         let before = self.state.read().forest.space.available();
         let freed = |state: &State| state.forest.space.available() > before;
         self.checkpoint()?;
+        // A host without space has it again.
+        self.punch_all()?;
         while self.has_reclaim() && !freed(&self.state.read()) {
             let done = self.reclaim(256)?;
             self.checkpoint()?;
@@ -61,6 +66,7 @@ impl Engine {
         if due {
             self.checkpoint()?;
         }
+        let punched = self.punch_behind()?;
         let done = if self.has_reclaim() { self.reclaim(budget)? } else { 0 };
         if done == 0 && self.has_reclaim() {
             // What is left was doomed in this generation, or there is no space for the nodes that its removal needs.
@@ -71,7 +77,48 @@ impl Engine {
             self.checkpoint()?;
             return Ok(false);
         }
-        Ok(done > 0)
+        Ok(done > 0 || punched)
+    }
+
+    /// Punches the next run that may be. Returns `None` if there is none, or the number of bytes.
+    fn punch_next(&self) -> Result<Option<u64>> {
+        let mut punch = self.reserving.lock();
+        let durable = self.state.read().forest.space.durable();
+        let Some(next) = punch.iter().position(|(generation, _)| *generation <= durable) else { return Ok(None) };
+        let (_, run) = punch.swap_remove(next);
+        // A run whose counts can't be read is not punched.
+        let is_returned = self.last_step(|state| state.forest.space.is_returned(run)).unwrap_or(false);
+        let bytes = u64::from(run.len) * BLOCK_BYTES;
+        let punched = is_returned && self.disk.punch(run.start.offset(), bytes)?;
+        Ok(Some(if punched { bytes } else { 0 }))
+    }
+    /// Punches all runs that may be.
+    pub(super) fn punch_all(&self) -> Result<()> {
+        let mut punched = 0;
+        let outcome = loop {
+            match self.punch_next() {
+                Ok(Some(bytes)) => punched += bytes,
+                Ok(None) => break Ok(()),
+                Err(e) => break Err(e),
+            }
+        };
+        if punched > 0 {
+            self.config.events.note(|| Event::Punched { bytes: punched });
+        }
+        outcome
+    }
+    /// Punches one run, and leaves the file to writers for a while if there are any: they can't write while the host punches. Returns whether
+    /// there may be more.
+    fn punch_behind(&self) -> Result<bool> {
+        let before = self.disk.written_blocks.load(Relaxed);
+        let Some(bytes) = self.punch_next()? else { return Ok(false) };
+        if bytes > 0 {
+            self.config.events.note(|| Event::Punched { bytes });
+            if self.punched_at.swap(before, Relaxed) != before {
+                sync::pause(PAUSE);
+            }
+        }
+        Ok(true)
     }
 
     /// Returns once nothing is doomed any more and its space is free.
@@ -79,7 +126,9 @@ impl Engine {
         let _delivery = self.delivery();
         self.disk.writes_allowed()?;
         while self.maintain(256)? {}
-        self.checkpoint()
+        self.checkpoint()?;
+        while self.punch_behind()? {}
+        Ok(())
     }
 
     /// Wakes the maintenance thread if it rests, after an operation that may have left work for it.

@@ -49,6 +49,7 @@ impl Engine {
             checkpointer: Mutex::new(Checkpointer { superblock: sb, slot }),
             config,
             reserving: Mutex::default(),
+            punched_at: AtomicU64::new(0),
             buffers: Mutex::default(),
             maintenance: Bell::default(),
             resting: AtomicBool::new(false),

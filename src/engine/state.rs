@@ -147,6 +147,8 @@ pub(crate) struct Engine {
     /// Serialises growth and punching. Holds freed runs that are to be punched, each with the generation whose checkpoint marks it as
     /// returned.
     pub(crate) reserving: Mutex<Vec<(u64, Run)>>,
+    /// How many blocks had been written when a run was punched last.
+    pub(crate) punched_at: AtomicU64,
     /// Buffers of one block, kept for reuse.
     pub(crate) buffers: Mutex<Vec<Arc<[u8]>>>,
     /// Wakes the maintenance thread.

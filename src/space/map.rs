@@ -406,6 +406,11 @@ impl Space {
         self.crowded = false;
     }
 
+    /// Returns the generation of the durable checkpoint.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable
+    }
+
     /// Ends quarantines whose checkpoint is durable and of which there is no view; runs that reads are copying stay behind. Returns runs that
     /// are long enough to go back to the host. They are marked as returned now, and may be punched once the next checkpoint is durable.
     pub(crate) fn release(&mut self, punch_from: u32, reading: &Reading) -> Vec<(u64, Run)> {
