@@ -234,7 +234,7 @@ class Command(Server):
     def __init__(self, program, image, sockets):
         self.program, self.image = program, image
         if not image.exists():
-            run(program, "create", "--size", "1M", image, "empty")
+            run(program, "init", image)
         command = [program, "serve", image, "--nbd", sockets / "nbd.sock"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         while (line := self.process.stdout.readline()) != "ready\n":
