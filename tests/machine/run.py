@@ -411,8 +411,8 @@ def story(tools, work, serve, device, queues):
     assert again.boot() == 2
     assert again.say("cat /data/word") == "after"
     # The server is killed beside a machine that writes, and comes back.
-    again.send("i=0; while [ $i -lt 60 ]; do echo $i >/data/n && sync || break; i=$((i+1)); done; cat /data/n")
-    time.sleep(1)
+    again.send("i=0; while [ $i -lt 60 ]; do echo $i >/data/n && sync || break; echo AT $i; i=$((i+1)); done")
+    again.wait(r"\nAT 5\n")
     server.kill()
     print("server: killed", flush=True)
     server = serve(image, sockets)
@@ -448,7 +448,8 @@ def main():
         run("cargo", "build", "--quiet", "--bins", "--example", "machine", "--all-features", cwd=ROOT)
         built = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
         program = Path(os.environ.get("SNAPDISK", built / "snapdisk"))
-        if options.way == "nbd" and "--nbd" not in run(program, "serve", "--help"):
+        serves = subprocess.run([program, "serve", "--help"], capture_output=True, text=True).stdout
+        if options.way == "nbd" and "--nbd" not in serves:
             print("machine: not run: the command serves no NBD")
             return
         print(run(tools.qemu, "--version", env=tools.env).splitlines()[0], tools.kernel.name, flush=True)
