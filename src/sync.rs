@@ -81,7 +81,8 @@ pub(crate) fn pause(time: Duration) {
     if schedule::point("a pause") {
         return;
     }
-    std::thread::sleep(time);
+    #[allow(clippy::disallowed_methods, reason = "it leaves time to others, and nothing depends on how much")]
+    thread::sleep(time);
 }
 
 /// What any number of threads wait at until something that they look at themselves has changed.
