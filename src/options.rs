@@ -277,8 +277,8 @@ impl Options {
         self.trust(&engine)?;
         Store::new(engine)
     }
-    /// Opens for reading what is readable of an image whose log is damaged: the state before the damage, which is *older* than what was
-    /// acknowledged. The second part of the result says what is missing; `None` if nothing is.
+    /// Opens for reading what is readable of an image whose log is damaged, or of whose log or superblocks some can't be read: the state before
+    /// the damage, which may be *older* than what was acknowledged. The second part of the result says what is missing; `None` if nothing is.
     pub fn open_salvage(&self, path: impl AsRef<Path>) -> Result<(Store, Option<Error>)> {
         let path = path.as_ref();
         let file = FileBackend::open(path, false, self.read_path).map_err(|e| e.at(path.display()))?;

@@ -4,7 +4,7 @@
 use super::{Capture, capture::Tally};
 use crate::{
     Result,
-    engine::{Config, Engine, needed_len, newest_superblock},
+    engine::{Config, Engine, Newest, needed_len, newest_superblock},
     format::SLOTS,
     io::{Backend, Disk, Host},
     lack::Shape,
@@ -30,7 +30,7 @@ pub struct Protected {
 /// Determines what `backend`, taken as the durable image, protects.
 pub fn protected(backend: Arc<dyn Backend>, host: Arc<dyn Host>, config: Config) -> Result<Protected> {
     let disk = Disk::new(backend.clone(), false);
-    let (sb, slot) = newest_superblock(&disk)?;
+    let Newest { superblock: sb, other: slot, .. } = newest_superblock(&disk, false)?;
     let replay = log::scan(&disk, &sb, false)?;
     let mut out = Protected {
         superblock: SLOTS[1 - slot].offset(),

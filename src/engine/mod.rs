@@ -27,7 +27,7 @@ pub(crate) use catalog::{CatalogView, SnapshotRecord, VolumeRecord};
 pub(crate) use lease::{Authority, Lease};
 pub(crate) use meter::{Counts, IoKind, Meter};
 #[cfg(feature = "sim")]
-pub(crate) use open::newest_superblock;
+pub(crate) use open::{Newest, newest_superblock};
 pub(crate) use ops::{Ask, Bytes};
 pub(crate) use owner::Owner;
 #[cfg(feature = "sim")]

@@ -114,7 +114,8 @@ impl Engine {
             // After a killed process the cache may hold what the disk does not: nothing is read before this sync (I8).
             disk.sync_at_open(Lane::Flush)?;
         }
-        let (sb, slot) = newest_superblock(&disk)?;
+        let salvage = salvage && !writable;
+        let Newest { superblock: sb, other: slot, unreadable } = newest_superblock(&disk, salvage)?;
         if writable && sb.read_only_compatible != 0 {
             return Err(Error::new(
                 ErrorKind::UnsupportedVersion,
@@ -136,7 +137,8 @@ impl Engine {
             return Err(Error::new(ErrorKind::Truncated, format!("the image has {len} bytes and needs {needed}")));
         }
         config.check_memory(sb.log_pages)?;
-        let replay = log::scan(&disk, &sb, salvage && !writable)?;
+        let mut replay = log::scan(&disk, &sb, salvage)?;
+        replay.lost = replay.lost.or(unreadable);
         let next_epoch = sb.epoch + u64::from(writable);
         let engine = Engine::build(disk, host, config, sb, slot, next_epoch);
         engine.state.write().forest.space.imaginary = !writable;
@@ -215,13 +217,30 @@ impl Engine {
     }
 }
 
-/// Returns the newest valid superblock and the slot that does not hold it.
-pub(crate) fn newest_superblock(disk: &Disk) -> Result<(Superblock, usize)> {
+/// The newest valid superblock.
+pub(crate) struct Newest {
+    pub(crate) superblock: Superblock,
+    /// The slot that does not hold it.
+    pub(crate) other: usize,
+    /// Salvage only: why the other slot could not be read.
+    unreadable: Option<Error>,
+}
+
+/// Reads both superblocks. A slot that can't be read may hold the newer one, without which acknowledged operations would be missing: that is an
+/// error, unless `salvage` accepts what there is.
+pub(crate) fn newest_superblock(disk: &Disk, salvage: bool) -> Result<Newest> {
     let mut found: Option<(Superblock, usize)> = None;
-    let mut problem: Option<Error> = None;
+    let (mut problem, mut unreadable): (Option<Error>, _) = (None, None);
     for (i, slot) in SLOTS.iter().enumerate() {
         let mut page: Box<Page> = Box::new([0; BLOCK]);
-        disk.read_cold_padded(slot.offset(), &mut page[..])?;
+        if let Err(e) = disk.read_cold_padded(slot.offset(), &mut page[..]) {
+            let e = e.at("superblock");
+            if !salvage {
+                return Err(e);
+            }
+            unreadable = Some(e);
+            continue;
+        }
         match Superblock::decode(&page) {
             Ok(sb) if found.as_ref().is_none_or(|(best, _)| sb.sequence > best.sequence) => found = Some((sb, 1 - i)),
             Ok(_) => {}
@@ -235,7 +254,7 @@ pub(crate) fn newest_superblock(disk: &Disk) -> Result<(Superblock, usize)> {
             let _ = found;
             Err(p)
         }
-        (Some(found), _) => Ok(found),
-        (None, p) => Err(p.unwrap_or_else(|| Error::invalid("no snapdisk image"))),
+        (Some((superblock, other)), _) => Ok(Newest { superblock, other, unreadable }),
+        (None, p) => Err(p.or(unreadable).unwrap_or_else(|| Error::invalid("no snapdisk image"))),
     }
 }

@@ -38,16 +38,33 @@ struct RingPage {
     payload: Box<[u8]>,
 }
 
-/// The ring's pages by their place; `None` for one that can't count.
-struct Ring(Vec<Option<RingPage>>);
+/// The ring.
+struct Ring {
+    /// The pages by their place; `None` for one that can't count.
+    pages: Vec<Option<RingPage>>,
+    /// Salvage only: why a page could not be read.
+    unreadable: Option<Error>,
+}
 
 impl Ring {
-    fn read(disk: &Disk, sb: &Superblock) -> Result<Ring> {
-        let (mut pages, mut chunk) = (Vec::new(), vec![0; CHUNK * BLOCK]);
+    fn read(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Ring> {
+        let (mut pages, mut unreadable, mut chunk) = (Vec::new(), None, vec![0; CHUNK * BLOCK]);
         while (pages.len() as u64) < sb.log_pages {
             let more = CHUNK.min((sb.log_pages - pages.len() as u64) as usize);
             let chunk = &mut chunk[..more * BLOCK];
-            disk.read_cold(page_block(pages.len() as u64, sb.log_pages).offset(), chunk)?;
+            let offset = page_block(pages.len() as u64, sb.log_pages).offset();
+            if let Err(e) = disk.read_cold(offset, chunk) {
+                if !salvage {
+                    return Err(e.at("intent log"));
+                }
+                // Page by page: those beside the one that can't be read may count.
+                for (at, page) in (offset..).step_by(BLOCK).zip(chunk.chunks_exact_mut(BLOCK)) {
+                    if let Err(e) = disk.read_cold(at, page) {
+                        unreadable.get_or_insert(e.at("intent log"));
+                        page.fill(0);
+                    }
+                }
+            }
             pages.extend(chunk.chunks_exact(BLOCK).map(|page| {
                 let page: &Page = page.try_into().expect("a page");
                 let (header, hash) = unseal_log(page, &sb.uuid, sb.hash_key)?;
@@ -56,7 +73,7 @@ impl Ring {
                 counts.then(|| RingPage { header, hash, payload: payload() })
             }));
         }
-        Ok(Ring(pages))
+        Ok(Ring { pages, unreadable })
     }
 }
 
@@ -74,8 +91,9 @@ pub(crate) fn scan(disk: &Disk, sb: &Superblock, salvage: bool) -> Result<Replay
     if sb.clean {
         return Ok(replay);
     }
-    let mut ring = Ring::read(disk, sb)?;
-    let Some(highest) = ring.0.iter().flatten().map(|p| p.header.group).max() else { return Ok(replay) };
+    let mut ring = Ring::read(disk, sb, salvage)?;
+    replay.lost = ring.unreadable.take();
+    let Some(highest) = ring.pages.iter().flatten().map(|p| p.header.group).max() else { return Ok(replay) };
     for group in sb.log_group + 1..=highest {
         let at = replay.position;
         match read_group(&mut ring, sb, group, replay.hash, at) {
@@ -141,7 +159,7 @@ fn read_group(ring: &mut Ring, sb: &Superblock, group: u64, mut previous: u64, s
     for index in 0..sb.log_pages {
         let at = page_block(start + index, sb.log_pages);
         let slot = ((start + index) % sb.log_pages) as usize;
-        let Some(page) = &mut ring.0[slot] else {
+        let Some(page) = &mut ring.pages[slot] else {
             return wrong(format!("{at}: damaged"), true);
         };
         let h = &page.header;

@@ -3,7 +3,8 @@
 
 use crate::wrapped::{Call, Watch, Wrapped};
 use snapdisk::{
-    BLOCK, Options,
+    BLOCK, ErrorKind, Options,
+    format::SLOTS,
     io::{MemoryBackend, SystemHost, sim::EIO},
 };
 use std::{
@@ -88,6 +89,41 @@ fn unreadable_data_of_an_unproven_group_is_the_end_of_the_log() {
             assert!(store.check().unwrap().is_clean());
         }
     }
+}
+
+/// A superblock or a page of the log that can't be read may be the newest: opening without it would silently lose what was acknowledged, and is
+/// refused. Salvage goes on with what there is, and says that it is not everything.
+#[test]
+fn unreadable_superblocks_and_log_pages_are_refused_and_salvaged() {
+    let options = Options::new().log_bytes(1 << 20).manual_maintenance(true);
+    let memory = Arc::new(MemoryBackend::new());
+    let store = options.create_on(memory.clone(), Arc::new(SystemHost)).unwrap();
+    let v = store.create_volume("v", 1 << 20).unwrap();
+    store.checkpoint().unwrap();
+    let before = memory.to_bytes();
+    v.write_at(&[1; BLOCK], 0).unwrap();
+    v.flush().unwrap();
+    let bytes = memory.to_bytes();
+    let written =
+        |from: usize| (from..).find(|&n| bytes[n * BLOCK..][..BLOCK] != before[n * BLOCK..][..BLOCK]).unwrap();
+    drop((store, v));
+    let log = written(32);
+    // Either slot, the log's first page that was written, and one that never was.
+    for (page, holds) in [(SLOTS[0].0 as usize, 1), (SLOTS[1].0 as usize, 1), (log, 0), (log + 9, 1)] {
+        let range = (page * BLOCK) as u64..((page + 1) * BLOCK) as u64;
+        let disk = || unreadable(bytes.clone(), range.clone(), u64::MAX);
+        for open in [Options::open_read_only_on, Options::open_on] {
+            let refused = open(&options, disk(), Arc::new(SystemHost)).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Io, "page {page}: {refused}");
+        }
+        let (store, lost) = options.open_salvage_on(disk(), Arc::new(SystemHost)).unwrap();
+        assert_eq!(lost.expect("something may be missing").kind(), ErrorKind::Io, "page {page}");
+        let mut block = [9; BLOCK];
+        store.volume("v").unwrap().read_at(&mut block, 0).unwrap();
+        assert_eq!(block, [holds; BLOCK], "page {page}");
+    }
+    let all = unreadable(bytes.clone(), 0..bytes.len() as u64, u64::MAX);
+    assert_eq!(options.open_salvage_on(all, Arc::new(SystemHost)).unwrap_err().kind(), ErrorKind::Io);
 }
 
 /// After a failed write-out the host's cache holds pages that the medium does not. Recovery for writing reads none of them, and they are gone
