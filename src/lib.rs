@@ -6,7 +6,8 @@
 //! prefix of the operations, with at least all that was flushed.
 //!
 //! The crate is for authors of virtual machine monitors, sandboxes, build and test environments, and storage services. It is a library with
-//! blocking calls; it is no filesystem, has no encryption or compression, and serves no block device. It needs Linux on a 64-bit machine.
+//! blocking calls; it is no filesystem, has no encryption or compression, and serves block devices only with the feature `nbd`. It needs Linux
+//! on a 64-bit machine.
 //!
 //! # Example
 //!
@@ -73,6 +74,7 @@
 //!   command `snapdisk`.
 //! * `capi`: the C interface, for other languages and for plugins.
 //! * `vhost`: volumes and snapshots as disks of virtual machines.
+//! * `nbd`: a server of volumes and snapshots as network block devices.
 //! * `tracing`: [`Event`]s for the crate `tracing`.
 //! * `sim`: the simulated disk, the format and what else the project's own tools need. It promises no stable interface.
 //!

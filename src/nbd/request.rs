@@ -14,13 +14,20 @@ const PARTS: usize = 256;
 /// Bytes that a request to cache is followed for.
 const CACHED_MAX: u32 = command::PAYLOAD_MAX;
 
+/// What a long read is answered in, where it may be cut: a piece is sent while the processor has it in its cache.
+const READ_PIECE: u64 = 256 << 10;
+
 /// The pieces of a range, cut where the engine cuts reads and writes: first byte and bytes of each.
 fn pieces(offset: u64, len: u32) -> impl Iterator<Item = (u64, usize)> {
+    cut(offset, len, PIECE as u64)
+}
+/// The pieces of a range, cut at multiples of `step`.
+fn cut(offset: u64, len: u32, step: u64) -> impl Iterator<Item = (u64, usize)> {
     let end = offset + u64::from(len);
     let mut at = offset;
     std::iter::from_fn(move || {
         let start = at;
-        let len = (end - start).min(PIECE as u64 - start % PIECE as u64);
+        let len = (end - start).min(step - start % step);
         at += len;
         (len > 0).then_some((start, len as usize))
     })
@@ -126,7 +133,9 @@ impl Connection {
             batch.push(&command::end(head.cookie));
         }
         let end = offset + len as u64;
-        for (at, len) in pieces(offset, head.len) {
+        // One piece where it must be; it is no longer than a buffer then.
+        let step = if unfragmented { u64::MAX } else { READ_PIECE };
+        for (at, len) in cut(offset, head.len, step) {
             let piece = Piece { offset: at, len, whole: unfragmented, last: at + len as u64 == end };
             batch.structured(head, piece, |buf| disk.read_at(buf, at))?;
             if !piece.last {

@@ -32,7 +32,7 @@ const LARGE: u32 = 16 << 10;
 pub(super) const PIECE: usize = crate::ATOMIC_WRITE_MAX;
 /// Threads of one connection.
 const THREADS: usize = 16;
-/// A request that took longer than this is slow.
+/// A request is slow if it took longer than this and half a nanosecond for each byte, in which it can be copied and verified.
 const SLOW: Duration = Duration::from_micros(100);
 /// Requests for which another thread reads after a slow one.
 const WARY: u32 = 64;
@@ -54,7 +54,7 @@ pub(super) struct Connection {
     sending: Mutex<()>,
     /// How many more requests are expected to be slow.
     slow: AtomicU32,
-    /// Threads that serve quick requests at once: the client is given as many processors.
+    /// Threads that serve quick requests at once: there are no more processors.
     quick: usize,
 }
 
@@ -101,9 +101,9 @@ impl Input {
 impl Connection {
     pub(super) fn new(export: Export, terms: Terms, socket: Arc<Socket>, helpers: Arc<Helpers>) -> Connection {
         let turn = Turn { input: Some(Input::new()), threads: 1, waiting: 0, ended: false };
-        let quick = thread::available_parallelism().map_or(1, NonZero::get) / 2;
+        let quick = thread::available_parallelism().map_or(1, NonZero::get);
         let (turn, put_back, sending) = (Mutex::new(turn), Condvar::new(), Mutex::default());
-        let (slow, quick) = (AtomicU32::new(0), quick.max(1));
+        let slow = AtomicU32::new(0);
         Connection { export, terms, socket, helpers, turn, put_back, sending, slow, quick }
     }
 
@@ -227,9 +227,10 @@ impl Connection {
             Some(input) if ahead => &input.buf[at..at + len],
             _ => &own[..len],
         };
+        let expected = SLOW + Duration::from_nanos(u64::from(head.len) / 2);
         let begun = Instant::now();
         let done = command.map_err(Failed::from).and_then(|command| self.carry_out(&head, command, payload, batch));
-        self.note(begun.elapsed());
+        self.note(begun.elapsed() > expected);
         self.answered(&head, done, batch)?;
         Ok(input)
     }
@@ -253,10 +254,10 @@ impl Connection {
             turn.threads - turn.waiting < self.quick
         }
     }
-    /// Notes how long a request took. Two threads at once may lose one of the two notes, which does no harm.
-    fn note(&self, took: Duration) {
+    /// Notes whether a request was slow. Two threads at once may lose one of the two notes, which does no harm.
+    fn note(&self, slow: bool) {
         match self.slow.load(Relaxed) {
-            _ if took > SLOW => self.slow.store(WARY, Relaxed),
+            _ if slow => self.slow.store(WARY, Relaxed),
             0 => {}
             n => self.slow.store(n - 1, Relaxed),
         }

@@ -195,9 +195,8 @@ fn whoever_breaks_the_handshake_is_left() {
 
 #[test]
 fn time_and_number_of_connections_are_bounded() {
-    let mut options = ServerOptions::default();
-    options.handshake_time = Duration::from_millis(1200);
-    options.connections = 3;
+    let handshake_time = Duration::from_millis(1200);
+    let options = ServerOptions { handshake_time, connections: 3, ..ServerOptions::default() };
     let mut served = Served::with(options);
     served.store.create_volume("v", 1 << 20).unwrap();
     let mode = std::fs::metadata(served.socket()).unwrap().permissions().mode();

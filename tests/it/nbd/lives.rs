@@ -96,11 +96,10 @@ fn a_volume_that_somebody_else_has_attached() {
     assert_eq!(client.outcome(7, &info("v", &[])), POLICY);
     // Unless it is lent to the server.
     served.stop();
-    let mut options = ServerOptions::default();
     let lent = held.clone();
-    options.lease =
-        Some(std::sync::Arc::new(move |volume| Ok(Some(lent.clone()).filter(|lent| lent.id() == volume.id()))));
-    served.start(options);
+    let lease: snapdisk::nbd::Lease =
+        std::sync::Arc::new(move |volume| Ok(Some(lent.clone()).filter(|lent| lent.id() == volume.id())));
+    served.start(ServerOptions { lease: Some(lease), ..ServerOptions::default() });
     served.client("v", true).write(0, &[1; 100]);
     volume.forced().rollback(&snapshot).unwrap();
     assert_eq!(served.client("v", true).read(0, 0, 100), Ok(vec![0; 100]));
@@ -108,8 +107,7 @@ fn a_volume_that_somebody_else_has_attached() {
 
 #[test]
 fn a_client_that_stalls_harms_nobody() {
-    let mut options = ServerOptions::default();
-    options.stall_time = Duration::from_secs(2);
+    let options = ServerOptions { stall_time: Duration::from_secs(2), ..ServerOptions::default() };
     let served = Served::with(options);
     served.store.create_volume("v", 64 << 20).unwrap();
     let mut half = served.client("v", true);

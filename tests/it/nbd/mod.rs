@@ -5,3 +5,4 @@ mod handshake;
 mod lives;
 mod model;
 mod requests;
+mod wire;
