@@ -346,3 +346,28 @@ fn a_server_that_only_reads() {
     sh.ok(&["scrub", "a.img"]);
     server.stop();
 }
+
+/// The API in the same process, on the same store.
+#[cfg(feature = "http")]
+#[test]
+fn a_server_with_the_api() {
+    let sh = Shell::new();
+    sh.ok(&["create", "a.img", "v", "--size", "1M"]);
+    sh.ok(&["api", "a.img", "--init-config", "api.toml"]);
+    let config = fs::read_to_string(sh.path("api.toml")).unwrap();
+    let lines = config.lines().filter(|line| !line.starts_with("listen"));
+    let config = lines.fold("listen = \"127.0.0.1:0\"\n".to_owned(), |all, line| all + line + "\n");
+    fs::write(sh.path("api.toml"), config).unwrap();
+    let server = Server::start(&sh, &["--nbd", "./nbd", "--api", "api.toml"]);
+    client(&sh, "v").write(0, &[1; 512]);
+    assert_eq!(sh.volumes(), ["v"]);
+    let child = server.0.as_ref().unwrap();
+    kill_process(Pid::from_child(child), Signal::HUP).unwrap();
+    let out = server.end(Signal::TERM);
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(0), "{said}");
+    assert!(said.contains("\"event\":\"listening\"") && said.contains("\"event\":\"stopped\""), "{said}");
+    fs::write(sh.path("api.toml"), "nonsense").unwrap();
+    sh.fails(1, &["serve", "a.img", "--api", "api.toml"]);
+    assert!(!sh.path("a.img.control").exists());
+}

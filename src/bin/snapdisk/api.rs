@@ -5,12 +5,20 @@ use crate::{
     image, text,
 };
 use clap::Args;
+use signal_hook::{consts::SIGHUP, low_level::pipe};
 use snapdisk::{
     Store,
     api::{RetCode, SnapshotService},
-    http::{Config, Server, ServerOptions},
+    http::{Config, Control, Server, ServerOptions},
+    nbd::Lease,
 };
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
 
 /// Serve the snapshot API of an image, and a page for people, over HTTP
 #[derive(Args, Debug)]
@@ -43,6 +51,56 @@ fn host_and_port(arg: &str) -> Result<String, String> {
     port.map(|_| arg.to_owned()).ok_or_else(|| "HOST:PORT, such as 127.0.0.1:8080".to_owned())
 }
 
+/// The API beside other services of the same store.
+pub(crate) struct Api {
+    service: SnapshotService,
+    control: Control,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+impl Api {
+    /// Serves the API from a thread of its own. `ended` is told when it ends, whatever the reason.
+    pub(crate) fn start(store: &Store, file: &Path, ended: &UnixStream) -> Outcome<Api> {
+        let config = Config::load(file)?;
+        let (server, service) = bind(store, config, file.to_owned(), None, &[])?;
+        let control = server.control();
+        signals(control.clone())?;
+        let mut ended = ended.try_clone().at("the API")?;
+        let thread = thread::Builder::new().name("api".to_owned());
+        let serving = thread.spawn(move || {
+            let outcome = server.run(false);
+            let _ = ended.write_all(&[0]);
+            outcome
+        });
+        Ok(Api { service, control, serving: serving.at("the API")? })
+    }
+    /// A disk that is bound is attached by the service, and lent to whoever serves it.
+    pub(crate) fn lease(&self) -> Lease {
+        let service = self.service.clone();
+        Arc::new(move |volume| Ok(service.attached(&volume.name()?)))
+    }
+    /// Finishes what is in progress.
+    pub(crate) fn stop(self) -> Outcome {
+        self.control.stop();
+        match self.serving.join() {
+            Ok(outcome) => outcome.at("the API"),
+            Err(_) => Err(Failure::new("the API has failed")),
+        }
+    }
+}
+
+/// SIGHUP has the configuration read again. Faults are logged by the server.
+fn signals(control: Control) -> Outcome {
+    let (mut told, tells) = UnixStream::pair().at("signals")?;
+    pipe::register(SIGHUP, tells).at("signals")?;
+    let heed = move || {
+        while told.read_exact(&mut [0]).is_ok() {
+            let _ = control.reload();
+        }
+    };
+    thread::Builder::new().name("reload".to_owned()).spawn(heed).map(drop).at("signals")
+}
+
 pub(crate) fn run(args: ApiArgs) -> Outcome {
     if let Some(file) = args.init_config {
         Config::init(&file)?;
@@ -62,6 +120,18 @@ pub(crate) fn run(args: ApiArgs) -> Outcome {
 }
 
 fn serve(store: &Store, config: Config, file: PathBuf, listen: Option<String>, adopt: &[(String, i64)]) -> Outcome {
+    let (server, _) = bind(store, config, file, listen, adopt)?;
+    server.run(true).at("the server")
+}
+
+/// The server of the API, bound to its address.
+fn bind(
+    store: &Store,
+    config: Config,
+    file: PathBuf,
+    listen: Option<String>,
+    adopt: &[(String, i64)],
+) -> Outcome<(Server, SnapshotService)> {
     let region = config.directory.regions.first().map_or_else(String::new, |r| r.id.clone());
     let service = SnapshotService::new(store.clone(), config.directory)?;
     for (volume, company) in adopt {
@@ -83,7 +153,5 @@ fn serve(store: &Store, config: Config, file: PathBuf, listen: Option<String>, a
         reload: Some(Arc::new(move || Config::load(&file))),
         ..defaults
     };
-    let server = Server::bind(service, config.keys, &listen, options).at(&listen)?;
-    server.run(true).at("the server")?;
-    Ok(())
+    Ok((Server::bind(service.clone(), config.keys, &listen, options).at(&listen)?, service))
 }

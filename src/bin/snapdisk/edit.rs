@@ -8,7 +8,27 @@ use crate::{
     session::Session,
 };
 use snapdisk::{DeleteSnapshots, Error, ErrorKind, NewOptions, Options, Volume};
-use std::path::Path;
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long a connection that its client has closed may take to let go of its volume.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// Does what a volume in use refuses, and waits shortly for a use that has just ended.
+fn patiently<T>(mut work: impl FnMut() -> snapdisk::Result<T>) -> Outcome<T> {
+    let begun = Instant::now();
+    loop {
+        match work() {
+            Err(e) if e.kind() == ErrorKind::Busy && begun.elapsed() < LETTING_GO => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            done => return done.map_err(in_use),
+        }
+    }
+}
 
 /// Says what can be done about a volume that somebody uses.
 fn in_use(e: Error) -> Failure {
@@ -54,15 +74,16 @@ pub(crate) fn rollback(session: &mut Session<'_>, target: &Target, force: bool) 
             _ => e.into(),
         })?;
         let tags = length::replaced(volume.tags()?, &snapshot.tags()?);
-        let done = store.update(|u| {
-            if force {
-                u.force(&volume);
-            }
-            u.rollback(&volume, snapshot.id());
-            u.set_volume_tags(&volume, tags);
-            Ok(())
-        });
-        done.map_err(in_use)?;
+        patiently(|| {
+            store.update(|u| {
+                if force {
+                    u.force(&volume);
+                }
+                u.rollback(&volume, snapshot.id());
+                u.set_volume_tags(&volume, tags.clone());
+                Ok(())
+            })
+        })?;
         reclaim(store, console)
     })
 }
@@ -88,13 +109,10 @@ pub(crate) fn remove(session: &mut Session<'_>, target: &Target, with: bool, kee
         match target {
             Target::Volume(name) => {
                 let volume = store.volume(name)?;
-                let done = if force { volume.forced().delete(fate) } else { store.delete_volume(&volume, fate) };
-                done.map_err(|e| match e.kind() {
-                    ErrorKind::Invalid if fate == DeleteSnapshots::Refuse => {
-                        Failure::new(format!("{name} has snapshots: --with-snapshots or --keep-snapshots"))
-                    }
-                    _ => in_use(e),
-                })?;
+                if fate == DeleteSnapshots::Refuse && !volume.snapshots()?.is_empty() {
+                    return Err(Failure::new(format!("{name} has snapshots: --with-snapshots or --keep-snapshots")));
+                }
+                patiently(|| if force { volume.forced().delete(fate) } else { store.delete_volume(&volume, fate) })?;
             }
             _ => store.delete_snapshot(&find(store, target)?)?,
         }
@@ -112,8 +130,7 @@ pub(crate) fn rename(session: &mut Session<'_>, target: &Target, name: &str) -> 
 pub(crate) fn resize(session: &mut Session<'_>, name: &str, size: u64, force: bool) -> Outcome {
     session.writing(|store, console| {
         let volume = store.volume(name)?;
-        let done = if force { volume.forced().resize(size) } else { volume.resize(size) };
-        done.map_err(in_use)?;
+        patiently(|| if force { volume.forced().resize(size) } else { volume.resize(size) })?;
         reclaim(store, console)
     })
 }

@@ -1,5 +1,7 @@
 //! `snapdisk serve`: one process that has the image open, and serves it to devices and to other commands.
 
+#[cfg(feature = "http")]
+use crate::api::Api;
 use crate::{
     control::{self, Control},
     failure::{At, Failure, Outcome},
@@ -79,7 +81,7 @@ pub(crate) fn run(args: ServeArgs) -> Outcome {
         pipe::register(signal, stop.try_clone().at("signals")?).at("signals")?;
     }
     signal_hook::flag::register(SIGHUP, Arc::<AtomicBool>::default()).at("signals")?;
-    let serve = |store: &Store| serve(store, &args, places, passed, &mut told);
+    let serve = |store: &Store| serve(store, &args, places, passed, (&mut told, &stop));
     if args.read_only {
         let store = Options::new().open_read_only(&args.image)?;
         serve(&store)?;
@@ -93,8 +95,10 @@ fn serve(
     args: &ServeArgs,
     places: Vec<Place>,
     passed: Vec<std::os::fd::OwnedFd>,
-    told: &mut UnixStream,
+    (told, stop): (&mut UnixStream, &UnixStream),
 ) -> Outcome {
+    // Only the API has a reason of its own to stop.
+    let _ = stop;
     let bound = control::bind(&args.image)?;
     let mut listeners = places.into_iter().map(listen).collect::<Outcome<Vec<_>>>()?;
     for fd in passed {
@@ -105,9 +109,14 @@ fn serve(
         let at = listener.tcp_address().map_or_else(|| text.clone(), |address| address.to_string());
         lines += &format!("nbd {}\n", text::printable(&at));
     }
-    let mut options = ServerOptions::default();
-    options.read_only = args.read_only;
-    options.hidden = Some(UNFINISHED.to_owned());
+    #[cfg(feature = "http")]
+    let api = args.api.as_deref().map(|file| Api::start(store, file, stop)).transpose()?;
+    let hidden = Some(UNFINISHED.to_owned());
+    #[cfg(feature = "http")]
+    let lease = api.as_ref().map(Api::lease);
+    #[cfg(not(feature = "http"))]
+    let lease = None;
+    let options = ServerOptions { read_only: args.read_only, hidden, lease, ..ServerOptions::default() };
     let nbd = Server::start(store.clone(), listeners, options).at("the NBD server")?;
     let control = bound.map(|bound| Control::start(store, &args.image, bound)).transpose()?;
     // Whoever started the server need not listen to it.
@@ -117,6 +126,8 @@ fn serve(
     notify::stopping();
     control.into_iter().for_each(Control::stop);
     nbd.stop();
+    #[cfg(feature = "http")]
+    api.map_or(Ok(()), Api::stop)?;
     Ok(())
 }
 
