@@ -9,7 +9,7 @@
 //!
 //! # fn main() -> snapdisk::Result<()> {
 //! let store = Options::new().open("disks.img")?;
-//! let server = vhost::Server::all(&store, "/run/snapdisk")?;
+//! let server = vhost::Server::all(&store, "/run/snapdisk", None)?;
 //! for export in server.list() {
 //!     println!("{}: {}", export.name, export.path.display());
 //! }

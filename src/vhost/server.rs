@@ -75,6 +75,8 @@ struct Inner {
     store: Store,
     /// The directory whose sockets follow the store's volumes.
     dir: Option<PathBuf>,
+    /// The name of a volume without a socket there.
+    hidden: Option<String>,
     sockets: Mutex<Vec<Arc<Socket>>>,
     connections: Mutex<Vec<(u64, Connection)>>,
     /// Connections whose thread is at its end.
@@ -97,22 +99,23 @@ impl Server {
     /// Serves one volume or snapshot of `store` at a socket `path`, which appears when it can be connected to. `Exists` if something is
     /// there; the socket that a server left behind when it was killed is replaced.
     pub fn one<'a>(store: &Store, disk: impl Into<DiskRef<'a>>, path: impl AsRef<Path>) -> Result<Server> {
-        let server = Server::new(store, None)?;
+        let server = Server::new(store, None, None)?;
         server.inner.listen(store.target(disk.into())?, path.as_ref())?;
         server.start()
     }
     /// Serves every volume of `store` as `DIR/NAME.sock`. The directory exists. Volumes that are created, deleted or renamed later are
-    /// followed by [`Server::refresh`].
-    pub fn all(store: &Store, dir: impl AsRef<Path>) -> Result<Server> {
-        let server = Server::new(store, Some(dir.as_ref().to_owned()))?;
+    /// followed by [`Server::refresh`]. A volume named `hidden` gets no socket: one that somebody is still filling.
+    pub fn all(store: &Store, dir: impl AsRef<Path>, hidden: Option<String>) -> Result<Server> {
+        let server = Server::new(store, Some(dir.as_ref().to_owned()), hidden)?;
         server.refresh()?;
         server.start()
     }
-    fn new(store: &Store, dir: Option<PathBuf>) -> Result<Server> {
+    fn new(store: &Store, dir: Option<PathBuf>, hidden: Option<String>) -> Result<Server> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let inner = Inner {
             store: store.clone(),
             dir,
+            hidden,
             sockets: Mutex::default(),
             connections: Mutex::default(),
             ended: Mutex::default(),
@@ -200,6 +203,7 @@ impl Inner {
                 let mut wanted = Vec::new();
                 for volume in self.store.volumes()? {
                     match volume.name() {
+                        Ok(name) if self.hidden.as_ref() == Some(&name) => {}
                         Ok(name) => wanted.push((Target::Volume(volume.id().0), name)),
                         Err(e) if e.kind() == ErrorKind::Deleted => {}
                         Err(e) => return Err(e),

@@ -142,6 +142,38 @@ fn the_service_manager_is_told_and_passes_sockets() {
 }
 
 /// What a command prints and how it ends is the same with a server and without.
+/// Sockets for virtual machines follow the volumes that other commands make, rename and remove.
+#[cfg(feature = "vhost")]
+#[test]
+fn machines_find_a_socket_for_each_volume() {
+    let sh = Shell::new();
+    sh.ok(&["create", "a.img", "v", "--size", "1M"]);
+    sh.fails(1, &["serve", "a.img", "--vhost-user", "missing"]);
+    sh.fails(2, &["serve", "a.img", "--vhost-user", "machines", "--read-only"]);
+    fs::create_dir(sh.path("machines")).unwrap();
+    let sockets = || {
+        let mut names: Vec<_> =
+            fs::read_dir(sh.path("machines")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let server = Server::start(&sh, &["--vhost-user", "machines"]);
+    assert_eq!(sockets(), ["v.sock"]);
+    assert_eq!(fs::metadata(sh.path("machines/v.sock")).unwrap().permissions().mode() & 0o777, 0o600);
+    for (args, want) in [
+        (&["create", "a.img", "w", "--size", "1M"][..], &["v.sock", "w.sock"][..]),
+        (&["rename", "a.img", "w", "x"], &["v.sock", "x.sock"]),
+        (&["rm", "a.img", "x"], &["v.sock"]),
+    ] {
+        sh.ok(args);
+        while sockets() != want {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    server.stop();
+    assert_eq!(sockets(), [""; 0]);
+}
+
 #[test]
 fn every_verb_works_on_the_live_store() {
     let (alone, served) = (Shell::new(), Shell::new());

@@ -230,9 +230,9 @@ fn a_directory_follows_its_volumes() {
     let (store, machine) = (store(dir.path()), Machine::new());
     let a = store.create_volume("a", SIZE).unwrap();
     let sockets = dir.path().join("sockets");
-    assert_eq!(Server::all(&store, &sockets).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(Server::all(&store, &sockets, None).unwrap_err().kind(), ErrorKind::NotFound);
     fs::create_dir(&sockets).unwrap();
-    let server = Server::all(&store, &sockets).unwrap();
+    let server = Server::all(&store, &sockets, None).unwrap();
     let names = |server: &Server| server.list().into_iter().map(|e| e.name).collect::<Vec<_>>().join(" ");
     assert_eq!(names(&server), "a");
     assert_eq!(fs::metadata(sockets.join("a.sock")).unwrap().permissions().mode() & 0o777, 0o600);

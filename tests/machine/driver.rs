@@ -19,7 +19,7 @@ fn main() {
     let options = Options::new();
     let store = if Path::new(image).exists() { options.open(image) } else { options.create(image) };
     let store = store.unwrap_or_else(|e| panic!("{e}"));
-    let server = Server::all(&store, sockets).unwrap_or_else(|e| panic!("{e}"));
+    let server = Server::all(&store, sockets, None).unwrap_or_else(|e| panic!("{e}"));
     println!("ok ready");
     for line in stdin().lines() {
         let line = line.expect("a line");

@@ -13,6 +13,8 @@ use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     low_level::pipe,
 };
+#[cfg(feature = "vhost")]
+use snapdisk::vhost;
 use snapdisk::{
     Options, Store,
     nbd::{Listener, Server, ServerOptions},
@@ -23,6 +25,7 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 /// Keep an image open and serve it: as network block devices, and to the other commands
@@ -39,6 +42,10 @@ pub(crate) struct ServeArgs {
     /// Serve NBD also to other hosts, without encryption, to whoever reaches the address
     #[arg(long)]
     insecure: bool,
+    /// Serve every volume VOL to a virtual machine by vhost-user-blk, at DIR/VOL.sock
+    #[cfg(feature = "vhost")]
+    #[arg(long, value_name = "DIR", conflicts_with = "read_only")]
+    vhost_user: Option<PathBuf>,
     /// Serve the snapshot API with this configuration
     #[cfg(feature = "http")]
     #[arg(long, value_name = "CONFIG", conflicts_with = "read_only")]
@@ -119,22 +126,38 @@ fn serve(
     let options = ServerOptions { read_only: args.read_only, hidden, lease, ..ServerOptions::default() };
     let nbd = Server::start(store.clone(), listeners, options).at("the NBD server")?;
     let control = bound.map(|bound| Control::start(store, &args.image, bound)).transpose()?;
+    #[cfg(feature = "vhost")]
+    let machines = args.vhost_user.as_deref().map(|dir| vhost::Server::all(store, dir, Some(UNFINISHED.to_owned())));
+    #[cfg(feature = "vhost")]
+    let machines = machines.transpose()?;
     // Whoever started the server need not listen to it.
     let _ = text::emit(&(lines + "ready\n"));
     notify::ready();
-    wait(told).at("signals")?;
+    // A directory that can't be written to now may be later.
+    #[cfg(feature = "vhost")]
+    let refresh = machines.as_ref().map(|machines| || drop(machines.refresh()));
+    #[cfg(not(feature = "vhost"))]
+    let refresh: Option<fn()> = None;
+    wait(told, refresh).at("signals")?;
     notify::stopping();
     control.into_iter().for_each(Control::stop);
     nbd.stop();
+    #[cfg(feature = "vhost")]
+    machines.into_iter().for_each(vhost::Server::stop);
     #[cfg(feature = "http")]
     api.map_or(Ok(()), Api::stop)?;
     Ok(())
 }
 
-/// Waits for a signal that tells the server to stop.
-fn wait(told: &mut UnixStream) -> io::Result<()> {
+/// How long a volume that was made may wait for its socket.
+const FOLLOW: Duration = Duration::from_millis(500);
+
+/// Waits for a signal that tells the server to stop. Meanwhile `refresh` has sockets follow the volumes.
+fn wait(told: &mut UnixStream, refresh: Option<impl Fn()>) -> io::Result<()> {
+    told.set_read_timeout(refresh.as_ref().map(|_| FOLLOW))?;
     loop {
         match told.read(&mut [0]) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => refresh.iter().for_each(|refresh| refresh()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             other => return other.map(drop),
         }
