@@ -351,12 +351,12 @@ impl Disk {
         self.sync(Lane::Space)?;
         Ok(len)
     }
-    /// Gives space back. `Ok(false)` where the host can't.
+    /// Gives space back. `Ok(false)` where the host can't, as a filesystem that lacks the block that it would take to divide an extent.
     pub(crate) fn punch(&self, off: u64, len: u64) -> Result<bool> {
         self.writes_allowed()?;
         match self.backend.punch(off, len) {
             Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::Unsupported || is_no_space(&e) => Ok(false),
             Err(e) => Err(self.failed(format_args!("punch at byte {off}"), e)),
         }
     }

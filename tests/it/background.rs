@@ -4,7 +4,7 @@ use snapdisk::{
     BLOCK, DeleteSnapshots, ErrorKind, Knobs, Options, Store,
     io::{
         Backend, Lane,
-        sim::{Call, EIO, Ev, Fault, How, Image, SimBackend, SimHost},
+        sim::{Call, EIO, ENOSPC, Ev, Fault, How, Image, SimBackend, SimHost},
     },
 };
 use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
@@ -182,6 +182,28 @@ fn fresh_space_is_written_before_it_is_used() {
     };
     assert_eq!(used_before_it_was_written(true), 0);
     assert!(used_before_it_was_written(false) > 0, "this test sees nothing");
+}
+
+/// A host may need space in order to give some back. That it has none is no failure of the medium.
+#[test]
+fn a_full_host_that_cant_punch_harms_nothing() {
+    for (code, poisons) in [(ENOSPC, false), (EIO, true)] {
+        let disk = Arc::new(SimBackend::new());
+        let options = options().punch_from(Some(4 * B)).slack(0);
+        let store = options.create_on(disk.clone(), Arc::new(SimHost::new(3))).unwrap();
+        let v = store.create_volume("v", 4096 * B).unwrap();
+        (0..64).for_each(|i| v.write_at(&[1; 64 * BLOCK], i * 64 * B).unwrap());
+        store.checkpoint().unwrap();
+        v.discard(0, 4096 * B).unwrap();
+        disk.set_faults(vec![Fault { call: Call::Punch, nth: 0, how: How::Errno(code), sticky: true }]);
+        let outcome = (0..4).try_for_each(|_| {
+            store.wait_reclaimed()?;
+            v.write_at(&[2; BLOCK], 0)?;
+            store.checkpoint()
+        });
+        assert!(disk.counts().faults_hit > 0);
+        assert_eq!((outcome.is_err(), v.write_at(&[3; BLOCK], 0).is_err()), (poisons, poisons), "{outcome:?}");
+    }
 }
 
 /// A flush beside a checkpoint waits for its own data: neither what is in the log nor what is written beside it has the checkpoint's pages
