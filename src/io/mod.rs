@@ -4,7 +4,8 @@
 //! 1. A write that returned is seen by later reads through the same backend.
 //! 2. After a power loss each 512-byte sector written since the last completed sync holds its old content or that of
 //!    any one of those writes, and up to two of the 4 KiB pages being written may hold garbage; everything written
-//!    before a sync began that returned `Ok` is there. A file length changed since then may be any value it had.
+//!    before a sync began that returned `Ok` is there, and after a synced write that returned `Ok`, what was written before to its ranges. A file
+//!    length changed since then may be any value it had.
 //! 3. A sync that failed says nothing about any write since the last good one, now or ever.
 
 mod disk;
