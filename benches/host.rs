@@ -1,15 +1,24 @@
 //! What the host makes of a plain file, where the engine's sizes come from: `cargo bench --bench host`.
 //!
 //! Folios: a file written in calls of some size, then written over by calls of that size, and at random in runs of a few blocks. Syncs: one
-//! dirty page at random, two pages apart, two side by side. Checksums: what a block of data in large writes costs. `SNAPDISK_BENCH_MIB` (1024)
+//! dirty page at random, two pages apart, two side by side, and one beside another writer. Checksums: what a block of data in large writes costs. `SNAPDISK_BENCH_MIB` (1024)
 //! and `SNAPDISK_BENCH_DIR` as in `io`.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock and opens raw files")]
 
 mod common;
 
-use common::{BLOCK, Peer, Rng, Table, clock, median, noise};
-use std::{fs::File, hash::Hasher as _, hint::black_box, path::Path};
+use common::{BLOCK, Peer, Rng, Table, clock, median, noise, quantile};
+use rustix::io::{ReadWriteFlags, pwritev2};
+use std::{
+    fs::File,
+    hash::Hasher as _,
+    hint::black_box,
+    io::IoSlice,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+};
 use twox_hash::xxhash3_64::Hasher;
 
 const KIB: usize = 1 << 10;
@@ -52,6 +61,51 @@ fn checksums(noise: &[u8], rounds: u64, table: &mut Table) {
             });
         });
         black_box(hash.finish());
+    }
+}
+
+/// One page in the first MiB, written and synced, while another thread does so with 4 MiB of the rest, over and over: by a sync of all of
+/// the file, and by a write that is synced itself.
+fn beside_a_writer(path: &Path, len: u64, rounds: u64, noise: &[u8], table: &mut Table) {
+    const BURST: u64 = 64;
+    let (file, _) = written(path, len, 64 * KIB, noise);
+    let other = File::options().write(true).open(path).expect("a raw file");
+    let (pieces, done) = ((len >> 16) - 16, AtomicBool::new(false));
+    for how in ["fdatasync", "RWF_DSYNC"] {
+        let mut times = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut rng = Rng(5);
+                while !done.load(SeqCst) {
+                    (0..BURST).for_each(|_| other.write(&noise[..64 * KIB], (16 + rng.below(pieces)) << 16));
+                    other.sync();
+                }
+            });
+            for i in 0..rounds {
+                let (page, at) = (&noise[i as usize..][..BLOCK], i % 256 * BLOCK as u64);
+                times.push(clock(|| match how {
+                    "fdatasync" => {
+                        file.write(page, at);
+                        file.sync();
+                    }
+                    _ => {
+                        let page = [IoSlice::new(page)];
+                        let n = pwritev2(&file, &page, at, ReadWriteFlags::DSYNC).expect("a synced write");
+                        assert_eq!(n, BLOCK);
+                    }
+                }));
+            }
+            done.store(true, SeqCst);
+        });
+        done.store(false, SeqCst);
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        table.add("write and sync of one page beside a writer that syncs, mean", "us", how, mean * 1e6);
+        table.add(
+            "write and sync of one page beside a writer that syncs, p99",
+            "us",
+            how,
+            quantile(&times, 0.99) * 1e6,
+        );
     }
 }
 
@@ -107,6 +161,7 @@ fn main() {
     for (name, times) in [("one page", &one), ("two apart", &apart), ("two side by side", &beside)] {
         table.add("write and sync, p50", "us", name, median(times) * 1e6);
     }
+    beside_a_writer(&dir.path().join("file"), len, if full { 1000 } else { 10 }, &noise, &mut table);
     checksums(&noise, if full { 201 } else { 1 }, &mut table);
     table.print();
     println!("after: {}", common::pressure());
