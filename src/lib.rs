@@ -98,6 +98,7 @@ mod bytes;
 pub mod capi;
 mod codec;
 mod counters;
+mod diff;
 mod engine;
 mod error;
 mod events;
@@ -137,6 +138,7 @@ pub use audit::{
     VolumeUsage,
 };
 pub use counters::{Counters, VolumeCounters};
+pub use diff::{Diff, DiffKind, DiffRange};
 pub use error::{Error, ErrorKind, Result};
 pub use events::Event;
 #[cfg(feature = "tracing")]
@@ -146,7 +148,7 @@ pub use knobs::Knobs;
 pub use options::Options;
 pub use read_disk::{Extents, MapExtent, ReadDisk};
 pub use snapshot::Snapshot;
-pub use store::{DiskRef, SnapshotRef, Store, Update};
+pub use store::{DiffBase, DiskRef, SnapshotRef, Store, Update};
 pub use terms::{DeleteSnapshots, Durability, NewOptions};
 pub use units::{ATOMIC_WRITE_MAX, BLOCK, EXTENT_MAX, IMAGE_MAX, SECTOR, SnapshotId, VOLUME_MAX, VolumeId};
 #[cfg(feature = "sim")]

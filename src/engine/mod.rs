@@ -7,6 +7,7 @@ mod budget;
 mod catalog;
 mod change;
 mod checkpoint;
+mod diff;
 mod flush;
 mod lease;
 mod listing;
@@ -24,6 +25,7 @@ mod translation;
 mod writeback;
 
 pub(crate) use catalog::{CatalogView, SnapshotRecord, VolumeRecord};
+pub(crate) use diff::Differences;
 pub(crate) use lease::{Authority, Lease};
 pub(crate) use meter::{Counts, IoKind, Meter};
 #[cfg(feature = "sim")]

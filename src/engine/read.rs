@@ -277,7 +277,7 @@ impl Engine {
 
     /// [`Engine::lookup`] of what is to be seen at one moment as a whole, however many nodes that takes: those that it reads are at its
     /// disposal until it succeeds.
-    fn lookup_whole<T>(&self, f: impl FnMut(&State, &WithLoaded<'_>) -> Step<T>) -> Result<T> {
+    pub(super) fn lookup_whole<T>(&self, f: impl FnMut(&State, &WithLoaded<'_>) -> Step<T>) -> Result<T> {
         let mut loaded = Loaded::default();
         let found = self.lookup_aside(&mut loaded, f)?;
         if !loaded.is_empty() {

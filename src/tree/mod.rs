@@ -5,6 +5,7 @@
 //! it, a data block's the number of leaves. Shadowing a node that only its parent refers to replaces it; forking a
 //! shared one adds one parent to each of its children (Rodeh, "B-trees, shadowing, and clones", 2008).
 
+mod diff;
 mod edit;
 mod forest;
 mod node;
@@ -13,6 +14,7 @@ mod read;
 mod tests;
 mod walk;
 
+pub(crate) use diff::differences;
 pub(crate) use edit::{Doomed, Fresh};
 pub(crate) use forest::{Cached, Dirty, DirtyNodes, Forest, FoundLeaf, Loaded, NodeCache, WithLoaded, decode_node};
 pub(crate) use node::{EXTENT_BYTES, Node, Record, Root, Value};

@@ -21,11 +21,11 @@ pub(crate) trait Nodes {
     fn node(&self, want: &Miss) -> Step<Self::Ref<'_>>;
 }
 
-fn corrupt(child: Child) -> Stop {
+pub(super) fn corrupt(child: Child) -> Stop {
     Error::corrupt(format!("{}: a node of another kind", child.block)).into()
 }
 
-fn root_miss(root: Root, shape: Shape) -> Option<Miss> {
+pub(super) fn root_miss(root: Root, shape: Shape) -> Option<Miss> {
     root.node.map(|child| Miss { shape, child, level: root.level, bounds: (0, shape.end()) })
 }
 

@@ -15,6 +15,7 @@ mod cli;
 mod concurrency;
 mod corpus;
 mod costs;
+mod diff;
 mod disks;
 mod events;
 mod explorer;

@@ -1,6 +1,7 @@
 //! The reference model: what a store must contain, as flat maps from names to blocks.
 
 mod agree;
+pub(crate) mod apart;
 mod beside;
 mod held;
 pub(crate) mod history;

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["engine"],
     &["audit"],
     &["handle"],
-    &["counters", "read_disk", "terms"],
+    &["counters", "diff", "read_disk", "terms"],
     &["snapshot"],
     &["volume"],
     &["attached"],

@@ -229,6 +229,7 @@ impl Run {
             self.names_hold(&store, &model).map_err(|e| format!("after {}: {e}", op.text()))?;
         }
         self.looks_hold(&store, &model).map_err(|e| format!("after {}: {e}", op.text()))?;
+        self.differences_hold(&store, &model).map_err(|e| format!("after {}: {e}", op.text()))?;
         self.leases_hold(&model).map_err(|e| format!("after {}: {e}", op.text()))?;
         self.history.states[last].1 = model;
         Ok(())
