@@ -3,7 +3,7 @@
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use snapdisk::{
-    BLOCK, Durability, NewOptions, Options, Store, Volume,
+    BLOCK, DiffBase, Durability, NewOptions, Options, Store, Volume,
     format::{LOG_START, SLOTS, Superblock},
     io::{Backend, Lane, sim::SimHost},
 };
@@ -326,6 +326,42 @@ fn the_first_write_after_a_snapshot_copies_nodes_and_no_data() {
         drop(v);
         b.close();
     }
+}
+
+/// A difference reads each node that differs once, in both trees, and no data, however much the two share.
+#[test]
+fn a_difference_reads_what_has_changed() {
+    const EXTENTS: u64 = 1 << 18;
+    let mut b = with_extents(EXTENTS);
+    let volume = |s: &Store| s.volume("v").unwrap();
+    let (ranges, all) = b.cold(|s| s.diff(DiffBase::NOTHING, &volume(s)).unwrap().count());
+    assert_eq!((ranges as u64, all.data), (EXTENTS, 0));
+    // One percent of the blocks: together, in groups, and as far from each other as can be.
+    for (i, group) in [EXTENTS / 100, 100, 1].into_iter().enumerate() {
+        let name = format!("before{i}");
+        let v = volume(b.store());
+        v.snapshot(&name).unwrap();
+        let shadowed = b.store().counters().unwrap().nodes_shadowed;
+        for k in 0..EXTENTS / 100 {
+            v.write_at(&[k as u8 | 1; BLOCK], (k / group * group * 100 + k % group) * 2 * BLOCK as u64).unwrap();
+        }
+        let changed = b.store().counters().unwrap().nodes_shadowed - shadowed;
+        drop(v);
+        let changes = |s: &Store| {
+            let v = volume(s);
+            let ranges = s.diff(&v.snapshot_named(&name).unwrap(), &v).unwrap();
+            ranges.map(|r| r.unwrap().len / BLOCK as u64).sum::<u64>()
+        };
+        let (blocks, cost) = b.cold(changes);
+        println!("groups of {group}: {changed} nodes changed, {cost:?}; all {all:?}");
+        assert_eq!(blocks, EXTENTS / 100);
+        // The rest are the ways down the catalog.
+        let most = 2 * changed + 4 * (u64::from(b.superblock().catalog.level) + 1);
+        assert!(cost.reads <= most, "{cost:?}, of {changed} changed nodes");
+        assert_eq!(cost, Tally { reads: cost.reads, ..Tally::default() });
+        assert!(group == 1 || cost.reads * 8 < all.reads, "{cost:?} of {all:?}");
+    }
+    b.close();
 }
 
 #[test]

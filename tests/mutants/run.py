@@ -48,6 +48,7 @@ HARNESSES = {
     "room": ["room::"],
     "schedule": ["schedule::"],
     "undone": ["undone::"],
+    "diff": ["diff::"],
     "leases": ["leases::"],
     "unlocked": ["concurrency::unlocked::the_disk_is_never_at_work_under_the_lock", "--exact"],
 }
