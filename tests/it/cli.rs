@@ -160,6 +160,48 @@ fn a_life() {
 }
 
 #[test]
+fn differences_are_told() {
+    let sh = Shell::new();
+    sh.ok(&["create", "a.img", "w", "--size", "1G"]);
+    let one = noise(1, 20 * 4096 + 512);
+    fs::write(sh.path("one"), &one).unwrap();
+    sh.ok(&["import", "a.img", "v", "one"]);
+    sh.ok(&["snapshot", "a.img", "v@s"]);
+    assert_eq!(sh.ok(&["diff", "a.img", "v@s", "v"]), "no difference\n");
+    let (mut two, kept) = (one.clone(), one.len());
+    two[5 * 4096] ^= 1;
+    two[kept - 1] ^= 1;
+    fs::write(sh.path("two"), &two).unwrap();
+    sh.ok(&["import", "a.img", "v", "two", "--update"]);
+    let told = sh.ok(&["diff", "a.img", "v@s", "v"]);
+    let lines: Vec<Vec<&str>> = told.lines().map(|l| l.split_whitespace().collect()).collect();
+    let expected: [&[&str]; 4] = [
+        &["OFFSET", "BYTES", "KIND"],
+        &["20480", "4096", "data"],
+        &["81920", "512", "data"],
+        &["4.5K", "of", "data,", "0", "of", "zeros"],
+    ];
+    assert_eq!(lines, expected);
+    let json = sh.json(&["diff", "a.img", "v", "w", "--json"]);
+    assert_eq!(json["ranges"][0], serde_json::json!({"offset": 0, "len": 21 * 4096, "kind": "zero"}));
+    assert_eq!((&json["data_bytes"], &json["zero_bytes"]), (&Value::from(0), &Value::from(21 * 4096)));
+    for nothing in [
+        &["diff", "a.img", "-", "v", "--json"][..],
+        &["diff", "a.img", "v", "--json"],
+        &["diff", "a.img", "w", "@1", "--json"],
+    ] {
+        let json = sh.json(nothing);
+        assert_eq!(json["ranges"], serde_json::json!([{"offset": 0, "len": kept, "kind": "data"}]), "{nothing:?}");
+    }
+    let none = serde_json::json!({"ranges": [], "data_bytes": 0, "zero_bytes": 0});
+    assert_eq!(sh.json(&["diff", "a.img", "-", "w", "--json"]), none);
+    for (code, args) in [(2, "-"), (2, "v -"), (2, "- -"), (2, "v w v"), (1, "v x"), (1, "v@x v"), (1, "@99 v")] {
+        let args: Vec<&str> = ["diff", "a.img"].into_iter().chain(args.split(' ')).collect();
+        sh.fails(code, &args);
+    }
+}
+
+#[test]
 fn usage_errors_are_2() {
     let sh = Shell::new();
     let cases: &[&[&str]] = &[
@@ -331,7 +373,13 @@ fn what_only_reads_writes_nothing() {
     let mut disk = noise(8, 1 << 20);
     disk[12_345..17_345].fill(9);
     assert!(sh.exported("v") == disk);
-    for args in [&["ls", "a.img"][..], &["info", "a.img"], &["check", "a.img"], &["export", "a.img", "v", "out"]] {
+    for args in [
+        &["ls", "a.img"][..],
+        &["info", "a.img"],
+        &["diff", "a.img", "v"],
+        &["check", "a.img"],
+        &["export", "a.img", "v", "out"],
+    ] {
         sh.ok(args);
     }
     assert!(state() == before);
@@ -444,9 +492,16 @@ fn lost_streams_are_errors() {
         let out = command.output().unwrap();
         (out.status.code(), text(&out.stderr))
     };
-    for what in
-        ["ls a.img", "info a.img --json", "check a.img", "export a.img v -", "scrub a.img", "--help", "--version"]
-    {
+    for what in [
+        "ls a.img",
+        "info a.img --json",
+        "diff a.img v",
+        "check a.img",
+        "export a.img v -",
+        "scrub a.img",
+        "--help",
+        "--version",
+    ] {
         let (code, said) = shell(&format!("\"$SNAPDISK\" {what} >&-"));
         assert!(code == Some(1) && said.contains("standard output is closed"), "{what}: {code:?} {said}");
         let (code, said) = shell(&format!("\"$SNAPDISK\" {what} >/dev/full"));

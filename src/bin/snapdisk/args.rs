@@ -64,6 +64,18 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tell where B differs from A: what was written or discarded since
+    Diff {
+        image: PathBuf,
+        /// A volume or snapshot, or - for a disk without data; left out, all data of B is told
+        #[arg(value_name = "A")]
+        first: Base,
+        /// The volume or snapshot that is compared
+        #[arg(value_name = "B")]
+        second: Option<Target>,
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a volume from a raw disk: a file, a block device, or - for standard input
     Import {
         image: PathBuf,
@@ -176,6 +188,7 @@ impl Command {
             Command::Create { image, .. }
             | Command::Ls { image, .. }
             | Command::Info { image, .. }
+            | Command::Diff { image, .. }
             | Command::Import { image, .. }
             | Command::Export { image, .. }
             | Command::Snapshot { image, .. }
@@ -223,6 +236,17 @@ impl FromStr for Target {
             },
             Some((v, s)) => Ok(Target::Snapshot(name(v)?, name(s)?)),
         }
+    }
+}
+
+/// What a disk is compared with: nothing, which is written as `-`, or a volume or snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Base(pub(crate) Option<Target>);
+
+impl FromStr for Base {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Base, String> {
+        if text == "-" { Ok(Base(None)) } else { Ok(Base(Some(text.parse()?))) }
     }
 }
 

@@ -14,6 +14,7 @@ mod api;
 mod args;
 mod check;
 mod control;
+mod diff;
 mod edit;
 mod export;
 mod failure;
@@ -102,7 +103,7 @@ fn run(command: Command) -> Outcome {
         }
         Command::Export { source, file, force, .. } => export::run(&image, &source, &file, force),
         command => {
-            if matches!(command, Command::Check { .. } | Command::Scrub { .. }) {
+            if matches!(command, Command::Check { .. } | Command::Scrub { .. } | Command::Diff { .. }) {
                 interrupt::catch()?;
             }
             verb(&mut session, command)
@@ -116,6 +117,7 @@ fn verb(session: &mut Session<'_>, command: Command) -> Outcome {
         Command::Create { volume, size, .. } => edit::create(session, &volume, size),
         Command::Ls { json, .. } => list::run(session, json),
         Command::Info { json, .. } => info::run(session, json),
+        Command::Diff { first, second, json, .. } => diff::run(session, first, second, json),
         Command::Snapshot { snapshots, .. } => edit::snapshot(session, &snapshots),
         Command::Rollback { snapshot, force, .. } => edit::rollback(session, &snapshot, force),
         Command::Clone { snapshot, name, .. } => edit::clone(session, &snapshot, &name),
