@@ -3,8 +3,8 @@
 
 use crate::forked::Memory;
 use snapdisk::{
-    AttachedVolume, DeleteSnapshots, ErrorKind, Extents, NewOptions, Options, ReadDisk, Result, Snapshot, Store,
-    Volume, io::SystemHost,
+    AttachedVolume, DeleteSnapshots, Diff, DiffBase, ErrorKind, Extents, NewOptions, Options, ReadDisk, Result,
+    Snapshot, Store, Volume, io::SystemHost,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -90,6 +90,9 @@ const CHI: Option<ErrorKind> = Some(ErrorKind::WrongProcess);
 type Call = fn(&Case) -> Result<()>;
 type Row = (&'static str, Call, [Option<ErrorKind>; 5]);
 
+fn each(diff: Result<Diff>) -> Result<()> {
+    diff?.try_for_each(done)
+}
 fn done<T>(result: Result<T>) -> Result<()> {
     result.map(drop)
 }
@@ -140,6 +143,9 @@ const TABLE: &[Row] = &[
     ("Store::usage", |c| done(c.store.usage(&c.snapshot)),                                     [INV, CLO, DEL, OK, CHI]),
     ("Store::usage", |c| done(c.store.usage(c.volume.id())),                                   [OK, CLO, DEL, OK, CHI]),
     ("Store::usage", |c| done(c.store.usage(c.snapshot.id())),                                 [OK, CLO, DEL, OK, CHI]),
+    ("Store::diff", |c| each(c.store.diff(&c.snapshot, &c.volume)),                            [INV, CLO, DEL, OK, CHI]),
+    ("Store::diff", |c| each(c.store.diff(DiffBase::NOTHING, c.volume.id())),                  [OK, CLO, DEL, OK, CHI]),
+    ("Store::diff", |c| each(c.store.diff(c.snapshot.id(), c.snapshot.id())),                  [OK, CLO, DEL, OK, CHI]),
     ("Store::usage_all", |c| done(c.store.usage_all()),                                        [OK, CLO, OK, OK, CHI]),
     ("Store::maintain", |c| done(c.store.maintain(1)),                                         [OK, CLO, OK, RDO, CHI]),
     ("Store::checkpoint", |c| c.store.checkpoint(),                                            [OK, CLO, OK, RDO, CHI]),
