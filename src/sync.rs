@@ -74,17 +74,6 @@ impl Bell {
     }
 }
 
-/// Has this thread rest.
-#[track_caller]
-pub(crate) fn pause(time: Duration) {
-    #[cfg(feature = "sim")]
-    if schedule::point("a pause") {
-        return;
-    }
-    #[allow(clippy::disallowed_methods, reason = "it leaves time to others, and nothing depends on how much")]
-    thread::sleep(time);
-}
-
 /// What any number of threads wait at until something that they look at themselves has changed.
 #[derive(Default)]
 pub(crate) struct Signal {

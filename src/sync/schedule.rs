@@ -290,12 +290,12 @@ pub(super) fn key<T>(of: &T) -> usize {
     std::ptr::from_ref(of).addr()
 }
 
-/// A place where another thread may go on. Returns whether this thread is scheduled.
+/// A place where another thread may go on.
 #[track_caller]
-pub(crate) fn point(what: &'static str) -> bool {
-    let Some((run, id)) = me() else { return false };
-    run.step(id, Going::Ready, what, Location::caller());
-    true
+pub(crate) fn point(what: &'static str) {
+    if let Some((run, id)) = me() {
+        run.step(id, Going::Ready, what, Location::caller());
+    }
 }
 
 /// Takes a lock: by `attempt` in a scheduled thread, by `real` in any other.
