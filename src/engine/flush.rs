@@ -82,11 +82,12 @@ impl Engine {
         group: Option<Group>,
         outside: Outside,
     ) -> Result<()> {
-        let Outside { runs, ranges } = outside;
+        let Outside { runs, ahead } = outside;
+        let can_be_alone = !ahead && (runs.is_empty() || self.is_medium_busy());
+        let alone = can_be_alone.then(|| runs.ranges()).filter(|ranges| ranges.len() <= RANGES);
         if !runs.is_empty() {
             self.write_staged(runs)?;
         }
-        let alone = ranges.filter(|ranges| ranges.is_empty() || ranges.len() <= RANGES && self.is_medium_busy());
         if alone.is_none() {
             // The sync asks for all of it.
             *self.unpushed.lock() = Default::default();

@@ -55,7 +55,7 @@ impl Runs {
         found.max_by_key(|r| r.0)
     }
     /// The byte ranges of the image that these runs fill, in order, once all lists were joined. Adjacent runs fill one.
-    fn ranges(&self) -> Vec<Range<u64>> {
+    pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for (start, run) in self.iter() {
             let (from, to) = (start.offset(), start.plus(run.blocks.into()).offset());
@@ -79,8 +79,8 @@ impl Runs {
 pub(crate) struct Outside {
     /// Data that is to be written.
     pub(crate) runs: Arc<Runs>,
-    /// The byte ranges that it fills; `None` where the group names data too that was written ahead of it.
-    pub(crate) ranges: Option<Vec<Range<u64>>>,
+    /// The group names data too that was written ahead of it.
+    pub(crate) ahead: bool,
 }
 
 /// Single blocks whose content the log has.
@@ -111,9 +111,7 @@ impl Staging {
     /// Takes what is staged as its group closes; it stays readable until [`Staging::written`].
     pub(crate) fn take(&mut self) -> Outside {
         let ahead = std::mem::take(&mut self.ahead);
-        let runs = self.take_runs();
-        let ranges = (!ahead).then(|| runs.ranges());
-        Outside { runs, ranges }
+        Outside { runs: self.take_runs(), ahead }
     }
     /// Takes what is staged while its group stays open.
     pub(crate) fn take_ahead(&mut self) -> Arc<Runs> {

@@ -273,13 +273,14 @@ impl Disk {
     /// Otherwise, for data that is longer than one call, and while space was reserved that no sync has covered, everything written so
     /// far is made durable. Failures are those of [`Disk::write`] and [`Disk::sync`].
     pub(crate) fn write_synced(&self, lane: Lane, mut off: u64, mut data: &[u8], with: &[Range<u64>]) -> Result<()> {
-        if data.len() > CALL || self.reserved.load(SeqCst) > self.reserved_synced.load(SeqCst) {
-            self.write(off, &[data])?;
-            return self.sync(lane);
-        }
+        let all = data.len() > CALL || self.reserved.load(SeqCst) > self.reserved_synced.load(SeqCst);
         while !data.is_empty() {
             self.writes_allowed()?;
-            let n = match self.backend.write_synced(lane, off, data, with) {
+            let outcome = match all {
+                true => Err(io::ErrorKind::Unsupported.into()),
+                false => self.backend.write_synced(lane, off, data, with),
+            };
+            let n = match outcome {
                 Err(e) if e.kind() == io::ErrorKind::Unsupported => {
                     self.write(off, &[data])?;
                     return self.sync(lane);
